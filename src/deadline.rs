@@ -1,0 +1,71 @@
+//! One deadline for a whole operation: however many waits it is made of, they share one end.
+
+use std::time::{Duration, Instant};
+
+use nix::poll::PollTimeout;
+
+/// The moment at which an operation gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline {
+    end: Instant,
+}
+
+impl Deadline {
+    /// A deadline `span` from now.
+    #[must_use]
+    pub fn after(span: Duration) -> Self {
+        let now = Instant::now();
+        // A span that overflows the clock is no bound at all; a year is as good.
+        let end = now.checked_add(span).unwrap_or_else(|| now + Duration::from_secs(31_536_000));
+        Self { end }
+    }
+
+    /// The time left; zero once the deadline has passed.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.end.saturating_duration_since(Instant::now())
+    }
+
+    /// Whether the deadline has passed.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.remaining().is_zero()
+    }
+
+    /// The earlier of this deadline and one `span` from now: a step inside the whole.
+    #[must_use]
+    pub fn at_most(&self, span: Duration) -> Self {
+        Self { end: self.end.min(Self::after(span).end) }
+    }
+
+    /// The time left as a poll(2) timeout, rounded up to whole milliseconds so that a wait never spins.
+    #[must_use]
+    pub fn poll_timeout(&self) -> PollTimeout {
+        let millis = self.remaining().as_nanos().div_ceil(1_000_000);
+        PollTimeout::try_from(i32::try_from(millis).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_of_nothing_has_passed() {
+        let deadline = Deadline::after(Duration::ZERO);
+        assert!(deadline.passed());
+        assert_eq!(deadline.poll_timeout(), PollTimeout::ZERO);
+    }
+
+    #[test]
+    fn an_endless_span_is_bounded() {
+        assert!(Deadline::after(Duration::MAX).remaining() >= Duration::from_secs(31_535_000));
+    }
+
+    #[test]
+    fn a_step_never_outlasts_the_whole() {
+        let whole = Deadline::after(Duration::from_secs(1));
+        assert_eq!(whole.at_most(Duration::from_secs(9)), whole);
+        assert!(whole.at_most(Duration::from_millis(1)).remaining() <= Duration::from_millis(1));
+    }
+}

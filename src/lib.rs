@@ -1,0 +1,5 @@
+//! vhostuser-hotplug: a CNI plugin, chained after kube-ovn, that plugs a vhost-user NIC into the running VM of a pod.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+pub mod deadline;
