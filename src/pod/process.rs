@@ -1,0 +1,99 @@
+//! A process of the pod, held by its directory below `/proc`, so that a reused pid is never taken for it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use super::mounts::{self, Location, Mount};
+use crate::sys;
+
+/// Longest cgroup table that is read, in bytes: cgroup v1 has a line for each of some dozen controllers.
+const CGROUP_LIMIT: u64 = 64 << 10;
+
+/// Longest table of unix sockets that is read, in bytes: some 200 000 sockets.
+const SOCKETS_LIMIT: u64 = 16 << 20;
+
+/// A running process. Reads through it fail (`ESRCH`) once the process is gone, whoever has its pid then.
+#[derive(Debug)]
+pub struct Process {
+    pid: i32,
+    proc: OwnedFd,
+}
+
+impl Process {
+    /// Takes hold of a process.
+    ///
+    /// # Errors
+    /// open(2)'s of its directory below `/proc`.
+    pub fn open(pid: i32) -> Result<Self, sys::Error> {
+        let proc = sys::open_handle(&PathBuf::from(format!("/proc/{pid}")))?;
+        Ok(Self { pid, proc })
+    }
+
+    /// The process id in this process' own pid namespace.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        sys::link(self.proc.as_fd()).join(name)
+    }
+
+    /// Device and inode of one of its namespaces: "net", "mnt".
+    ///
+    /// # Errors
+    /// stat(2)'s.
+    pub fn namespace(&self, kind: &str) -> Result<(u64, u64), sys::Error> {
+        sys::object(sys::open_handle(&self.path(&format!("ns/{kind}")))?.as_fd())
+    }
+
+    /// A handle on its root directory: its container's, seen from here.
+    ///
+    /// # Errors
+    /// open(2)'s.
+    pub fn root(&self) -> Result<OwnedFd, sys::Error> {
+        sys::open_handle(&self.path("root"))
+    }
+
+    /// Its line or lines of cgroup membership, `hierarchy:controllers:path` (cgroups(7)).
+    ///
+    /// # Errors
+    /// Those of reading the file.
+    pub fn cgroups(&self) -> Result<String, sys::Error> {
+        sys::read_text(&self.path("cgroup"), CGROUP_LIMIT)
+    }
+
+    /// The mounts that it sees.
+    ///
+    /// # Errors
+    /// Those of reading the table.
+    pub fn mounts(&self) -> Result<Vec<Mount>, sys::Error> {
+        mounts::table(&self.path(""))
+    }
+
+    /// Where it sees a location, if anywhere; the first such mount.
+    ///
+    /// # Errors
+    /// Those of reading its mount table.
+    pub fn mount_point(&self, location: &Location) -> Result<Option<PathBuf>, sys::Error> {
+        Ok(self.mounts()?.into_iter().find(|mount| mount.location() == *location).map(|mount| mount.point))
+    }
+
+    /// The unix sockets of its network namespace, as the kernel lists them (`/proc/<pid>/net/unix`, proc(5)).
+    ///
+    /// # Errors
+    /// Those of reading the file.
+    pub fn unix_sockets(&self) -> Result<String, sys::Error> {
+        sys::read_text(&self.path("net/unix"), SOCKETS_LIMIT)
+    }
+}
+
+/// The pids that `/proc` lists now.
+///
+/// # Errors
+/// Those of reading the directory.
+pub fn pids() -> Result<impl Iterator<Item = i32>, sys::Error> {
+    let proc = Path::new("/proc");
+    let listing = std::fs::read_dir(proc).map_err(|error| sys::Error::of("readdir", proc, &error))?;
+    Ok(listing.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
+}

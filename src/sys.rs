@@ -1,0 +1,275 @@
+//! The plumbing: system calls that need more than `std`, each with an error that names the call and what it was for.
+//!
+//! Everything goes through `nix`, so there is no `unsafe` here or anywhere else in the crate.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::{FileStat, Mode, fstat};
+
+/// A system call that failed: which, on what, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    call: &'static str,
+    on: String,
+    errno: Errno,
+}
+
+impl Error {
+    fn new(call: &'static str, on: impl fmt::Display, errno: Errno) -> Self {
+        Self { call, on: on.to_string(), errno }
+    }
+
+    /// The same failure told of another object: for callers that know a better name than a descriptor.
+    #[must_use]
+    pub fn of(call: &'static str, on: &Path, error: &std::io::Error) -> Self {
+        Self::new(call, on.display(), Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO)))
+    }
+
+    /// The error number.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        self.errno
+    }
+
+    /// Whether what was looked for is not there: a state, not a fault.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self.errno, Errno::ENOENT | Errno::ESRCH)
+    }
+
+    /// Whether the kernel stopped a path from leaving its tree or from passing a symbolic link. Where the tree is a
+    /// pod's, somebody put that there.
+    #[must_use]
+    pub fn is_escape(&self) -> bool {
+        matches!(self.errno, Errno::ELOOP | Errno::EXDEV)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({}): {}", self.call, self.on, self.errno.desc())?;
+        if self.errno == Errno::ENOSYS && self.call == "openat2" {
+            write!(f, "; this kernel is older than 5.6, which the plugin needs to resolve paths of a pod safely")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// How far a path below a directory may lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Walk {
+    /// Nowhere but down, and through no symbolic link at all (`RESOLVE_BENEATH | NO_SYMLINKS | NO_MAGICLINKS`).
+    Strict,
+    /// The directory is the root, also for absolute links (`RESOLVE_IN_ROOT | NO_MAGICLINKS`): a container's own view.
+    Rooted,
+}
+
+/// Opens `path` below `directory` as a handle (`O_PATH`): it names an object without reading or writing it.
+///
+/// openat2(2), Linux 5.6.
+///
+/// # Errors
+/// The call's, among them `ELOOP` and `EXDEV` where the path would have left `directory` ([`Error::is_escape`]).
+pub fn open_below(directory: BorrowedFd<'_>, path: &Path, walk: Walk) -> Result<OwnedFd, Error> {
+    let resolve = match walk {
+        Walk::Strict => {
+            ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS
+        }
+        Walk::Rooted => ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+    };
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
+    // The kernel answers EAGAIN when a rename or a mount raced with the walk; somebody who does that on purpose must
+    // not keep us here.
+    for _ in 0..64 {
+        match openat2(directory, path, how) {
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            other => return other.map_err(|errno| Error::new("openat2", path.display(), errno)),
+        }
+    }
+    Err(Error::new("openat2", path.display(), Errno::EAGAIN))
+}
+
+/// Opens a trusted path as a handle (`O_PATH`), symbolic links included: kubelet's directory may be one.
+///
+/// # Errors
+/// open(2)'s.
+pub fn open_handle(path: &Path) -> Result<OwnedFd, Error> {
+    open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::new("open", path.display(), errno))
+}
+
+/// Opens a file of the running kernel or of the trusted host for reading.
+///
+/// # Errors
+/// open(2)'s.
+pub fn open_file(path: &Path) -> Result<File, Error> {
+    File::open(path).map_err(|error| Error::of("open", path, &error))
+}
+
+/// Reads at most `limit` bytes of a text file below `/proc`; more than that is an error, not a cut.
+///
+/// # Errors
+/// open(2)'s and read(2)'s; `EFBIG` past `limit`; `EILSEQ` where it is not UTF-8.
+pub fn read_text(path: &Path, limit: u64) -> Result<String, Error> {
+    let mut text = String::new();
+    let read = open_file(path)?.take(limit.saturating_add(1)).read_to_string(&mut text).map_err(|error| match error
+        .kind()
+    {
+        std::io::ErrorKind::InvalidData => Error::new("read", path.display(), Errno::EILSEQ),
+        _ => Error::of("read", path, &error),
+    })?;
+    if u64::try_from(read).unwrap_or(u64::MAX) > limit {
+        return Err(Error::new("read", path.display(), Errno::EFBIG));
+    }
+    Ok(text)
+}
+
+/// fstat(2) of a handle.
+///
+/// # Errors
+/// The call's.
+pub fn stat(fd: BorrowedFd<'_>) -> Result<FileStat, Error> {
+    fstat(fd).map_err(|errno| Error::new("fstat", link(fd).display(), errno))
+}
+
+/// Device and inode: which object this is, whatever its names are.
+///
+/// # Errors
+/// fstat(2)'s.
+pub fn object(fd: BorrowedFd<'_>) -> Result<(u64, u64), Error> {
+    let stat = stat(fd)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// The path by which the kernel reaches what a descriptor holds, whatever has been put at its old name since.
+#[must_use]
+pub fn link(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// The id of the mount that a handle lies on, from `/proc/self/fdinfo` (proc(5), Linux 3.15).
+///
+/// # Errors
+/// Those of reading that file; `ENODATA` if the kernel does not say.
+pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u64, Error> {
+    let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()));
+    let text = read_text(&path, 4096)?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("mnt_id:"))
+        .and_then(|id| id.trim().parse().ok())
+        .ok_or_else(|| Error::new("read", path.display(), Errno::ENODATA))
+}
+
+/// Moves this process into the host's mount namespace, if it was started in another (thick Multus runs plugins in
+/// its own, from where a mount reaches nobody). Root and working directory become the host's. Returns whether it moved.
+///
+/// # Errors
+/// Those of looking at `/proc/1/ns/mnt` and of setns(2).
+pub fn enter_host_mounts() -> Result<bool, Error> {
+    let (own, host) = (Path::new("/proc/self/ns/mnt"), Path::new("/proc/1/ns/mnt"));
+    let target = open_file(host)?;
+    if object(open_file(own)?.as_fd())? == object(target.as_fd())? {
+        return Ok(false);
+    }
+    setns(target, CloneFlags::CLONE_NEWNS).map_err(|errno| Error::new("setns", host.display(), errno))?;
+    Ok(true)
+}
+
+/// Binds one directory over another by their handles, then takes away what a tenant's files have no business with on
+/// the host: set-uid, devices, programs.
+///
+/// `reopen` finds the new mount's root, for the flags are set on that and not on the directory below it.
+///
+/// # Errors
+/// mount(2)'s, or `reopen`'s; a mount that could not be given its flags is taken away again.
+pub fn bind(
+    source: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    reopen: impl FnOnce() -> Result<OwnedFd, Error>,
+) -> Result<(), Error> {
+    let nothing: Option<&Path> = None;
+    mount(Some(&link(source)), &link(target), nothing, MsFlags::MS_BIND, nothing)
+        .map_err(|errno| Error::new("mount", "MS_BIND", errno))?;
+    let root = reopen()?;
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(nothing, &link(root.as_fd()), nothing, flags, nothing).map_err(|errno| {
+        // The error to report is the first one; a mount that stays is found and mended by the next call.
+        let _ = umount2(&link(root.as_fd()), MntFlags::MNT_DETACH);
+        Error::new("mount", "MS_REMOUNT|MS_BIND|MS_NOSUID|MS_NODEV|MS_NOEXEC", errno)
+    })
+}
+
+/// Takes away the mount whose root the handle is. Lazily: our own handle keeps it busy.
+///
+/// # Errors
+/// umount2(2)'s.
+pub fn unmount(root: BorrowedFd<'_>) -> Result<(), Error> {
+    umount2(&link(root), MntFlags::MNT_DETACH).map_err(|errno| Error::new("umount2", "MNT_DETACH", errno))
+}
+
+/// Runs `work` in another network namespace, on a thread of its own, so that this one never leaves its own.
+///
+/// # Errors
+/// setns(2)'s (`EINVAL` where `netns` is something else than a network namespace), or `EAGAIN` for want of a thread.
+pub fn in_netns<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, || {
+            setns(netns, CloneFlags::CLONE_NEWNET).map_err(|errno| Error::new("setns", "CNI_NETNS", errno))?;
+            Ok(work())
+        });
+        thread
+            .map_err(|error| Error::of("clone", Path::new("thread"), &error))?
+            .join()
+            .unwrap_or_else(|_| Err(Error::new("join", "thread", Errno::EFAULT)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strict_walk_follows_no_link_and_a_rooted_one_stays_inside() {
+        let root = std::env::temp_dir().join(format!("vhu-sys-{}", std::process::id()));
+        std::fs::create_dir_all(root.join("inside")).unwrap();
+        std::os::unix::fs::symlink("/etc", root.join("out")).unwrap();
+        std::os::unix::fs::symlink("/inside", root.join("in")).unwrap();
+        let handle = open_handle(&root).unwrap();
+        let fd = handle.as_fd();
+
+        assert!(open_below(fd, Path::new("inside"), Walk::Strict).is_ok());
+        for path in ["out", "in", "out/passwd"] {
+            assert!(open_below(fd, Path::new(path), Walk::Strict).unwrap_err().is_escape(), "{path}");
+        }
+        assert!(open_below(fd, Path::new("../x"), Walk::Strict).unwrap_err().is_escape());
+        assert!(open_below(fd, Path::new("/etc"), Walk::Strict).unwrap_err().is_escape());
+        let through_link = open_below(fd, Path::new("/in"), Walk::Rooted).unwrap();
+        let direct = open_below(fd, Path::new("inside"), Walk::Strict).unwrap();
+        assert_eq!(object(through_link.as_fd()).unwrap(), object(direct.as_fd()).unwrap());
+        assert!(open_below(fd, Path::new("/out/passwd"), Walk::Rooted).unwrap_err().is_absent());
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn reading_stops_at_the_limit_with_an_error() {
+        assert_eq!(read_text(Path::new("/proc/self/status"), 16).unwrap_err().errno(), Errno::EFBIG);
+        assert!(read_text(Path::new("/proc/self/status"), 65536).unwrap().contains("Pid:"));
+    }
+
+    #[test]
+    fn a_handle_knows_its_mount() {
+        let root = open_handle(Path::new("/")).unwrap();
+        let proc = open_handle(Path::new("/proc")).unwrap();
+        assert_ne!(mount_id(root.as_fd()).unwrap(), mount_id(proc.as_fd()).unwrap());
+    }
+}
