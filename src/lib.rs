@@ -5,4 +5,6 @@
 pub mod dataplane;
 pub mod deadline;
 pub mod pod;
+pub mod record;
+pub mod share;
 pub mod sys;

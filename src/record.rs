@@ -1,0 +1,378 @@
+//! Attachments on disk, and the lock of a pod.
+//!
+//! `<state_dir>/pods/<uid>/<ifname>@<container id>.json`, one file for each attachment that changed something, and
+//! `<state_dir>/locks/<uid>`. Root's alone. A record is what a DEL without any other knowledge goes by.
+
+use std::fmt;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use log::warn;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::deadline::Deadline;
+use crate::pod::identity::PodUid;
+use crate::sys;
+
+/// The format that this version writes, and the newest that it reads.
+const FORMAT: u32 = 1;
+
+/// Longest record that is read, in bytes.
+const RECORD_LIMIT: u64 = 64 << 10;
+
+/// Longest part of a container id that goes into a file name (the whole id is in the record): 255 bytes are allowed.
+const ID_IN_NAME: usize = 200;
+
+/// What one ADD did, until a DEL has undone it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The format's version.
+    pub format: u32,
+    /// Name of the network whose chain this was.
+    pub network: String,
+    /// CNI_CONTAINERID: the sandbox.
+    pub container_id: String,
+    /// CNI_IFNAME.
+    pub ifname: String,
+    /// The pod's uid.
+    pub uid: String,
+    /// The pod's namespace and name, as the runtime gave them; for people.
+    #[serde(default)]
+    pub pod: String,
+    /// Name of the emptyDir, which is shared as long as the record is there.
+    pub volume: String,
+    /// Where it is shared.
+    pub socket_base_dir: PathBuf,
+    /// The NIC, if one was plugged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nic: Option<Nic>,
+    /// When the record was first written, in seconds since 1970.
+    pub created: u64,
+}
+
+/// A NIC as it was plugged into a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nic {
+    /// The device's alias in the domain.
+    pub alias: String,
+    /// MAC address, lower case with colons.
+    pub mac: String,
+    /// Path of the socket as QEMU knows it.
+    pub path: String,
+    /// Name of the socket's file in the volume.
+    pub socket: String,
+    /// UUID of the domain, 32 hexadecimal digits.
+    pub domain: String,
+    /// Whether libvirt is known to have done it. Before, it was only about to.
+    pub attached: bool,
+}
+
+/// Why a record or a lock could not be had.
+#[derive(Debug)]
+pub enum Error {
+    /// A file or directory of the store failed.
+    System(sys::Error),
+    /// The pod's other calls took until the deadline.
+    LockTimedOut(PodUid),
+}
+
+impl From<sys::Error> for Error {
+    fn from(error: sys::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System(error) => write!(f, "{error}"),
+            Self::LockTimedOut(uid) => {
+                write!(f, "other calls for the pod {uid} are still at work: its lock was not free in time")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The directory of the records.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// A pod's lock, held. One call at a time changes what belongs to a pod; other pods do not wait.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    // Released when dropped, by the kernel if we die.
+    _file: Flock<File>,
+}
+
+impl Lock {
+    /// Lets go for good: nothing of the pod is left, so neither is its lock's file.
+    pub fn retire(self) {
+        // Whoever waits on the old file sees by its inode that it is no longer the pod's.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Store {
+    /// The store below `state_dir`; nothing is made until something is written.
+    #[must_use]
+    pub fn new(state_dir: &Path) -> Self {
+        Self { root: state_dir.to_owned() }
+    }
+
+    /// Takes the pod's lock; waits for it until the deadline.
+    ///
+    /// # Errors
+    /// [`Error::LockTimedOut`], or those of the file.
+    pub fn lock(&self, uid: &PodUid, deadline: Deadline) -> Result<Lock, Error> {
+        let path = self.root.join("locks").join(uid.as_str());
+        self.make_directory("locks")?;
+        loop {
+            let fail = |error: std::io::Error| sys::Error::of("open", &path, &error);
+            let mut options = OpenOptions::new();
+            let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(fail)?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(file) => {
+                    let held = sys::object(file.as_fd())?;
+                    let named = std::fs::metadata(&path).map(|named| (named.dev(), named.ino()));
+                    if named.is_ok_and(|named| named == held) {
+                        return Ok(Lock { path, _file: file });
+                    }
+                    // Its last holder retired it between our open and our lock: take the next one.
+                }
+                Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => {
+                    if deadline.passed() {
+                        return Err(Error::LockTimedOut(uid.clone()));
+                    }
+                    // flock(2) has no time limit of its own, and a signal's handler cannot be had without `unsafe`.
+                    std::thread::sleep(deadline.remaining().min(Duration::from_millis(5)));
+                }
+                Err((_, errno)) => return Err(sys::Error::of("flock", &path, &errno.into()).into()),
+            }
+        }
+    }
+
+    /// The record of an attachment whose pod is known.
+    #[must_use]
+    pub fn find(&self, uid: &PodUid, container_id: &str, ifname: &str) -> Option<Record> {
+        let record = read(&self.directory(uid).join(file_name(container_id, ifname)))?;
+        (record.container_id == container_id && record.ifname == ifname).then_some(record)
+    }
+
+    /// The record of an attachment of whatever pod.
+    #[must_use]
+    pub fn find_anywhere(&self, container_id: &str, ifname: &str) -> Option<Record> {
+        self.pods().iter().find_map(|uid| self.find(uid, container_id, ifname))
+    }
+
+    /// All records of a pod.
+    #[must_use]
+    pub fn of_pod(&self, uid: &PodUid) -> Vec<Record> {
+        let Ok(listing) = std::fs::read_dir(self.directory(uid)) else { return Vec::new() };
+        let files = listing.flatten().map(|entry| entry.path());
+        files
+            .filter(|path| path.extension().is_some_and(|kind| kind == "json"))
+            .filter_map(|path| read(&path))
+            .collect()
+    }
+
+    /// All pods that have records.
+    #[must_use]
+    pub fn pods(&self) -> Vec<PodUid> {
+        let Ok(listing) = std::fs::read_dir(self.root.join("pods")) else { return Vec::new() };
+        listing.flatten().filter_map(|entry| PodUid::parse(entry.file_name().to_str()?)).collect()
+    }
+
+    /// Writes a record whole or not at all: to a file beside, then renamed.
+    ///
+    /// # Errors
+    /// Those of the files.
+    pub fn write(&self, uid: &PodUid, record: &Record) -> Result<(), Error> {
+        self.make_directory(&format!("pods/{uid}"))?;
+        let path = self.directory(uid).join(file_name(&record.container_id, &record.ifname));
+        let beside = path.with_extension("new");
+        let fail = |call, path: &Path| {
+            let path = path.to_owned();
+            move |error: std::io::Error| sys::Error::of(call, &path, &error)
+        };
+        let text = serde_json::to_vec(record).map_err(|error| fail("write", &path)(error.into()))?;
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside);
+        let mut file = file.map_err(fail("open", &beside))?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(fail("write", &beside))?;
+        std::fs::rename(&beside, &path).map_err(fail("rename", &path))?;
+        Ok(())
+    }
+
+    /// Forgets an attachment. One that is not there is forgotten already.
+    ///
+    /// # Errors
+    /// Those of removing the file.
+    pub fn remove(&self, uid: &PodUid, container_id: &str, ifname: &str) -> Result<(), Error> {
+        let path = self.directory(uid).join(file_name(container_id, ifname));
+        let _ = std::fs::remove_file(path.with_extension("new"));
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(sys::Error::of("unlink", &path, &error).into())
+            }
+            _ => {
+                // Goes only when it was the last of the pod.
+                let _ = std::fs::remove_dir(self.directory(uid));
+                Ok(())
+            }
+        }
+    }
+
+    fn directory(&self, uid: &PodUid) -> PathBuf {
+        self.root.join("pods").join(uid.as_str())
+    }
+
+    fn make_directory(&self, name: &str) -> Result<(), sys::Error> {
+        let path = self.root.join(name);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(|error| sys::Error::of("mkdir", &path, &error))
+    }
+}
+
+/// An interface name holds no slash, a container id only letters, digits, `_`, `.` and `-` (SPEC.md, Parameters).
+fn file_name(container_id: &str, ifname: &str) -> String {
+    let id: String = container_id.chars().take(ID_IN_NAME).collect();
+    format!("{ifname}@{id}.json")
+}
+
+/// A record that cannot be read does not block what else is to be done.
+fn read(path: &Path) -> Option<Record> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) => {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                warn!("record {} cannot be opened: {error}", path.display());
+            }
+            return None;
+        }
+    };
+    let mut text = Vec::new();
+    if let Err(error) = file.take(RECORD_LIMIT).read_to_end(&mut text) {
+        warn!("record {} cannot be read: {error}", path.display());
+        return None;
+    }
+    match serde_json::from_slice::<Record>(&text) {
+        Ok(record) if record.format <= FORMAT => Some(record),
+        Ok(record) => {
+            warn!("record {} is of format {}, newer than this plugin", path.display(), record.format);
+            None
+        }
+        Err(error) => {
+            warn!("record {} is broken: {error}", path.display());
+            None
+        }
+    }
+}
+
+impl Record {
+    /// The current format's number, for a new record.
+    #[must_use]
+    pub fn format() -> u32 {
+        FORMAT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UID: &str = "0b2fd2c3-1b3e-4c0a-8f5e-6a1d3f2e9c77";
+
+    fn store(test: &str) -> (Store, PodUid) {
+        let root = std::env::temp_dir().join(format!("vhu-record-{}-{test}", std::process::id()));
+        (Store::new(&root), PodUid::parse(UID).unwrap())
+    }
+
+    fn record(container_id: &str, ifname: &str) -> Record {
+        Record {
+            format: FORMAT,
+            network: "net".into(),
+            container_id: container_id.into(),
+            ifname: ifname.into(),
+            uid: UID.into(),
+            pod: "ns/pod".into(),
+            volume: "vhostuser-sockets".into(),
+            socket_base_dir: "/run/x".into(),
+            nic: None,
+            created: 1,
+        }
+    }
+
+    #[test]
+    fn a_record_is_found_by_its_attachment_alone() {
+        let (store, uid) = store("find");
+        let long = "a".repeat(300);
+        for (id, ifname) in [("c1", "net1"), ("c1", "net2"), ("c2", "net1"), (&long, "eth0")] {
+            store.write(&uid, &record(id, ifname)).unwrap();
+        }
+        assert_eq!(store.of_pod(&uid).len(), 4);
+        assert_eq!(store.find(&uid, "c1", "net2"), Some(record("c1", "net2")));
+        assert_eq!(store.find_anywhere(&long, "eth0"), Some(record(&long, "eth0")));
+        assert_eq!(store.find_anywhere(&long[..299], "eth0"), None, "another id with the same file name");
+        for (id, ifname) in [("c1", "net1"), ("c1", "net2"), ("c2", "net1"), (&long, "eth0"), ("c9", "x")] {
+            store.remove(&uid, id, ifname).unwrap();
+        }
+        assert!(store.pods().is_empty(), "the last record takes the pod's directory with it");
+        std::fs::remove_dir_all(store.root).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_read_does_not_block() {
+        let (store, uid) = store("broken");
+        store.write(&uid, &record("c1", "net1")).unwrap();
+        let directory = store.directory(&uid);
+        std::fs::write(directory.join("a@b.json"), "{").unwrap();
+        std::fs::write(directory.join("c@d.json"), r#"{"format":99}"#).unwrap();
+        let mut newer = record("c3", "net3");
+        newer.format = FORMAT + 1;
+        store.write(&uid, &newer).unwrap();
+        assert_eq!(store.of_pod(&uid), [record("c1", "net1")]);
+        std::fs::remove_dir_all(store.root).unwrap();
+    }
+
+    #[test]
+    fn the_lock_is_one_at_a_time_and_waits_no_longer_than_the_deadline() {
+        let (store, uid) = store("lock");
+        let held = store.lock(&uid, Deadline::after(Duration::from_secs(1))).unwrap();
+        let error = store.lock(&uid, Deadline::after(Duration::from_millis(20))).unwrap_err();
+        assert!(matches!(error, Error::LockTimedOut(_)), "{error}");
+        held.retire();
+        drop(store.lock(&uid, Deadline::after(Duration::from_secs(1))).unwrap());
+        std::fs::remove_dir_all(store.root).unwrap();
+    }
+
+    #[test]
+    fn a_retired_lock_is_not_shared_with_its_successor() {
+        let (store, uid) = store("retire");
+        let busy = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let lock = store.lock(&uid, Deadline::after(Duration::from_secs(30))).unwrap();
+                        assert_eq!(busy.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                        std::thread::yield_now();
+                        busy.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                        lock.retire();
+                    }
+                });
+            }
+        });
+        std::fs::remove_dir_all(store.root).unwrap();
+    }
+}

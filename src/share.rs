@@ -1,0 +1,178 @@
+//! The share: the bind mount that shows a pod's emptyDir to the data plane at a path short enough for a unix socket.
+//!
+//! `<socket_base_dir>/<uid>/<volume>`, as kube-ovn names and makes it (pkg/daemon/handler_linux.go). Whether it is
+//! mounted is told by device and inode of both sides, never by the directory's being there: kube-ovn's daemon leaves
+//! directories behind that nothing is mounted on.
+
+use std::fmt;
+use std::fs::DirBuilder;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{Mode, umask};
+
+use crate::pod::identity::PodUid;
+use crate::pod::volume::Volume;
+use crate::sys::{self, Walk};
+
+/// Most mounts that are taken off one another; more than a few were never made by anybody's mistake.
+const STACK_LIMIT: usize = 64;
+
+/// What went wrong with a share.
+#[derive(Clone, Debug)]
+pub enum Error {
+    /// The target could not be made, mounted on or freed.
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// The share's directory on the host.
+        target: PathBuf,
+        /// The call that failed.
+        error: sys::Error,
+    },
+    /// Mounts lie on the target that cannot be got rid of.
+    Buried {
+        /// The share's directory on the host.
+        target: PathBuf,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System { doing, target, error } => write!(f, "{doing} {}: {error}", target.display()),
+            Self::Buried { target } => {
+                write!(f, "{}: something keeps mounting on it; see `findmnt -R` there", target.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The share of one volume of one pod. All its work is done in the host's mount namespace.
+#[derive(Clone, Debug)]
+pub struct Share {
+    base: PathBuf,
+    relative: PathBuf,
+}
+
+/// What a handle on the target turned out to be.
+enum Target {
+    Absent,
+    /// A plain directory.
+    Bare(OwnedFd),
+    /// The volume itself.
+    Mounted,
+    /// The root of some other mount: of a volume that was deleted, mostly.
+    Stale(OwnedFd),
+}
+
+impl Share {
+    /// The share of `volume` (a single path component) of the pod `uid` below `base`.
+    #[must_use]
+    pub fn new(base: &Path, uid: &PodUid, volume: &str) -> Self {
+        Self { base: base.to_owned(), relative: Path::new(uid.as_str()).join(volume) }
+    }
+
+    /// The directory that the data plane knows.
+    #[must_use]
+    pub fn target(&self) -> PathBuf {
+        self.base.join(&self.relative)
+    }
+
+    /// Makes the target show the volume, whatever it showed before. Returns whether anything had to be done.
+    ///
+    /// # Errors
+    /// Those of making and mounting; nothing is left mounted then.
+    pub fn ensure(&self, volume: &Volume) -> Result<bool, Error> {
+        for _ in 0..STACK_LIMIT {
+            match self.look(Some(volume))? {
+                Target::Mounted => return Ok(false),
+                Target::Stale(root) => sys::unmount(root.as_fd()).map_err(self.fail("unmounting a stale mount on"))?,
+                Target::Absent => self.make()?,
+                Target::Bare(target) => {
+                    let reopen = || self.open();
+                    return sys::bind(volume.fd(), target.as_fd(), reopen)
+                        .map(|()| true)
+                        .map_err(self.fail("mounting the pod's volume on"));
+                }
+            }
+        }
+        Err(Error::Buried { target: self.target() })
+    }
+
+    /// Whether the target shows the volume.
+    ///
+    /// # Errors
+    /// Those of looking.
+    pub fn is_mounted(&self, volume: &Volume) -> Result<bool, Error> {
+        Ok(matches!(self.look(Some(volume))?, Target::Mounted))
+    }
+
+    /// Takes the mount, or what is left of it, and the directories away. What is gone already is no error. Returns whether
+    /// anything had to be done.
+    ///
+    /// # Errors
+    /// Those of unmounting. Directories that hold something stay, without an error: it is not ours.
+    pub fn remove(&self) -> Result<bool, Error> {
+        let mut changed = false;
+        for _ in 0..STACK_LIMIT {
+            match self.look(None)? {
+                Target::Stale(root) => sys::unmount(root.as_fd()).map_err(self.fail("unmounting"))?,
+                Target::Absent => return Ok(changed),
+                Target::Bare(_) | Target::Mounted => {
+                    // Only empty directories go; the data plane's socket of another pod is never in them.
+                    changed |= std::fs::remove_dir(self.target()).is_ok();
+                    if let Some(parent) = self.target().parent() {
+                        changed |= std::fs::remove_dir(parent).is_ok();
+                    }
+                    return Ok(changed);
+                }
+            }
+            changed = true;
+        }
+        Err(Error::Buried { target: self.target() })
+    }
+
+    fn look(&self, volume: Option<&Volume>) -> Result<Target, Error> {
+        let target = match self.open() {
+            Ok(target) => target,
+            Err(error) if error.is_absent() => return Ok(Target::Absent),
+            Err(error) => return Err(self.fail("opening")(error)),
+        };
+        let fail = self.fail("looking at");
+        if let Some(volume) = volume
+            && sys::object(volume.fd()).map_err(&fail)? == sys::object(target.as_fd()).map_err(&fail)?
+        {
+            return Ok(Target::Mounted);
+        }
+        let parent = self.relative.parent().unwrap_or(Path::new("."));
+        let parent = sys::open_handle(&self.base)
+            .and_then(|base| sys::open_below(base.as_fd(), parent, Walk::Strict))
+            .map_err(&fail)?;
+        let same_mount =
+            sys::mount_id(parent.as_fd()).map_err(&fail)? == sys::mount_id(target.as_fd()).map_err(&fail)?;
+        Ok(if same_mount { Target::Bare(target) } else { Target::Stale(target) })
+    }
+
+    /// The target, through no symbolic link below the base: kube-ovn leaves these directories writable for everyone.
+    fn open(&self) -> Result<OwnedFd, sys::Error> {
+        let base = sys::open_handle(&self.base)?;
+        sys::open_below(base.as_fd(), &self.relative, Walk::Strict)
+    }
+
+    /// kube-ovn makes base, uid and volume directories with mode 0777, whatever the umask: QEMU's user is anybody.
+    fn make(&self) -> Result<(), Error> {
+        let before = umask(Mode::empty());
+        let made = DirBuilder::new().recursive(true).mode(0o777).create(self.target());
+        umask(before);
+        made.map_err(|error| self.fail("making")(sys::Error::of("mkdir", &self.target(), &error)))
+    }
+
+    fn fail(&self, doing: &'static str) -> impl Fn(sys::Error) -> Error + use<> {
+        let target = self.target();
+        move |error| Error::System { doing, target: target.clone(), error }
+    }
+}
