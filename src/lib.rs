@@ -8,3 +8,4 @@ pub mod pod;
 pub mod record;
 pub mod share;
 pub mod sys;
+pub mod vm;

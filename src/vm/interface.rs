@@ -1,0 +1,243 @@
+//! Our NIC: to XML, from XML, and whether one is the other.
+
+use std::fmt;
+
+use quick_xml::writer::Writer;
+
+use super::xml::Element;
+
+/// A vhost-user NIC as it is asked for. QEMU is the server, the data plane the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// MAC address, lower case with colons.
+    pub mac: String,
+    /// Path of the socket, as QEMU knows it.
+    pub path: String,
+    /// The device's model, as libvirt names it: "virtio", "virtio-transitional", "virtio-non-transitional".
+    pub model: String,
+    /// Number of queue pairs.
+    pub queues: u16,
+    /// Length of the receive queues, if not QEMU's default.
+    pub rx_queue_size: Option<u16>,
+    /// Length of the transmit queues, if not QEMU's default.
+    pub tx_queue_size: Option<u16>,
+    /// Alias: `ua-` and letters, digits, `_`, `-`; libvirt drops any other silently (domain_conf.c,
+    /// virDomainDeviceInfoParseXML).
+    pub alias: String,
+    /// Where in the guest, if it matters.
+    pub address: Option<PciAddress>,
+}
+
+/// A PCI address, `0000:01:00.0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PciAddress {
+    /// Domain.
+    pub domain: u16,
+    /// Bus.
+    pub bus: u8,
+    /// Slot, 0 to 31.
+    pub slot: u8,
+    /// Function, 0 to 7.
+    pub function: u8,
+}
+
+impl PciAddress {
+    /// Reads `domain:bus:slot.function`, hexadecimal, as lspci(8) prints it; the domain may be left out.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (rest, function) = text.split_once('.')?;
+        let (rest, slot) = rest.rsplit_once(':')?;
+        let (domain, bus) = rest.split_once(':').unwrap_or(("0", rest));
+        let digits = |part: &str, most: usize| {
+            let fits = !part.is_empty() && part.len() <= most && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+            fits.then(|| u16::from_str_radix(part, 16).ok()).flatten()
+        };
+        let address = Self {
+            domain: digits(domain, 4)?,
+            bus: u8::try_from(digits(bus, 2)?).ok()?,
+            slot: u8::try_from(digits(slot, 2)?).ok()?,
+            function: u8::try_from(digits(function, 1)?).ok()?,
+        };
+        (address.slot < 32 && address.function < 8).then_some(address)
+    }
+
+    /// Reads libvirt's `<address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/>`.
+    #[must_use]
+    pub fn from_xml(address: &Element) -> Option<Self> {
+        if address.attribute("type") != Some("pci") {
+            return None;
+        }
+        let part = |name: &str| u16::from_str_radix(address.attribute(name)?.strip_prefix("0x")?, 16).ok();
+        let byte = |name: &str| part(name).and_then(|value| u8::try_from(value).ok());
+        Some(Self { domain: part("domain")?, bus: byte("bus")?, slot: byte("slot")?, function: byte("function")? })
+    }
+}
+
+impl fmt::Display for PciAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.domain, self.bus, self.slot, self.function)
+    }
+}
+
+impl Interface {
+    /// The XML that libvirt is asked with (formatdomain, "vhost-user interface"). Never an `<mtu>`: libvirt then looks for
+    /// a host device that a vhost-user NIC does not have, and refuses.
+    ///
+    /// # Errors
+    /// None in fact: the text is written to memory.
+    pub fn to_xml(&self) -> std::io::Result<String> {
+        let mut writer = Writer::new(Vec::new());
+        writer.create_element("interface").with_attribute(("type", "vhostuser")).write_inner_content(|inner| {
+            inner.create_element("mac").with_attribute(("address", self.mac.as_str())).write_empty()?;
+            let source = [("type", "unix"), ("path", self.path.as_str()), ("mode", "server")];
+            inner.create_element("source").with_attributes(source).write_empty()?;
+            inner.create_element("model").with_attribute(("type", self.model.as_str())).write_empty()?;
+            let numbers = [
+                ("queues", Some(self.queues)),
+                ("rx_queue_size", self.rx_queue_size),
+                ("tx_queue_size", self.tx_queue_size),
+            ];
+            let mut driver = inner.create_element("driver").with_attribute(("name", "vhost"));
+            for (name, number) in numbers {
+                if let Some(number) = number {
+                    driver = driver.with_attribute((name, number.to_string().as_str()));
+                }
+            }
+            driver.write_empty()?;
+            inner.create_element("alias").with_attribute(("name", self.alias.as_str())).write_empty()?;
+            if let Some(PciAddress { domain, bus, slot, function }) = self.address {
+                let parts = [
+                    ("domain", format!("0x{domain:04x}")),
+                    ("bus", format!("0x{bus:02x}")),
+                    ("slot", format!("0x{slot:02x}")),
+                    ("function", format!("0x{function:x}")),
+                ];
+                let mut address = inner.create_element("address").with_attribute(("type", "pci"));
+                for (name, value) in &parts {
+                    address = address.with_attribute((*name, value.as_str()));
+                }
+                address.write_empty()?;
+            }
+            // Images without iPXE's ROM files (KubeVirt's) could not plug the NIC at all; nobody boots from it.
+            inner.create_element("rom").with_attribute(("enabled", "no")).write_empty()?;
+            Ok(())
+        })?;
+        String::from_utf8(writer.into_inner()).map_err(std::io::Error::other)
+    }
+}
+
+/// A NIC that a domain has, as far as it matters here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nic {
+    /// The interface's type: "vhostuser", "bridge", …
+    pub kind: String,
+    /// MAC address, lower case.
+    pub mac: String,
+    /// Path of its socket, if it has one.
+    pub path: Option<String>,
+    /// Alias; a running domain's devices all have one.
+    pub alias: Option<String>,
+    /// Model.
+    pub model: Option<String>,
+    /// Number of queue pairs; 1 where none is stated.
+    pub queues: u16,
+    /// Its place in the guest.
+    pub address: Option<PciAddress>,
+}
+
+impl Nic {
+    /// Reads an `<interface>` element.
+    #[must_use]
+    pub fn from_xml(interface: &Element) -> Self {
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        Self {
+            kind: interface.attribute("type").unwrap_or_default().to_owned(),
+            mac: interface.child_attribute("mac", "address").unwrap_or_default().to_ascii_lowercase(),
+            path: owned(interface.child_attribute("source", "path")),
+            alias: owned(interface.child_attribute("alias", "name")),
+            model: owned(interface.child_attribute("model", "type")),
+            queues: interface.child_attribute("driver", "queues").and_then(|n| n.parse().ok()).unwrap_or(1),
+            address: interface.child("address").and_then(PciAddress::from_xml),
+        }
+    }
+
+    /// Whether this is a vhost-user NIC of that MAC and socket: then it is the same one, whatever its alias.
+    #[must_use]
+    pub fn is_on(&self, mac: &str, path: &str) -> bool {
+        self.kind == "vhostuser" && self.mac == mac && self.path.as_deref() == Some(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface() -> Interface {
+        Interface {
+            mac: "00:00:00:24:65:f4".into(),
+            path: "/var/run/openvswitch/vhostuser-sockets/pod59cc33fa39b".into(),
+            model: "virtio-non-transitional".into(),
+            queues: 4,
+            rx_queue_size: None,
+            tx_queue_size: None,
+            alias: "ua-pod59cc33fa39b".into(),
+            address: None,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        let mut asked = interface();
+        asked.address = PciAddress::parse("0000:0a:1f.7");
+        asked.rx_queue_size = Some(1024);
+        let xml = asked.to_xml().unwrap();
+        let element = Element::parse(&xml).unwrap();
+        let nic = Nic::from_xml(&element);
+        assert!(nic.is_on(&asked.mac, &asked.path));
+        assert_eq!(nic.alias.as_deref(), Some("ua-pod59cc33fa39b"));
+        assert_eq!(
+            (nic.queues, nic.address, nic.model.as_deref()),
+            (4, asked.address, Some("virtio-non-transitional"))
+        );
+        assert_eq!(element.child_attribute("driver", "rx_queue_size"), Some("1024"));
+        assert_eq!(element.child_attribute("driver", "tx_queue_size"), None);
+        assert_eq!(element.child_attribute("source", "mode"), Some("server"));
+    }
+
+    #[test]
+    fn no_value_changes_the_structure() {
+        let mut asked = interface();
+        for hostile in
+            ["'/><x a='", "\"/><x a=\"", "</interface><interface>", "]]>", "<!--", "&amp;&x;", "a\u{7f}ü\u{202e}"]
+        {
+            asked.path = format!("/run/{hostile}");
+            asked.mac = hostile.into();
+            asked.alias = hostile.into();
+            let element = Element::parse(&asked.to_xml().unwrap()).unwrap();
+            let nic = Nic::from_xml(&element);
+            assert_eq!(nic.path.as_deref(), Some(asked.path.as_str()));
+            assert_eq!(nic.alias.as_deref(), Some(hostile));
+            assert_eq!(element.all_children().len(), 6, "{hostile}");
+        }
+    }
+
+    #[test]
+    fn a_pci_address_is_read_strictly() {
+        assert_eq!(PciAddress::parse("0000:01:00.0").unwrap().to_string(), "0000:01:00.0");
+        assert_eq!(PciAddress::parse("a0:1f.7").unwrap().to_string(), "0000:a0:1f.7");
+        for bad in [
+            "",
+            "01",
+            "01:00",
+            "0000:01:20.0",
+            "01:00.8",
+            "+1:00.0",
+            "00000:01:00.0",
+            "01:00.0 ",
+            "1:2:3:4.0",
+            "0x01:00.0",
+        ] {
+            assert_eq!(PciAddress::parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! A small, bounded tree of an XML document: the domain's description comes from the tenant's daemon.
+
+use std::fmt;
+
+use quick_xml::XmlVersion;
+use quick_xml::events::{BytesStart, Event};
+use quick_xml::reader::Reader;
+
+/// Deepest nesting; libvirt's own documents stay below 12.
+const DEPTH_LIMIT: usize = 32;
+/// Most elements; a domain with 100 devices has some 1500.
+const ELEMENT_LIMIT: usize = 50_000;
+/// Most attributes of one element.
+const ATTRIBUTE_LIMIT: usize = 64;
+
+/// Why a document was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error(String);
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// An element with what is in it. Comments and processing instructions are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Element {
+    /// The tag's name, prefix included.
+    pub name: String,
+    attributes: Vec<(String, String)>,
+    children: Vec<Element>,
+    text: String,
+}
+
+impl Element {
+    /// Reads a document; its root element is the result.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words: not well-formed, a document type (libvirt sends none), or past a limit.
+    pub fn parse(document: &str) -> Result<Self, Error> {
+        let mut reader = Reader::from_str(document);
+        // The open elements, outermost first, below a stand-in that collects the root.
+        let mut open = vec![Self::default()];
+        let mut elements = 0_usize;
+        loop {
+            let event = reader.read_event().map_err(|error| Error(format!("not well-formed XML: {error}")))?;
+            let (element, empty) = match event {
+                Event::Start(tag) => (Self::open(&tag)?, false),
+                Event::Empty(tag) => (Self::open(&tag)?, true),
+                Event::End(_) => {
+                    close(&mut open)?;
+                    continue;
+                }
+                Event::Text(text) => {
+                    push_text(&mut open, &text.xml_content(XmlVersion::Implicit1_0));
+                    continue;
+                }
+                Event::CData(text) => {
+                    push_text(&mut open, &text.xml_content(XmlVersion::Implicit1_0));
+                    continue;
+                }
+                Event::GeneralRef(reference) => {
+                    push_text(&mut open, &resolve(&reference)?);
+                    continue;
+                }
+                Event::DocType(_) => return Err(Error("a document type, which libvirt never sends".to_owned())),
+                Event::Eof => break,
+                _ => continue,
+            };
+            elements = elements.saturating_add(1);
+            if elements > ELEMENT_LIMIT || open.len() > DEPTH_LIMIT {
+                return Err(Error(format!("more than {ELEMENT_LIMIT} elements, or nested deeper than {DEPTH_LIMIT}")));
+            }
+            open.push(element);
+            if empty {
+                close(&mut open)?;
+            }
+        }
+        let mut document = match (open.pop(), open.is_empty()) {
+            (Some(document), true) => document,
+            _ => return Err(Error("XML that ends inside an element".to_owned())),
+        };
+        match (document.children.pop(), document.children.is_empty()) {
+            (Some(root), true) => Ok(root),
+            _ => Err(Error("XML with no root element, or with several".to_owned())),
+        }
+    }
+
+    fn open(tag: &BytesStart<'_>) -> Result<Self, Error> {
+        let mut attributes = Vec::new();
+        for attribute in tag.attributes() {
+            let attribute = attribute.map_err(|error| Error(format!("not well-formed XML: {error}")))?;
+            if attributes.len() >= ATTRIBUTE_LIMIT {
+                return Err(Error(format!("an element with more than {ATTRIBUTE_LIMIT} attributes")));
+            }
+            let value = attribute.normalized_value(XmlVersion::Implicit1_0);
+            let value = value.map_err(|error| Error(format!("not well-formed XML: {error}")))?;
+            attributes.push((attribute.key.0.to_owned(), value.into_owned()));
+        }
+        Ok(Self { name: tag.name().0.to_owned(), attributes, ..Self::default() })
+    }
+
+    /// The value of an attribute.
+    #[must_use]
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The first child of this name.
+    #[must_use]
+    pub fn child(&self, name: &str) -> Option<&Self> {
+        self.children(name).next()
+    }
+
+    /// All children of this name.
+    pub fn children(&self, name: &str) -> impl Iterator<Item = &Self> {
+        self.children.iter().filter(move |child| child.name == name)
+    }
+
+    /// All children.
+    #[must_use]
+    pub fn all_children(&self) -> &[Self] {
+        &self.children
+    }
+
+    /// An attribute of the first child of this name: most of libvirt's facts stand so.
+    #[must_use]
+    pub fn child_attribute(&self, child: &str, name: &str) -> Option<&str> {
+        self.child(child)?.attribute(name)
+    }
+
+    /// The text directly inside, without white space around it.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        self.text.trim()
+    }
+}
+
+fn close(open: &mut Vec<Element>) -> Result<(), Error> {
+    let (Some(element), Some(parent)) = (open.pop(), open.last_mut()) else {
+        return Err(Error("XML with an end that was not begun".to_owned()));
+    };
+    parent.children.push(element);
+    Ok(())
+}
+
+fn push_text(open: &mut [Element], text: &str) {
+    if let Some(element) = open.last_mut() {
+        element.text.push_str(text);
+    }
+}
+
+/// The five entities that XML has of itself, and characters by number; there is no document type to declare others.
+fn resolve(reference: &quick_xml::events::BytesRef<'_>) -> Result<String, Error> {
+    let bad = || Error("XML with an unknown entity".to_owned());
+    if let Some(character) = reference.resolve_char_ref().map_err(|_| bad())? {
+        return Ok(character.to_string());
+    }
+    let name = reference.xml_content(XmlVersion::Implicit1_0);
+    quick_xml::escape::resolve_predefined_entity(&name).map(str::to_owned).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_becomes_a_tree() {
+        let root = Element::parse(
+            "<?xml version='1.0'?><!-- c --><d type='q'><n>a&lt;b&#65;<![CDATA[<c>]]></n><e x='1&quot;&apos;'/><e x='2'/></d>",
+        )
+        .unwrap();
+        assert_eq!((root.name.as_str(), root.attribute("type")), ("d", Some("q")));
+        assert_eq!(root.child("n").unwrap().text(), "a<bA<c>");
+        assert_eq!(root.children("e").map(|e| e.attribute("x").unwrap()).collect::<Vec<_>>(), ["1\"'", "2"]);
+        assert_eq!(root.child_attribute("e", "x"), Some("1\"'"));
+        assert_eq!(root.child_attribute("none", "x"), None);
+    }
+
+    #[test]
+    fn broken_documents_are_refused() {
+        for document in [
+            "",
+            " ",
+            "text",
+            "<a>",
+            "</a>",
+            "<a></b>",
+            "<a/><b/>",
+            "<a x='1' x='2'/>",
+            "<a x=1/>",
+            "<a>&undefined;</a>",
+            "<a>&#x110000;</a>",
+            "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>",
+            "<a b='&c;'/>",
+            "<a",
+            "<a><![CDATA[",
+        ] {
+            assert!(Element::parse(document).is_err(), "{document}");
+        }
+    }
+
+    #[test]
+    fn depth_width_and_attributes_are_bounded() {
+        let deep = |n: usize| format!("{}{}", "<a>".repeat(n), "</a>".repeat(n));
+        assert!(Element::parse(&deep(DEPTH_LIMIT)).is_ok());
+        assert!(Element::parse(&deep(DEPTH_LIMIT + 1)).is_err());
+        assert!(Element::parse(&deep(1_000_000)).is_err());
+        assert!(Element::parse(&format!("<a>{}</a>", "<b/>".repeat(ELEMENT_LIMIT))).is_err());
+        let attributes: String = (0..=ATTRIBUTE_LIMIT).map(|n| format!(" a{n}='x'")).collect();
+        assert!(Element::parse(&format!("<a{attributes}/>")).is_err());
+    }
+}
