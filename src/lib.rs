@@ -4,6 +4,7 @@
 
 pub mod dataplane;
 pub mod deadline;
+pub mod libvirt;
 pub mod pod;
 pub mod record;
 pub mod share;

@@ -1,0 +1,269 @@
+//! The calls as a caller wants them.
+//!
+//! After an error that leaves a call's outcome open (a timeout, a lost connection) the daemon may still do what was
+//! asked: connect again and read the domain's XML before concluding anything.
+
+use std::fmt;
+use std::os::unix::net::UnixStream;
+
+use super::connection::Connection;
+use super::devices::{Attach, Detach, DetachAlias};
+use super::error::Error;
+use super::events::{Arrival, Event, EventKind, Subscribe};
+use super::procedures::{
+    AuthList, AuthPolkit, AuthType, Call, Close, Domain, DomainState, GetState, GetXml, IsPersistent, LibraryVersion,
+    ListActive, Lookup, Open,
+};
+use crate::deadline::Deadline;
+
+/// The hypervisor connection to ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uri {
+    /// `qemu:///system`: what a daemon run by root serves; such a daemon accepts the other one too.
+    System,
+    /// `qemu:///session`: the only one that a daemon run by another user serves.
+    Session,
+}
+
+impl Uri {
+    /// As it is sent.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "qemu:///system",
+            Self::Session => "qemu:///session",
+        }
+    }
+}
+
+impl fmt::Display for Uri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which of a domain's two descriptions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Xml {
+    /// The one that runs.
+    Live,
+    /// The one that its next start uses. For a domain that is not persistent libvirt gives the live one, reduced.
+    Persistent,
+}
+
+/// Which of a domain's two descriptions a change applies to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The one that runs.
+    Live,
+    /// The one that its next start uses.
+    Config,
+}
+
+impl Scope {
+    fn flags(self) -> u32 {
+        match self {
+            Self::Live => 1,
+            Self::Config => 2,
+        }
+    }
+}
+
+/// An open hypervisor connection.
+#[derive(Debug)]
+pub struct Client {
+    connection: Connection,
+    subscriptions: Vec<Subscription>,
+}
+
+#[derive(Debug)]
+struct Subscription {
+    callback: i32,
+    kind: EventKind,
+    domain: [u8; 16],
+}
+
+impl Subscription {
+    fn covers(&self, arrival: &Arrival) -> bool {
+        self.callback == arrival.callback
+            && self.kind == arrival.event.kind()
+            && self.domain == arrival.event.domain().uuid
+    }
+}
+
+impl Client {
+    /// Authenticates over `stream`, which is connected to a daemon, and opens `uri`. A daemon that has just started
+    /// answers only once it has probed its QEMUs, which can take minutes.
+    ///
+    /// # Errors
+    /// [`Error::Authentication`] when the daemon asks for more than none or polkit; a refusal with
+    /// [`Error::is_wrong_uri`] when it serves the other URI; those of [`Connection::call`].
+    pub fn open(stream: UnixStream, uri: Uri, deadline: Deadline) -> Result<Self, Error> {
+        Self::open_any(stream, &[uri], deadline).map(|(client, _)| client)
+    }
+
+    /// As [`Client::open`], with the first of `uris` that the daemon serves. libvirt allows another try on the same
+    /// connection after a refused one.
+    ///
+    /// # Errors
+    /// Those of [`Client::open`]; of the URIs, the last one's.
+    pub fn open_any(stream: UnixStream, uris: &[Uri], deadline: Deadline) -> Result<(Self, Uri), Error> {
+        let mut connection = Connection::new(stream)?;
+        authenticate(&mut connection, deadline)?;
+        let mut refused = Error::Argument { doing: Open::DOING, what: "no URI was given".to_owned() };
+        for uri in uris {
+            match connection.call(&Open { uri: uri.as_str() }, deadline) {
+                Ok(()) => return Ok((Self { connection, subscriptions: Vec::new() }, *uri)),
+                Err(error) if error.is_wrong_uri() => refused = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refused)
+    }
+
+    /// The daemon's version, such as 11003000 for 11.3.0.
+    ///
+    /// # Errors
+    /// Those of [`Connection::call`].
+    pub fn library_version(&mut self, deadline: Deadline) -> Result<u64, Error> {
+        self.connection.call(&LibraryVersion, deadline)
+    }
+
+    /// The active domains (running or paused), at most 16384, in at most the bytes of one frame.
+    ///
+    /// # Errors
+    /// Those of [`Connection::call`].
+    pub fn running_domains(&mut self, deadline: Deadline) -> Result<Vec<Domain>, Error> {
+        self.connection.call(&ListActive, deadline)
+    }
+
+    /// The domain with a name.
+    ///
+    /// # Errors
+    /// A refusal with [`Error::is_no_domain`] when there is none; those of [`Connection::call`].
+    pub fn lookup(&mut self, name: &str, deadline: Deadline) -> Result<Domain, Error> {
+        self.connection.call(&Lookup { name }, deadline)
+    }
+
+    /// What a domain is doing. Answers at once even while an attach is stuck.
+    ///
+    /// # Errors
+    /// A refusal with [`Error::is_no_domain`] when it is gone; those of [`Connection::call`].
+    pub fn state(&mut self, domain: &Domain, deadline: Deadline) -> Result<DomainState, Error> {
+        self.connection.call(&GetState { domain }, deadline)
+    }
+
+    /// Whether a domain outlives its process.
+    ///
+    /// # Errors
+    /// A refusal with [`Error::is_no_domain`] when it is gone; those of [`Connection::call`].
+    pub fn is_persistent(&mut self, domain: &Domain, deadline: Deadline) -> Result<bool, Error> {
+        self.connection.call(&IsPersistent { domain }, deadline)
+    }
+
+    /// The XML of a domain, at most 4 MiB. libvirt 11.0 to 11.4 waits for a running job first, up to 30 s.
+    ///
+    /// # Errors
+    /// A refusal with [`Error::is_no_domain`] or [`Error::is_busy`]; those of [`Connection::call`].
+    pub fn xml(&mut self, domain: &Domain, which: Xml, deadline: Deadline) -> Result<String, Error> {
+        let flags = match which {
+            Xml::Live => 0,
+            Xml::Persistent => 2, // VIR_DOMAIN_XML_INACTIVE
+        };
+        self.connection.call(&GetXml { domain, flags }, deadline)
+    }
+
+    /// Attaches the device that `xml` describes.
+    ///
+    /// # Errors
+    /// Refusals with [`Error::is_no_pci_slot`], [`Error::is_memory_not_shared`], [`Error::is_duplicate_alias`],
+    /// [`Error::is_wrong_state`], [`Error::is_busy`] and others; those of [`Connection::call`].
+    pub fn attach(&mut self, domain: &Domain, xml: &str, scope: Scope, deadline: Deadline) -> Result<(), Error> {
+        self.connection.call(&Attach { domain, xml, flags: scope.flags() }, deadline)
+    }
+
+    /// Asks the guest to let go of the device with `alias`, and does not wait for it: the device is gone when
+    /// [`EventKind::DeviceRemoved`] says so, or the XML.
+    ///
+    /// # Errors
+    /// Refusals with [`Error::is_device_missing`], [`Error::is_unplug_pending`], [`Error::is_busy`] and others; those of
+    /// [`Connection::call`].
+    pub fn detach_alias(
+        &mut self,
+        domain: &Domain,
+        alias: &str,
+        scope: Scope,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        self.connection.call(&DetachAlias { domain, alias, flags: scope.flags() }, deadline)
+    }
+
+    /// Detaches the device that `xml` describes. libvirt waits up to 5 s for the guest, then reports success with the
+    /// device still there.
+    ///
+    /// # Errors
+    /// As for [`Client::detach_alias`].
+    pub fn detach_xml(&mut self, domain: &Domain, xml: &str, scope: Scope, deadline: Deadline) -> Result<(), Error> {
+        self.connection.call(&Detach { domain, xml, flags: scope.flags() }, deadline)
+    }
+
+    /// Subscribes to a kind of event of a domain, for as long as the connection lives. Subscribe before causing what
+    /// is waited for: past events are not repeated.
+    ///
+    /// # Errors
+    /// A refusal with [`Error::is_unsupported`] before libvirt 1.2.2; one with code 8 for the same subscription twice;
+    /// those of [`Connection::call`].
+    pub fn subscribe(&mut self, kind: EventKind, domain: &Domain, deadline: Deadline) -> Result<(), Error> {
+        let callback = self.connection.call(&Subscribe { kind, domain }, deadline)?;
+        self.subscriptions.push(Subscription { callback, kind, domain: domain.uuid });
+        Ok(())
+    }
+
+    /// The next event of a subscription, whether it waits already or arrives; None at the deadline.
+    ///
+    /// # Errors
+    /// Those of [`Connection::next_event`].
+    pub fn next_event(&mut self, deadline: Deadline) -> Result<Option<Event>, Error> {
+        while let Some(arrival) = self.connection.next_event(deadline)? {
+            if self.subscriptions.iter().any(|subscription| subscription.covers(&arrival)) {
+                return Ok(Some(arrival.event));
+            }
+            self.connection.skip("waiting for an event")?;
+            // Events that nobody asked for, without a pause, must not outlast the deadline.
+            if deadline.passed() {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes leave of the daemon, which ends its side at once. Whether that worked makes no difference to anyone.
+    pub fn close(mut self, deadline: Deadline) {
+        let _ = self.connection.call(&Close, deadline);
+    }
+}
+
+/// Shows the daemon who calls, in the ways that a unix socket allows.
+fn authenticate(connection: &mut Connection, deadline: Deadline) -> Result<(), Error> {
+    let types = connection.call(&AuthList, deadline)?;
+    if types.contains(&AuthType::None) {
+        return Ok(());
+    }
+    if types.contains(&AuthType::Polkit) {
+        return match connection.call(&AuthPolkit, deadline)? {
+            true => Ok(()),
+            false => Err(Error::Authentication("polkit did not complete the authentication at libvirt".to_owned())),
+        };
+    }
+    Err(Error::Authentication(if types.contains(&AuthType::Sasl) {
+        "libvirt asks for SASL (auth_unix_rw = \"sasl\" in the daemon's configuration), which is not supported: set \
+         auth_unix_rw to \"none\" or \"polkit\""
+            .to_owned()
+    } else {
+        format!(
+            "libvirt asks for authentication of a kind that is not supported ({types:?} while {}): set auth_unix_rw \
+             to \"none\" or \"polkit\"",
+            AuthList::DOING
+        )
+    }))
+}

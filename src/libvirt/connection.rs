@@ -1,0 +1,326 @@
+//! One socket, one call at a time, one deadline per call.
+//!
+//! The peer is not trusted. Bytes are taken as they come, so memory grows with what was sent and not with what was
+//! claimed; each wait is bounded by the call's own deadline, which no amount of traffic moves; and once the peer broke
+//! the protocol, or a call ended half-way, the connection is of no use any more and says so.
+//!
+//! File descriptors are never accepted: bytes are read with read(2), which has no room for ancillary data, so that the
+//! kernel drops descriptors that a peer attaches.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+
+use super::error::{Error, Refusal};
+use super::events::{Arrival, EventKind};
+use super::message::{
+    FRAME_MIN, Frame, Header, KEEPALIVE_PING, KEEPALIVE_PROGRAM, Kind, LENGTH_SIZE, PROGRAM_VERSION, REMOTE_PROGRAM,
+    Status, frame, frame_length, pong,
+};
+use super::procedures::Call;
+use super::xdr::{Fault, Reader, Writer};
+use crate::deadline::Deadline;
+
+/// The most events that wait to be read.
+pub const EVENTS_MAX: usize = 1024;
+/// The most bytes that the events which wait may have had on the wire.
+pub const EVENT_BYTES_MAX: usize = 1_048_576;
+/// The most messages of a connection that are answered or skipped without meaning anything to a caller: pings,
+/// events nobody subscribed to. A daemon that is not asked to ping sends none at all.
+pub const SKIPPED_MAX: usize = 10_000;
+/// How much is read at once.
+const CHUNK: usize = 65_536;
+
+/// A connection to a daemon.
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
+    /// The frame that is arriving, as far as it has arrived.
+    inbound: Vec<u8>,
+    serial: u32,
+    events: VecDeque<(Arrival, usize)>,
+    event_bytes: usize,
+    skipped: usize,
+    /// What made the connection unusable.
+    spoiled: Option<String>,
+}
+
+/// Why the wait for a frame ended without one.
+enum Interrupted {
+    Deadline,
+    Closed,
+    Io(io::Error),
+    Broken(String),
+}
+
+impl From<io::Error> for Interrupted {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => Self::Closed,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl From<Errno> for Interrupted {
+    fn from(errno: Errno) -> Self {
+        io::Error::from(errno).into()
+    }
+}
+
+impl From<Fault> for Interrupted {
+    fn from(fault: Fault) -> Self {
+        Self::Broken(fault.to_string())
+    }
+}
+
+impl Interrupted {
+    fn into_error(self, doing: &'static str) -> Error {
+        match self {
+            Self::Deadline => Error::TimedOut { doing },
+            Self::Closed => Error::Disconnected { doing },
+            Self::Io(source) => Error::Io { doing, source },
+            Self::Broken(what) => Error::Protocol { doing, what },
+        }
+    }
+}
+
+impl Connection {
+    /// Takes over a socket that is connected. It becomes non-blocking.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the kernel refuses that.
+    pub fn new(stream: UnixStream) -> Result<Self, Error> {
+        let doing = "setting up the socket";
+        stream.set_nonblocking(true).map_err(|source| Error::Io { doing, source })?;
+        Ok(Self {
+            stream,
+            inbound: Vec::new(),
+            serial: 0,
+            events: VecDeque::new(),
+            event_bytes: 0,
+            skipped: 0,
+            spoiled: None,
+        })
+    }
+
+    /// Makes one call and waits for its answer.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] and [`Error::Argument`] leave the connection usable, and so does an [`Error::TimedOut`] with
+    /// a deadline that had passed before anything was sent. After any other error it is not.
+    pub fn call<C: Call>(&mut self, call: &C, deadline: Deadline) -> Result<C::Reply, Error> {
+        let doing = C::DOING;
+        self.usable(doing)?;
+        self.serial = self.serial.wrapping_add(1);
+        let header = Header {
+            program: REMOTE_PROGRAM,
+            version: PROGRAM_VERSION,
+            procedure: C::PROCEDURE,
+            kind: Kind::Call,
+            serial: self.serial,
+            status: Status::Ok,
+        };
+        let mut arguments = Writer::new();
+        let bytes = call
+            .encode(&mut arguments)
+            .and_then(|()| frame(&header, &arguments.into_bytes()))
+            .map_err(|fault| Error::Argument { doing, what: fault.to_string() })?;
+        if deadline.passed() {
+            return Err(Error::TimedOut { doing });
+        }
+        match self.exchange::<C>(&header, &bytes, deadline) {
+            Ok(reply) => reply.map_err(|refusal| Error::Refused(Box::new(refusal))),
+            Err(interrupted) => Err(self.spoil(interrupted.into_error(doing))),
+        }
+    }
+
+    /// The next event, of those that wait or that arrive; None at the deadline. A deadline that has passed takes what
+    /// is there.
+    ///
+    /// # Errors
+    /// As for [`Connection::call`]; the connection is of no use after any of them.
+    pub fn next_event(&mut self, deadline: Deadline) -> Result<Option<Arrival>, Error> {
+        let doing = "waiting for an event";
+        self.usable(doing)?;
+        loop {
+            if let Some((arrival, bytes)) = self.events.pop_front() {
+                self.event_bytes = self.event_bytes.saturating_sub(bytes);
+                return Ok(Some(arrival));
+            }
+            let taken = self.receive(deadline).and_then(|frame| match frame.header.kind {
+                Kind::Message => self.message(&frame, deadline),
+                kind => Err(Interrupted::Broken(format!("a {kind:?} that nothing asked for"))),
+            });
+            match taken {
+                Ok(()) if self.events.is_empty() && deadline.passed() => return Ok(None),
+                Ok(()) => {}
+                Err(Interrupted::Deadline) => return Ok(None),
+                Err(interrupted) => return Err(self.spoil(interrupted.into_error(doing))),
+            }
+        }
+    }
+
+    /// Counts a message that means nothing here.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] when it is one too many.
+    pub fn skip(&mut self, doing: &'static str) -> Result<(), Error> {
+        self.count_skipped().map_err(|interrupted| self.spoil(interrupted.into_error(doing)))
+    }
+
+    fn usable(&self, doing: &'static str) -> Result<(), Error> {
+        match &self.spoiled {
+            Some(because) => Err(Error::Unusable { doing, because: because.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn spoil(&mut self, error: Error) -> Error {
+        self.spoiled = Some(error.to_string());
+        self.inbound = Vec::new();
+        self.events = VecDeque::new();
+        error
+    }
+
+    fn exchange<C: Call>(
+        &mut self,
+        call: &Header,
+        bytes: &[u8],
+        deadline: Deadline,
+    ) -> Result<Result<C::Reply, Refusal>, Interrupted> {
+        self.send(bytes, deadline)?;
+        loop {
+            let frame = self.receive(deadline)?;
+            match frame.header.kind {
+                Kind::Reply => return answer::<C>(call, &frame),
+                Kind::Message => self.message(&frame, deadline)?,
+                kind => return Err(Interrupted::Broken(format!("a {kind:?} where a Reply belongs"))),
+            }
+            // Traffic that never pauses never waits, and would otherwise never be told the time.
+            if deadline.passed() {
+                return Err(Interrupted::Deadline);
+            }
+        }
+    }
+
+    /// Deals with what the daemon says unasked.
+    fn message(&mut self, frame: &Frame, deadline: Deadline) -> Result<(), Interrupted> {
+        let header = &frame.header;
+        if header.version != PROGRAM_VERSION || header.status != Status::Ok {
+            return Err(Interrupted::Broken(format!(
+                "a Message of version {} with status {:?}",
+                header.version, header.status
+            )));
+        }
+        match (header.program, header.procedure, EventKind::of_procedure(header.procedure)) {
+            (REMOTE_PROGRAM, _, Some(kind)) => self.queue(Arrival::decode(kind, frame.payload())?, frame),
+            (KEEPALIVE_PROGRAM, KEEPALIVE_PING, _) => {
+                self.count_skipped()?;
+                let bytes = pong()?;
+                self.send(&bytes, deadline)
+            }
+            _ => self.count_skipped(),
+        }
+    }
+
+    fn queue(&mut self, arrival: Arrival, frame: &Frame) -> Result<(), Interrupted> {
+        let bytes = frame.payload().len();
+        self.event_bytes = self.event_bytes.saturating_add(bytes);
+        if self.events.len() >= EVENTS_MAX || self.event_bytes > EVENT_BYTES_MAX {
+            return Err(Interrupted::Broken("more events than anybody could wait for".to_owned()));
+        }
+        self.events.push_back((arrival, bytes));
+        Ok(())
+    }
+
+    fn count_skipped(&mut self) -> Result<(), Interrupted> {
+        self.skipped = self.skipped.saturating_add(1);
+        if self.skipped > SKIPPED_MAX {
+            return Err(Interrupted::Broken(format!("over {SKIPPED_MAX} messages that nothing asked for")));
+        }
+        Ok(())
+    }
+
+    /// Sends all of `bytes`.
+    fn send(&mut self, mut bytes: &[u8], deadline: Deadline) -> Result<(), Interrupted> {
+        while !bytes.is_empty() {
+            match self.stream.write(bytes) {
+                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::POLLOUT, deadline)?,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next whole frame. What has arrived of one at the deadline is kept for the next wait.
+    fn receive(&mut self, deadline: Deadline) -> Result<Frame, Interrupted> {
+        let mut chunk = [0; CHUNK];
+        loop {
+            let length = match self.inbound.first_chunk::<LENGTH_SIZE>() {
+                Some(word) => frame_length(*word)?,
+                None => LENGTH_SIZE,
+            };
+            let missing = length.saturating_sub(self.inbound.len());
+            if missing == 0 && length >= FRAME_MIN {
+                return Ok(Frame::parse(std::mem::take(&mut self.inbound))?);
+            }
+            let room = chunk.get_mut(..missing.min(CHUNK)).unwrap_or_default();
+            match self.stream.read(room) {
+                Ok(0) => return Err(Interrupted::Closed),
+                Ok(count) => {
+                    let arrived = room.get(..count).unwrap_or_default();
+                    // Grown by doubling, as a vector does by itself, but never beyond the frame.
+                    if self.inbound.capacity().saturating_sub(self.inbound.len()) < count {
+                        self.inbound.reserve_exact(self.inbound.len().max(count).min(missing));
+                    }
+                    self.inbound.extend_from_slice(arrived);
+                    // Bytes that dribble in just as fast as they are read never wait, and so never meet the deadline.
+                    if arrived.len() < missing.min(CHUNK) && deadline.passed() {
+                        return Err(Interrupted::Deadline);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::POLLIN, deadline)?,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn wait(&self, what: PollFlags, deadline: Deadline) -> Result<(), Interrupted> {
+        if deadline.passed() {
+            return Err(Interrupted::Deadline);
+        }
+        match poll(&mut [PollFd::new(self.stream.as_fd(), what)], deadline.poll_timeout()) {
+            // Whether something came, the time is up or a signal arrived, the caller's next look tells.
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// The answer in `frame`, if it is one to `call`.
+fn answer<C: Call>(call: &Header, frame: &Frame) -> Result<Result<C::Reply, Refusal>, Interrupted> {
+    let header = &frame.header;
+    let expected = Header { kind: Kind::Reply, status: header.status, ..*call };
+    if *header != expected {
+        return Err(Interrupted::Broken(format!("an answer that is not to this call: {header:?}")));
+    }
+    let mut reader = Reader::new(frame.payload());
+    let reply = match header.status {
+        Status::Ok => Ok(C::decode(&mut reader)?),
+        Status::Error => Err(Refusal::decode(C::DOING, &mut reader)?),
+        Status::Continue => return Err(Interrupted::Broken("an answer that says it goes on".to_owned())),
+    };
+    reader.finish()?;
+    Ok(reply)
+}
+
+#[cfg(test)]
+mod tests;

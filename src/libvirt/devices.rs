@@ -1,0 +1,86 @@
+//! The calls that change a domain's devices.
+
+use super::procedures::{Call, Domain};
+use super::xdr::{Fault, Reader, Writer};
+
+/// What three calls have in common: a domain, a text that names the device, and where it applies.
+fn encode(writer: &mut Writer, domain: &Domain, device: &str, flags: u32) -> Result<(), Fault> {
+    domain.encode(writer)?;
+    writer.string(device)?;
+    writer.u32(flags);
+    Ok(())
+}
+
+/// Attaches a device (since libvirt 0.7.7). With a vhost-user server socket QEMU stands still until a data plane
+/// connects, and so does this call.
+pub struct Attach<'a> {
+    /// The domain.
+    pub domain: &'a Domain,
+    /// The device's element.
+    pub xml: &'a str,
+    /// `virDomainDeviceModifyFlags`.
+    pub flags: u32,
+}
+
+impl Call for Attach<'_> {
+    const PROCEDURE: i32 = 160;
+    const DOING: &'static str = "attaching a device";
+    type Reply = ();
+
+    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+        encode(writer, self.domain, self.xml, self.flags)
+    }
+
+    fn decode(_: &mut Reader<'_>) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// Detaches the device that an element describes (since 0.7.7). The daemon waits up to 5 s for the guest and then
+/// reports success with the device still there.
+pub struct Detach<'a> {
+    /// The domain.
+    pub domain: &'a Domain,
+    /// The element.
+    pub xml: &'a str,
+    /// `virDomainDeviceModifyFlags`.
+    pub flags: u32,
+}
+
+impl Call for Detach<'_> {
+    const PROCEDURE: i32 = 161;
+    const DOING: &'static str = "detaching a device by its XML";
+    type Reply = ();
+
+    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+        encode(writer, self.domain, self.xml, self.flags)
+    }
+
+    fn decode(_: &mut Reader<'_>) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// Asks the guest to let go of the device with an alias (since 4.4.0), and does not wait for it.
+pub struct DetachAlias<'a> {
+    /// The domain.
+    pub domain: &'a Domain,
+    /// The alias.
+    pub alias: &'a str,
+    /// `virDomainDeviceModifyFlags`.
+    pub flags: u32,
+}
+
+impl Call for DetachAlias<'_> {
+    const PROCEDURE: i32 = 392;
+    const DOING: &'static str = "detaching a device by its alias";
+    type Reply = ();
+
+    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+        encode(writer, self.domain, self.alias, self.flags)
+    }
+
+    fn decode(_: &mut Reader<'_>) -> Result<(), Fault> {
+        Ok(())
+    }
+}

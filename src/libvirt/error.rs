@@ -1,0 +1,374 @@
+//! What can go wrong, in sentences, and what may be concluded from it.
+
+use std::fmt::{self, Write as _};
+use std::io;
+
+use super::xdr::{Fault, Reader};
+
+/// The longest message of a daemon that is kept, in characters.
+const MESSAGE_MAX: usize = 512;
+
+/// Error numbers of libvirt (`virErrorNumber` in `include/libvirt/virterror.h`).
+mod code {
+    pub const INTERNAL_ERROR: i32 = 1;
+    pub const OPERATION_FAILED: i32 = 9;
+    pub const RPC: i32 = 39;
+    pub const NO_DOMAIN: i32 = 42;
+    pub const AUTH_FAILED: i32 = 45;
+    pub const OPERATION_INVALID: i32 = 55;
+    pub const CONFIG_UNSUPPORTED: i32 = 67;
+    pub const OPERATION_TIMEOUT: i32 = 68;
+    pub const AUTH_CANCELLED: i32 = 79;
+    pub const AUTH_UNAVAILABLE: i32 = 94;
+    pub const DEVICE_MISSING: i32 = 99;
+}
+
+/// An error of the client. `doing` reads after "while", such as "asking for the XML of a domain".
+#[derive(Debug)]
+pub enum Error {
+    /// The deadline passed first. Whether the daemon did or will do what was asked is unknown, unless nothing was sent.
+    TimedOut {
+        /// What was being done.
+        doing: &'static str,
+    },
+    /// The daemon closed the connection.
+    Disconnected {
+        /// What was being done.
+        doing: &'static str,
+    },
+    /// The socket failed.
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// How it failed.
+        source: io::Error,
+    },
+    /// The daemon broke the protocol.
+    Protocol {
+        /// What was being done.
+        doing: &'static str,
+        /// What was wrong.
+        what: String,
+    },
+    /// A value given by the caller cannot be sent; nothing was.
+    Argument {
+        /// What was being done.
+        doing: &'static str,
+        /// What is wrong with the value.
+        what: String,
+    },
+    /// An earlier call on this connection failed half-way, so that what comes next on it cannot be trusted.
+    Unusable {
+        /// What was being done.
+        doing: &'static str,
+        /// What had failed before.
+        because: String,
+    },
+    /// The daemon wants to be shown who calls, in a way that is not supported or did not work.
+    Authentication(String),
+    /// The daemon answered with an error.
+    Refused(Box<Refusal>),
+}
+
+/// An error as the daemon reports it (`remote_error` in `remote_protocol.x`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What was being done.
+    pub doing: &'static str,
+    /// libvirt's error number (`virErrorNumber`).
+    pub code: i32,
+    /// The part of libvirt that raised it (`virErrorDomain`); not reliable as a key.
+    pub domain: i32,
+    /// The message, its control characters made visible, cut to 512 characters.
+    pub message: Option<String>,
+    /// The first of the two numbers that go with the error: errno for error 38, else mostly -1.
+    pub number: i32,
+}
+
+impl Refusal {
+    /// Reads a `remote_error` to its last byte.
+    ///
+    /// # Errors
+    /// A [`Fault`] where it is not one.
+    pub fn decode(doing: &'static str, reader: &mut Reader<'_>) -> Result<Self, Fault> {
+        let (code, domain) = (reader.i32()?, reader.i32()?);
+        let message = reader.option(Reader::string)?.map(printable);
+        reader.i32()?; // level: warning or error
+        // The domain and, below, the network that the error is about: libvirt fills them in for no call made here.
+        reader.option(|r| Ok((r.string()?, r.opaque::<16>()?, r.i32()?)))?;
+        for _ in 0..3 {
+            reader.option(Reader::string)?; // the message's parts, which the message holds already
+        }
+        let number = reader.i32()?;
+        reader.i32()?;
+        reader.option(|r| Ok((r.string()?, r.opaque::<16>()?)))?;
+        Ok(Self { doing, code, domain, message, number })
+    }
+
+    fn says(&self, part: &str) -> bool {
+        self.message.as_deref().is_some_and(|message| message.contains(part))
+    }
+}
+
+impl Error {
+    /// Whether the same call may succeed later without anybody changing what is asked: the daemon was away, slow or
+    /// busy, or the guest has not finished something.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } | Self::Disconnected { .. } | Self::Io { .. } | Self::Unusable { .. } => true,
+            Self::Refused(_) => self.is_busy() || self.is_unplug_pending(),
+            Self::Protocol { .. } | Self::Argument { .. } | Self::Authentication(_) => false,
+        }
+    }
+
+    /// What the daemon said, fit for a log: bounded, control characters made visible. None when it said nothing.
+    #[must_use]
+    pub fn remote_message(&self) -> Option<&str> {
+        self.refusal().and_then(|refusal| refusal.message.as_deref())
+    }
+
+    /// The daemon's error, if the daemon answered with one.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    fn refused(&self, code: i32, part: &str) -> bool {
+        self.refusal().is_some_and(|refusal| refusal.code == code && refusal.says(part))
+    }
+
+    fn code_is(&self, code: i32) -> bool {
+        self.refusal().is_some_and(|refusal| refusal.code == code)
+    }
+
+    /// The domain does not exist (42).
+    #[must_use]
+    pub fn is_no_domain(&self) -> bool {
+        self.code_is(code::NO_DOMAIN)
+    }
+
+    /// The domain is not running, or not persistent, and the call needs it to be (55).
+    #[must_use]
+    pub fn is_wrong_state(&self) -> bool {
+        self.code_is(code::OPERATION_INVALID)
+    }
+
+    /// The device to detach is not there: 99 from a detach by XML, an "internal error" (1) from one by alias.
+    #[must_use]
+    pub fn is_device_missing(&self) -> bool {
+        self.code_is(code::DEVICE_MISSING) || self.refused(code::INTERNAL_ERROR, "no device found with alias")
+    }
+
+    /// An earlier detach has not been answered by the guest yet, and QEMU takes no second request meanwhile.
+    #[must_use]
+    pub fn is_unplug_pending(&self) -> bool {
+        [code::INTERNAL_ERROR, code::OPERATION_FAILED].into_iter().any(|code| {
+            self.refused(code, "already in the process of unplug") || self.refused(code, "power indicator blinking")
+        })
+    }
+
+    /// Another operation holds the domain, and did so for libvirt's own 30 s (68).
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.code_is(code::OPERATION_TIMEOUT)
+    }
+
+    /// No hot-pluggable PCI slot is free.
+    #[must_use]
+    pub fn is_no_pci_slot(&self) -> bool {
+        self.refused(code::INTERNAL_ERROR, "No more available PCI slots")
+    }
+
+    /// The VM's memory is not shared, without which a vhost-user device cannot work (libvirt 11.2 and later ask).
+    #[must_use]
+    pub fn is_memory_not_shared(&self) -> bool {
+        self.refused(code::CONFIG_UNSUPPORTED, "shared memory")
+    }
+
+    /// A device with this alias is there already, perhaps one on its way out.
+    #[must_use]
+    pub fn is_duplicate_alias(&self) -> bool {
+        self.refused(code::CONFIG_UNSUPPORTED, "non unique alias")
+    }
+
+    /// The daemon serves the other one of "qemu:///system" and "qemu:///session".
+    #[must_use]
+    pub fn is_wrong_uri(&self) -> bool {
+        self.refused(code::INTERNAL_ERROR, "unexpected qemu URI path")
+    }
+
+    /// The daemon is too old for the procedure. libvirt's own client recognises it by the same words.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        self.refused(code::RPC, "unknown procedure")
+    }
+
+    /// The daemon does not let this caller in.
+    #[must_use]
+    pub fn is_authentication(&self) -> bool {
+        let codes = [code::AUTH_FAILED, code::AUTH_CANCELLED, code::AUTH_UNAVAILABLE];
+        matches!(self, Self::Authentication(_)) || codes.into_iter().any(|code| self.code_is(code))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut { doing } => write!(f, "libvirt did not answer in time while {doing}"),
+            Self::Disconnected { doing } => write!(f, "libvirt closed the connection while {doing}"),
+            Self::Io { doing, source } => write!(f, "the socket to libvirt failed while {doing}: {source}"),
+            Self::Protocol { doing, what } => write!(f, "libvirt broke its protocol while {doing}: {what}"),
+            Self::Argument { doing, what } => write!(f, "nothing was asked of libvirt while {doing}: {what}"),
+            Self::Unusable { doing, because } => {
+                write!(f, "the connection to libvirt is of no use for {doing} any more, since earlier {because}")
+            }
+            Self::Authentication(what) => f.write_str(what),
+            Self::Refused(refusal) => refusal.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let message = self.message.as_deref().unwrap_or("it does not say why");
+        write!(
+            f,
+            "libvirt refused while {}: {message} (libvirt error {}, domain {})",
+            self.doing, self.code, self.domain
+        )
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// A text from a peer that is not trusted, made fit for a log: characters that steer a terminal or a reader's eye
+/// are written as escapes, and the text is cut to 512 characters.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let mut out = String::new();
+    for (count, character) in text.chars().enumerate() {
+        if count == MESSAGE_MAX {
+            out.push('…');
+            break;
+        }
+        if steers(character) {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "{}", character.escape_unicode());
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
+/// Control characters, line separators, and the invisible ones that reorder or hide text.
+fn steers(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What libvirt 11.3 sends for a lookup of an unknown domain, to the last byte.
+    fn no_domain() -> Vec<u8> {
+        let mut bytes = vec![0, 0, 0, 42, 0, 0, 0, 10, 0, 0, 0, 1, 0, 0, 0, 6];
+        bytes.extend_from_slice(b"gone x\0\0");
+        bytes.extend_from_slice(&[0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4]);
+        bytes.extend_from_slice(b"%1$s");
+        bytes.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.extend_from_slice(&[0xff; 8]);
+        bytes.extend_from_slice(&[0, 0, 0, 0]);
+        bytes
+    }
+
+    fn refused(code: i32, message: &str) -> Error {
+        let refusal = Refusal { doing: "testing", code, domain: 10, message: Some(message.into()), number: -1 };
+        Error::Refused(Box::new(refusal))
+    }
+
+    #[test]
+    fn an_error_is_read_to_its_last_byte() {
+        let bytes = no_domain();
+        let mut reader = Reader::new(&bytes);
+        let refusal = Refusal::decode("looking", &mut reader).unwrap();
+        assert_eq!(reader.finish(), Ok(()));
+        assert_eq!((refusal.code, refusal.domain, refusal.number), (42, 10, -1));
+        assert_eq!(refusal.message.as_deref(), Some("gone x"));
+        for cut in 0..bytes.len() {
+            assert!(Refusal::decode("looking", &mut Reader::new(&bytes[..cut])).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn an_error_about_a_domain_and_a_network_is_read_too() {
+        let mut bytes = vec![0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1, b'v', 0, 0, 0];
+        bytes.extend_from_slice(&[7; 16]);
+        bytes.extend_from_slice(&[0xff; 4]);
+        bytes.extend_from_slice(&[0; 12 + 8]);
+        bytes.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0]);
+        bytes.extend_from_slice(&[7; 16]);
+        let mut reader = Reader::new(&bytes);
+        let refusal = Refusal::decode("testing", &mut reader).unwrap();
+        assert_eq!(reader.finish(), Ok(()));
+        assert_eq!(refusal.message, None);
+        assert!(refusal.to_string().contains("it does not say why"));
+    }
+
+    #[test]
+    fn what_a_daemon_says_cannot_steer_a_log() {
+        assert_eq!(printable("a\nb\u{1b}[2Jc\u{202e}d"), "a\\u{a}b\\u{1b}[2Jc\\u{202e}d");
+        assert_eq!(printable("Zürich 'ü'"), "Zürich 'ü'");
+        assert_eq!(printable(&"x".repeat(9999)).chars().count(), MESSAGE_MAX + 1);
+    }
+
+    #[test]
+    fn each_refusal_is_known_by_its_number_and_its_words() {
+        type Question = fn(&Error) -> bool;
+        let table: [(i32, &str, Question); 13] = [
+            (42, "Domain not found", Error::is_no_domain),
+            (55, "Requested operation is not valid: domain is not running", Error::is_wrong_state),
+            (99, "device not found: no device found at address", Error::is_device_missing),
+            (1, "internal error: no device found with alias ua-x", Error::is_device_missing),
+            (1, "… Device ua-a is already in the process of unplug", Error::is_unplug_pending),
+            (1, "… guest is busy (power indicator blinking)", Error::is_unplug_pending),
+            (68, "Timed out during operation: cannot acquire state change lock", Error::is_busy),
+            (1, "internal error: No more available PCI slots", Error::is_no_pci_slot),
+            (67, "unsupported configuration: 'interface' requires shared memory", Error::is_memory_not_shared),
+            (67, "unsupported configuration: non unique alias detected: ua-a", Error::is_duplicate_alias),
+            (1, "internal error: unexpected qemu URI path '/system', try qemu:///session", Error::is_wrong_uri),
+            (39, "unknown procedure: 392", Error::is_unsupported),
+            (45, "authentication failed: access denied by policy", Error::is_authentication),
+        ];
+        let questions: Vec<Question> = table.iter().map(|row| row.2).collect();
+        for (code, message, question) in table {
+            let error = refused(code, message);
+            assert!(question(&error), "{message}");
+            let yes =
+                questions.iter().filter(|other| !std::ptr::fn_addr_eq(**other, question) && other(&error)).count();
+            assert_eq!(yes, 0, "{message} is taken for something else too");
+            assert!(!question(&refused(7, message)) && !question(&Error::TimedOut { doing: "testing" }));
+        }
+        assert!(!refused(67, "unsupported configuration: something else").is_memory_not_shared());
+    }
+
+    #[test]
+    fn only_what_time_can_heal_is_retryable() {
+        assert!(Error::TimedOut { doing: "testing" }.is_retryable());
+        assert!(refused(68, "busy").is_retryable());
+        assert!(!refused(67, "non unique alias").is_retryable());
+        assert!(!Error::Protocol { doing: "testing", what: String::new() }.is_retryable());
+    }
+}

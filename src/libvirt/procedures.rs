@@ -1,0 +1,330 @@
+//! The calls: their numbers, what goes in, what comes out, and what makes an answer valid.
+//!
+//! Numbers and layouts: `src/remote/remote_protocol.x` of libvirt; the newest call used here is from libvirt 4.4.0.
+
+use super::xdr::{Fault, Reader, Writer};
+
+/// The most domains that libvirt puts into one answer (`REMOTE_DOMAIN_LIST_MAX`).
+pub const DOMAINS_MAX: usize = 16_384;
+/// The least a domain takes on the wire: an empty name, a UUID, an id.
+const DOMAIN_SIZE_MIN: usize = 24;
+/// The most authentication types in one answer (`REMOTE_AUTH_TYPE_LIST_MAX`).
+const AUTH_TYPES_MAX: usize = 20;
+
+/// `VIR_CONNECT_LIST_DOMAINS_ACTIVE`.
+const LIST_ACTIVE: u32 = 1;
+
+/// One procedure of the remote program.
+pub trait Call {
+    /// Its number.
+    const PROCEDURE: i32;
+    /// What the caller is doing, after "while".
+    const DOING: &'static str;
+    /// What comes back.
+    type Reply;
+
+    /// Writes the arguments.
+    ///
+    /// # Errors
+    /// A [`Fault`] where an argument cannot be put on the wire.
+    fn encode(&self, writer: &mut Writer) -> Result<(), Fault>;
+
+    /// Reads and validates the answer. That nothing follows it is for the caller to check.
+    ///
+    /// # Errors
+    /// A [`Fault`] where the answer is not one.
+    fn decode(reader: &mut Reader<'_>) -> Result<Self::Reply, Fault>;
+}
+
+/// A domain as libvirt names it (`remote_nonnull_domain`). Calls find it by its UUID alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Domain {
+    /// Its name: the peer's text, not fit for a log before [`printable`](super::error::printable).
+    pub name: String,
+    /// Its UUID.
+    pub uuid: [u8; 16],
+    /// Its number while it runs, -1 when it does not. A restarted domain has the same UUID and another id.
+    pub id: i32,
+}
+
+impl Domain {
+    pub(super) fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+        writer.string(&self.name)?;
+        writer.opaque(&self.uuid);
+        writer.i32(self.id);
+        Ok(())
+    }
+
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Fault> {
+        let domain = Self { name: reader.string()?.to_owned(), uuid: reader.opaque()?, id: reader.i32()? };
+        if domain.id < -1 {
+            return Err(Fault::Unknown { what: "domain id", value: domain.id.into() });
+        }
+        Ok(domain)
+    }
+}
+
+/// What a domain is doing (`virDomainState`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DomainState {
+    /// libvirt does not know.
+    NoState,
+    /// It runs.
+    Running,
+    /// It waits for a resource.
+    Blocked,
+    /// Its vCPUs are stopped; the process is there.
+    Paused,
+    /// It is on its way down.
+    ShuttingDown,
+    /// There is no process.
+    ShutOff,
+    /// It has crashed.
+    Crashed,
+    /// The guest has suspended itself.
+    Suspended,
+    /// A state that this client does not know.
+    Other(i32),
+}
+
+impl From<i32> for DomainState {
+    fn from(word: i32) -> Self {
+        match word {
+            0 => Self::NoState,
+            1 => Self::Running,
+            2 => Self::Blocked,
+            3 => Self::Paused,
+            4 => Self::ShuttingDown,
+            5 => Self::ShutOff,
+            6 => Self::Crashed,
+            7 => Self::Suspended,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// A way of showing who calls (`remote_auth_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthType {
+    /// None needed.
+    None,
+    /// SASL.
+    Sasl,
+    /// polkit, by the uid and pid of the socket's peer.
+    Polkit,
+    /// One that this client does not know.
+    Other(i32),
+}
+
+/// Asks how to authenticate. It comes first on every connection: with polkit configured it is this very call that
+/// lets root in (`remoteDispatchAuthList`).
+pub struct AuthList;
+
+impl Call for AuthList {
+    const PROCEDURE: i32 = 66;
+    const DOING: &'static str = "asking how to authenticate";
+    type Reply = Vec<AuthType>;
+
+    fn encode(&self, _: &mut Writer) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self::Reply, Fault> {
+        reader.array(AUTH_TYPES_MAX, 4, |r| {
+            Ok(match r.i32()? {
+                0 => AuthType::None,
+                1 => AuthType::Sasl,
+                2 => AuthType::Polkit,
+                other => AuthType::Other(other),
+            })
+        })
+    }
+}
+
+/// Has polkit decide. The answer is whether authentication is complete.
+pub struct AuthPolkit;
+
+impl Call for AuthPolkit {
+    const PROCEDURE: i32 = 70;
+    const DOING: &'static str = "authenticating with polkit";
+    type Reply = bool;
+
+    fn encode(&self, _: &mut Writer) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<bool, Fault> {
+        reader.bool()
+    }
+}
+
+/// Opens the hypervisor connection, once per socket; a refused one may be followed by another.
+pub struct Open<'a> {
+    /// The URI, without transport and query.
+    pub uri: &'a str,
+}
+
+impl Call for Open<'_> {
+    const PROCEDURE: i32 = 1;
+    const DOING: &'static str = "opening the hypervisor connection";
+    type Reply = ();
+
+    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+        writer.some_string(self.uri)?;
+        writer.u32(0);
+        Ok(())
+    }
+
+    fn decode(_: &mut Reader<'_>) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// Closes the connection; the daemon hangs up after its answer.
+pub struct Close;
+
+impl Call for Close {
+    const PROCEDURE: i32 = 2;
+    const DOING: &'static str = "closing the connection";
+    type Reply = ();
+
+    fn encode(&self, _: &mut Writer) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn decode(_: &mut Reader<'_>) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// The daemon's version: major × 1,000,000 + minor × 1,000 + release.
+pub struct LibraryVersion;
+
+impl Call for LibraryVersion {
+    const PROCEDURE: i32 = 157;
+    const DOING: &'static str = "asking for its version";
+    type Reply = u64;
+
+    fn encode(&self, _: &mut Writer) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<u64, Fault> {
+        reader.u64()
+    }
+}
+
+/// Lists the active domains (since libvirt 0.9.13).
+pub struct ListActive;
+
+impl Call for ListActive {
+    const PROCEDURE: i32 = 273;
+    const DOING: &'static str = "listing the running domains";
+    type Reply = Vec<Domain>;
+
+    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+        writer.i32(1); // the domains, not their count alone
+        writer.u32(LIST_ACTIVE);
+        Ok(())
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Vec<Domain>, Fault> {
+        let domains = reader.array(DOMAINS_MAX, DOMAIN_SIZE_MIN, Domain::decode)?;
+        let count = reader.u32()?;
+        if usize::try_from(count) != Ok(domains.len()) {
+            return Err(Fault::Unknown { what: "number of domains", value: count.into() });
+        }
+        Ok(domains)
+    }
+}
+
+/// Finds a domain by its name.
+pub struct Lookup<'a> {
+    /// The name.
+    pub name: &'a str,
+}
+
+impl Call for Lookup<'_> {
+    const PROCEDURE: i32 = 23;
+    const DOING: &'static str = "looking up a domain by name";
+    type Reply = Domain;
+
+    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+        writer.string(self.name)
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Domain, Fault> {
+        Domain::decode(reader)
+    }
+}
+
+/// What a domain is doing. Takes no job in the daemon, so it answers at once even while an attach is stuck.
+pub struct GetState<'a> {
+    /// The domain.
+    pub domain: &'a Domain,
+}
+
+impl Call for GetState<'_> {
+    const PROCEDURE: i32 = 212;
+    const DOING: &'static str = "asking for the state of a domain";
+    type Reply = DomainState;
+
+    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+        self.domain.encode(writer)?;
+        writer.u32(0);
+        Ok(())
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<DomainState, Fault> {
+        let state = reader.i32()?.into();
+        reader.i32()?; // the reason, a number whose meaning depends on the state
+        Ok(state)
+    }
+}
+
+/// Whether a domain outlives its process.
+pub struct IsPersistent<'a> {
+    /// The domain.
+    pub domain: &'a Domain,
+}
+
+impl Call for IsPersistent<'_> {
+    const PROCEDURE: i32 = 151;
+    const DOING: &'static str = "asking whether a domain is persistent";
+    type Reply = bool;
+
+    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+        self.domain.encode(writer)
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<bool, Fault> {
+        reader.bool()
+    }
+}
+
+/// The XML of a domain.
+pub struct GetXml<'a> {
+    /// The domain.
+    pub domain: &'a Domain,
+    /// `virDomainXMLFlags`: 0 for what runs, 2 for what is stored.
+    pub flags: u32,
+}
+
+impl Call for GetXml<'_> {
+    const PROCEDURE: i32 = 14;
+    const DOING: &'static str = "asking for the XML of a domain";
+    type Reply = String;
+
+    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+        self.domain.encode(writer)?;
+        writer.u32(self.flags);
+        Ok(())
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<String, Fault> {
+        reader.string().map(str::to_owned)
+    }
+}
+
+#[cfg(test)]
+mod tests;

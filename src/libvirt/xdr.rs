@@ -1,0 +1,358 @@
+//! XDR (RFC 4506) as far as libvirt uses it: big-endian words, strings and fixed opaque data padded to whole words.
+//!
+//! The reader gives out only what the input really holds: a length is compared with the bytes that are left before
+//! anything is taken, and nothing is reserved ahead.
+
+use std::fmt;
+
+/// The longest string libvirt itself allows on the wire, in bytes (`REMOTE_STRING_MAX` in `remote_protocol.x`).
+pub const STRING_MAX: usize = 4_194_304;
+
+/// The size of an XDR word in bytes; everything is padded to it.
+const WORD: usize = 4;
+
+/// Why bytes are not what they should be, or a value cannot be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The input ends before the value does.
+    Short {
+        /// Bytes that the value needs.
+        needed: usize,
+        /// Bytes that are left.
+        left: usize,
+    },
+    /// A string is longer than [`STRING_MAX`].
+    LongString(usize),
+    /// An array has more elements than its type allows.
+    LongArray {
+        /// The count that the input claims.
+        count: usize,
+        /// The most that the type allows.
+        most: usize,
+    },
+    /// Padding that is not zero.
+    Padding,
+    /// A string that is not UTF-8.
+    NotUtf8,
+    /// A string with a NUL byte, which no C peer can mean.
+    Nul,
+    /// A word that must be 0 or 1 and is neither.
+    NotBool(u32),
+    /// A word outside the values that its type knows.
+    Unknown {
+        /// What the word stands for.
+        what: &'static str,
+        /// Its value.
+        value: i64,
+    },
+    /// Bytes after the last value.
+    Trailing(usize),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Short { needed, left } => write!(f, "a value needs {needed} bytes where {left} are left"),
+            Self::LongString(length) => write!(f, "a string of {length} bytes is over the limit of {STRING_MAX}"),
+            Self::LongArray { count, most } => write!(f, "an array of {count} elements is over the limit of {most}"),
+            Self::Padding => f.write_str("padding is not zero"),
+            Self::NotUtf8 => f.write_str("a string is not UTF-8"),
+            Self::Nul => f.write_str("a string holds a NUL byte"),
+            Self::NotBool(value) => write!(f, "a flag is {value}, neither 0 nor 1"),
+            Self::Unknown { what, value } => write!(f, "the {what} {value} is unknown"),
+            Self::Trailing(count) => write!(f, "{count} bytes follow the last value"),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// Takes values off the front of a byte slice.
+#[derive(Clone, Debug)]
+pub struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    /// A reader at the start of `bytes`.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    /// The number of bytes not read yet.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.rest.len()
+    }
+
+    fn take(&mut self, count: usize) -> Result<&'a [u8], Fault> {
+        let (taken, rest) =
+            self.rest.split_at_checked(count).ok_or(Fault::Short { needed: count, left: self.rest.len() })?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    /// `N` bytes of fixed opaque data.
+    ///
+    /// # Errors
+    /// [`Fault::Short`]; [`Fault::Padding`] when the padding to a whole word is not zero.
+    pub fn opaque<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+        let bytes = self.padded(N)?;
+        bytes.try_into().map_err(|_| Fault::Short { needed: N, left: bytes.len() })
+    }
+
+    /// `count` bytes and the zeroes that pad them to a whole word.
+    fn padded(&mut self, count: usize) -> Result<&'a [u8], Fault> {
+        let bytes = self.take(count)?;
+        let padding = self.take(padding(count))?;
+        if padding.iter().any(|byte| *byte != 0) {
+            return Err(Fault::Padding);
+        }
+        Ok(bytes)
+    }
+
+    /// An unsigned word.
+    ///
+    /// # Errors
+    /// [`Fault::Short`].
+    pub fn u32(&mut self) -> Result<u32, Fault> {
+        self.opaque().map(u32::from_be_bytes)
+    }
+
+    /// A signed word; also an enumeration.
+    ///
+    /// # Errors
+    /// [`Fault::Short`].
+    pub fn i32(&mut self) -> Result<i32, Fault> {
+        self.opaque().map(i32::from_be_bytes)
+    }
+
+    /// An unsigned double word ("unsigned hyper").
+    ///
+    /// # Errors
+    /// [`Fault::Short`].
+    pub fn u64(&mut self) -> Result<u64, Fault> {
+        self.opaque().map(u64::from_be_bytes)
+    }
+
+    /// A flag: a word that is 0 or 1.
+    ///
+    /// # Errors
+    /// [`Fault::Short`], [`Fault::NotBool`].
+    pub fn bool(&mut self) -> Result<bool, Fault> {
+        match self.u32()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(Fault::NotBool(other)),
+        }
+    }
+
+    /// A string, borrowed from the input.
+    ///
+    /// # Errors
+    /// [`Fault::Short`], [`Fault::LongString`], [`Fault::Padding`], [`Fault::NotUtf8`], [`Fault::Nul`].
+    pub fn string(&mut self) -> Result<&'a str, Fault> {
+        let length = index(self.u32()?);
+        if length > STRING_MAX {
+            return Err(Fault::LongString(length));
+        }
+        let text = std::str::from_utf8(self.padded(length)?).map_err(|_| Fault::NotUtf8)?;
+        if text.contains('\0') {
+            return Err(Fault::Nul);
+        }
+        Ok(text)
+    }
+
+    /// A value that may be absent.
+    ///
+    /// # Errors
+    /// Those of [`Reader::bool`] and of `value`.
+    pub fn option<T>(&mut self, value: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<Option<T>, Fault> {
+        if self.bool()? { value(self).map(Some) } else { Ok(None) }
+    }
+
+    /// An array of at most `most` elements, each of which takes at least `smallest` bytes on the wire.
+    ///
+    /// # Errors
+    /// [`Fault::LongArray`]; [`Fault::Short`] at once when the count cannot fit into what is left; those of `element`.
+    pub fn array<T>(
+        &mut self,
+        most: usize,
+        smallest: usize,
+        mut element: impl FnMut(&mut Self) -> Result<T, Fault>,
+    ) -> Result<Vec<T>, Fault> {
+        let count = index(self.u32()?);
+        if count > most {
+            return Err(Fault::LongArray { count, most });
+        }
+        let needed = count.saturating_mul(smallest);
+        if needed > self.left() {
+            return Err(Fault::Short { needed, left: self.left() });
+        }
+        (0..count).map(|_| element(self)).collect()
+    }
+
+    /// Says that everything has been read.
+    ///
+    /// # Errors
+    /// [`Fault::Trailing`].
+    pub fn finish(self) -> Result<(), Fault> {
+        match self.rest.len() {
+            0 => Ok(()),
+            count => Err(Fault::Trailing(count)),
+        }
+    }
+}
+
+/// Appends values to a byte buffer.
+#[derive(Clone, Debug, Default)]
+pub struct Writer {
+    bytes: Vec<u8>,
+}
+
+impl Writer {
+    /// An empty writer.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What has been written.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Fixed opaque data, padded.
+    pub fn opaque(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.bytes.resize(self.bytes.len().saturating_add(padding(bytes.len())), 0);
+    }
+
+    /// An unsigned word.
+    pub fn u32(&mut self, value: u32) {
+        self.opaque(&value.to_be_bytes());
+    }
+
+    /// A signed word.
+    pub fn i32(&mut self, value: i32) {
+        self.opaque(&value.to_be_bytes());
+    }
+
+    /// A string.
+    ///
+    /// # Errors
+    /// [`Fault::LongString`], [`Fault::Nul`]: the daemon would drop the connection, or read half of it.
+    pub fn string(&mut self, value: &str) -> Result<(), Fault> {
+        if value.contains('\0') {
+            return Err(Fault::Nul);
+        }
+        let length = u32::try_from(value.len())
+            .ok()
+            .filter(|_| value.len() <= STRING_MAX)
+            .ok_or(Fault::LongString(value.len()))?;
+        self.u32(length);
+        self.opaque(value.as_bytes());
+        Ok(())
+    }
+
+    /// A string that is present where it may be absent.
+    ///
+    /// # Errors
+    /// Those of [`Writer::string`].
+    pub fn some_string(&mut self, value: &str) -> Result<(), Fault> {
+        self.u32(1);
+        self.string(value)
+    }
+}
+
+/// The bytes that pad `count` to a whole word.
+fn padding(count: usize) -> usize {
+    (WORD - count % WORD) % WORD
+}
+
+/// A length off the wire as an index; where it does not fit, the largest index fails every later bound.
+fn index(length: u32) -> usize {
+    usize::try_from(length).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_big_endian() {
+        let mut reader = Reader::new(&[0, 0, 1, 2, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1, 0, 0, 0, 0]);
+        assert_eq!(reader.u32(), Ok(258));
+        assert_eq!(reader.i32(), Ok(-1));
+        assert_eq!(reader.u64(), Ok(0x1_0000_0000));
+        assert_eq!(reader.finish(), Ok(()));
+    }
+
+    #[test]
+    fn a_string_is_its_length_its_bytes_and_zeroes() {
+        let mut writer = Writer::new();
+        writer.string("qemu:").unwrap();
+        let bytes = writer.into_bytes();
+        assert_eq!(bytes, [0, 0, 0, 5, b'q', b'e', b'm', b'u', b':', 0, 0, 0]);
+        assert_eq!(Reader::new(&bytes).string(), Ok("qemu:"));
+        for cut in 0..bytes.len() {
+            assert!(matches!(Reader::new(&bytes[..cut]).string(), Err(Fault::Short { .. })), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn padding_other_than_zero_is_a_fault() {
+        for last in 9..12 {
+            let mut bytes = [0, 0, 0, 5, b'q', b'e', b'm', b'u', b':', 0, 0, 0];
+            bytes[last] = 1;
+            assert_eq!(Reader::new(&bytes).string(), Err(Fault::Padding));
+        }
+    }
+
+    #[test]
+    fn a_string_of_whole_words_has_no_padding() {
+        let mut writer = Writer::new();
+        writer.string("qemu").unwrap();
+        writer.string("").unwrap();
+        let bytes = writer.into_bytes();
+        assert_eq!(bytes.len(), 12);
+        let mut reader = Reader::new(&bytes);
+        assert_eq!((reader.string(), reader.string()), (Ok("qemu"), Ok("")));
+    }
+
+    #[test]
+    fn a_length_beyond_the_input_reserves_nothing() {
+        assert_eq!(Reader::new(&[0x7f, 0xff, 0xff, 0xff]).string(), Err(Fault::LongString(0x7fff_ffff)));
+        assert_eq!(Reader::new(&[0, 0x40, 0, 0]).string(), Err(Fault::Short { needed: STRING_MAX, left: 0 }));
+        assert_eq!(Reader::new(&[0, 0x40, 0, 1]).string(), Err(Fault::LongString(STRING_MAX + 1)));
+        let array = Reader::new(&[0, 0, 0x40, 0, 0, 0, 0, 0]).array(16384, 24, Reader::u32);
+        assert_eq!(array, Err(Fault::Short { needed: 16384 * 24, left: 4 }));
+        let array = Reader::new(&[0xff, 0xff, 0xff, 0xff]).array(16384, 24, Reader::u32);
+        assert_eq!(array, Err(Fault::LongArray { count: 0xffff_ffff, most: 16384 }));
+    }
+
+    #[test]
+    fn text_that_is_no_c_string_is_a_fault() {
+        assert_eq!(Reader::new(&[0, 0, 0, 2, 0xc3, 0x28, 0, 0]).string(), Err(Fault::NotUtf8));
+        assert_eq!(Reader::new(&[0, 0, 0, 2, b'a', 0, 0, 0]).string(), Err(Fault::Nul));
+        assert_eq!(Writer::new().string("a\0b"), Err(Fault::Nul));
+        let long = "x".repeat(STRING_MAX + 1);
+        assert_eq!(Writer::new().string(&long), Err(Fault::LongString(STRING_MAX + 1)));
+    }
+
+    #[test]
+    fn an_option_is_a_flag_and_a_value() {
+        assert_eq!(Reader::new(&[0, 0, 0, 0]).option(Reader::u32), Ok(None));
+        assert_eq!(Reader::new(&[0, 0, 0, 1, 0, 0, 0, 9]).option(Reader::u32), Ok(Some(9)));
+        assert_eq!(Reader::new(&[0, 0, 0, 2, 0, 0, 0, 9]).option(Reader::u32), Err(Fault::NotBool(2)));
+    }
+
+    #[test]
+    fn what_is_left_over_is_counted() {
+        let mut reader = Reader::new(&[0; 7]);
+        reader.u32().unwrap();
+        assert_eq!(reader.finish(), Err(Fault::Trailing(3)));
+    }
+}

@@ -1,0 +1,66 @@
+//! Plugging the NIC into the running VM.
+
+use super::domain::{Description, Match};
+use super::error::Error;
+use super::interface::{Interface, Nic};
+use crate::deadline::Deadline;
+use crate::libvirt::{Client, Domain, Scope, Xml};
+
+/// The VM that the daemon runs: the one of this name, or the only one.
+///
+/// # Errors
+/// [`Error::NoDomain`], [`Error::SeveralDomains`], or libvirt's.
+pub fn choose(client: &mut Client, name: Option<&str>, deadline: Deadline) -> Result<Domain, Error> {
+    let mut running = client.running_domains(deadline)?;
+    if let Some(name) = name {
+        let found = running.iter().position(|domain| domain.name == name).map(|at| running.swap_remove(at));
+        return found.ok_or_else(|| Error::NoDomain { asked: Some(name.to_owned()), running: names(&running) });
+    }
+    match (running.pop(), running.is_empty()) {
+        (Some(only), true) => Ok(only),
+        (None, _) => Err(Error::NoDomain { asked: None, running: Vec::new() }),
+        (Some(last), false) => {
+            running.push(last);
+            Err(Error::SeveralDomains(names(&running)))
+        }
+    }
+}
+
+fn names(domains: &[Domain]) -> Vec<String> {
+    domains.iter().map(|domain| domain.name.clone()).collect()
+}
+
+/// What the running domain has.
+///
+/// # Errors
+/// libvirt's, or that its XML cannot be read.
+pub fn describe(client: &mut Client, domain: &Domain, deadline: Deadline) -> Result<Description, Error> {
+    let document = client.xml(domain, Xml::Live, deadline)?;
+    Description::parse(&document).map_err(Error::Description)
+}
+
+/// Whether the NIC is there as asked; `None` if it is not and nothing is in its way.
+///
+/// # Errors
+/// [`Error::Conflict`] or [`Error::Obstacle`]: known before the VM is touched.
+pub fn examine(description: &Description, asked: &Interface, queues_matter: bool) -> Result<Option<Nic>, Error> {
+    match description.compare(asked, queues_matter) {
+        Match::Same(nic) => Ok(Some(nic)),
+        Match::Conflict(text) => Err(Error::Conflict(text)),
+        Match::Absent => description.obstacle(asked).map_or(Ok(None), |obstacle| Err(Error::Obstacle(obstacle))),
+    }
+}
+
+/// Plugs the NIC into the running domain, and only that: a persistent one would keep the VM's next start waiting for
+/// the data plane.
+///
+/// # Errors
+/// [`Error::AttachOpen`] when libvirt does not answer: the attach goes on whether we wait or not (virsh cannot stop it
+/// either). Else libvirt's refusal, after which nothing is left of the NIC.
+pub fn attach(client: &mut Client, domain: &Domain, asked: &Interface, deadline: Deadline) -> Result<(), Error> {
+    let document = asked.to_xml().map_err(|error| Error::Conflict(format!("the NIC cannot be described: {error}")))?;
+    client.attach(domain, &document, Scope::Live, deadline).map_err(|error| match error.refusal() {
+        Some(_) => Error::Libvirt(error),
+        None => Error::AttachOpen(error),
+    })
+}

@@ -1,0 +1,101 @@
+//! What can go wrong between a NIC and a VM.
+
+use std::fmt;
+
+use super::domain::Obstacle;
+use super::xml;
+use crate::libvirt;
+
+/// Why a NIC could not be plugged or unplugged.
+#[derive(Debug)]
+pub enum Error {
+    /// The daemon runs no VM, or not the one that was named.
+    NoDomain {
+        /// The name that was asked for.
+        asked: Option<String>,
+        /// The names of those that run.
+        running: Vec<String>,
+    },
+    /// The daemon runs several VMs and none was named.
+    SeveralDomains(Vec<String>),
+    /// Something else has the NIC's alias, MAC or socket, or it is there with other properties: in words.
+    Conflict(String),
+    /// The VM was not started so that it can take the NIC.
+    Obstacle(Obstacle),
+    /// The daemon's description of the domain cannot be read.
+    Description(xml::Error),
+    /// libvirt failed or refused.
+    Libvirt(libvirt::Error),
+    /// libvirt did not answer the attach in time. It, and with it the VM, may be waiting for the data plane.
+    AttachOpen(libvirt::Error),
+    /// The guest still has the NIC at the deadline.
+    NotReleased {
+        /// The NIC's alias.
+        alias: String,
+        /// What libvirt said last, if it refused to ask the guest.
+        last: Option<String>,
+    },
+}
+
+impl From<libvirt::Error> for Error {
+    fn from(error: libvirt::Error) -> Self {
+        Self::Libvirt(error)
+    }
+}
+
+impl Error {
+    /// Whether the same call may succeed later with nothing changed in what is asked.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::NoDomain { .. } | Self::AttachOpen(_) | Self::NotReleased { .. } => true,
+            Self::Libvirt(error) => error.is_retryable() || error.is_no_domain(),
+            Self::SeveralDomains(_) | Self::Conflict(_) | Self::Obstacle(_) | Self::Description(_) => false,
+        }
+    }
+
+    /// Whether what was asked for may still happen, so that nothing it needs can be taken away.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::AttachOpen(_))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoDomain { asked: None, .. } => f.write_str("no VM runs in the pod"),
+            Self::NoDomain { asked: Some(name), running } => {
+                write!(f, "no VM named {name} runs in the pod (running: {})", list(running))
+            }
+            Self::SeveralDomains(names) => {
+                write!(f, "the pod runs several VMs ({}): name one with the key \"domain\"", list(names))
+            }
+            Self::Conflict(text) => f.write_str(text),
+            Self::Obstacle(obstacle) => obstacle.fmt(f),
+            Self::Description(error) => write!(f, "libvirt's description of the VM cannot be read: {error}"),
+            Self::Libvirt(error) => error.fmt(f),
+            Self::AttachOpen(error) => write!(
+                f,
+                "{error}; QEMU waits for the data plane to connect to the NIC's socket and the VM stands still meanwhile: \
+                 look whether OVS runs, whether the port is there (ovs-vsctl find Interface type=dpdkvhostuserclient) and \
+                 whether its vhost-server-path shows the socket"
+            ),
+            Self::NotReleased { alias, last } => {
+                write!(
+                    f,
+                    "the guest has not let go of the NIC {alias}: is its operating system up, with PCI hot-plug?"
+                )?;
+                last.as_ref().map_or(Ok(()), |last| write!(f, " ({last})"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+fn list(names: &[String]) -> String {
+    // The names are the tenant's: few, short, and nothing in them that steers a terminal.
+    let shown: Vec<String> = names.iter().take(8).map(|name| libvirt::error::printable(name)).collect();
+    if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
+}
