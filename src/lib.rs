@@ -2,11 +2,15 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod cni;
+pub mod config;
 pub mod dataplane;
 pub mod deadline;
 pub mod libvirt;
+pub mod logging;
 pub mod pod;
 pub mod record;
 pub mod share;
 pub mod sys;
+pub mod verbs;
 pub mod vm;

@@ -47,9 +47,9 @@ impl PciAddress {
     pub fn parse(text: &str) -> Option<Self> {
         let (rest, function) = text.split_once('.')?;
         let (rest, slot) = rest.rsplit_once(':')?;
-        let (domain, bus) = rest.split_once(':').unwrap_or(("0", rest));
-        let digits = |part: &str, most: usize| {
-            let fits = !part.is_empty() && part.len() <= most && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let (domain, bus) = rest.split_once(':').unwrap_or(("0000", rest));
+        let digits = |part: &str, count: usize| {
+            let fits = part.len() == count && part.bytes().all(|byte| byte.is_ascii_hexdigit());
             fits.then(|| u16::from_str_radix(part, 16).ok()).flatten()
         };
         let address = Self {

@@ -1,0 +1,324 @@
+//! What the runtime asks for: the environment and the configuration, checked.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::json::shortened;
+use super::netconf::Undecided;
+use super::{Error, NetConf, Version};
+
+/// How much of an invalid variable an error quotes, in bytes.
+const QUOTED_MAX: usize = 80;
+
+/// A command that works on a network configuration; VERSION, which needs none, is answered apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Attach a container to the network, or apply this plugin's part of it.
+    Add,
+    /// Undo an ADD.
+    Del,
+    /// Is what ADD made still there?
+    Check,
+    /// Undo every ADD whose attachment isn't listed as valid.
+    Gc,
+    /// Is the plugin ready for ADD?
+    Status,
+}
+
+impl Command {
+    /// The first version of the specification that has it.
+    #[must_use]
+    pub fn since(self) -> Version {
+        match self {
+            Self::Add | Self::Del => Version::V0_1_0,
+            Self::Check => Version::V0_4_0,
+            Self::Gc | Self::Status => Version::V1_1_0,
+        }
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Add => "ADD",
+            Self::Del => "DEL",
+            Self::Check => "CHECK",
+            Self::Gc => "GC",
+            Self::Status => "STATUS",
+        })
+    }
+}
+
+/// One call, every part of it checked as far as the specification tells.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What to do.
+    pub command: Command,
+    /// `CNI_CONTAINERID`; empty for GC and STATUS, which concern no container.
+    pub container_id: String,
+    /// `CNI_IFNAME`; empty for GC and STATUS.
+    pub ifname: String,
+    /// `CNI_NETNS`, any path to a network namespace; always there for ADD and CHECK, perhaps for DEL.
+    pub netns: Option<PathBuf>,
+    /// `CNI_ARGS`; empty for GC and STATUS.
+    pub args: Args,
+    /// The configuration on stdin.
+    pub conf: NetConf,
+}
+
+/// `CNI_ARGS`: `KEY=VALUE` pairs, separated by semicolons.
+///
+/// Users can put anything there, so what is no pair is passed over rather than refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Args(String);
+
+impl Args {
+    /// The pairs in the variable's value; those that aren't UTF-8 are left out.
+    #[must_use]
+    pub fn new(variable: &OsStr) -> Self {
+        let pairs = variable.as_bytes().split(|byte| *byte == b';').filter_map(|pair| std::str::from_utf8(pair).ok());
+        Self(pairs.collect::<Vec<_>>().join(";"))
+    }
+
+    /// The value of `key`; of doubles the last one, as in libcni. An empty one counts as absent. A pair with more than
+    /// one `=` is none, as in libcni.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&str> {
+        let pairs = self.0.split(';').rev().filter_map(|pair| pair.split_once('='));
+        let mut values = pairs.filter(|(name, value)| *name == key && !value.contains('=')).map(|(_, value)| value);
+        values.next().filter(|value| !value.is_empty())
+    }
+}
+
+/// What `CNI_COMMAND` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    /// Which versions does the plugin speak?
+    Version,
+    /// Anything that works on a configuration.
+    Call(Command),
+}
+
+/// The variables of the protocol. An empty one counts as unset, since libcni always exports them all.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Variables {
+    command: Option<OsString>,
+    container_id: Option<OsString>,
+    netns: Option<OsString>,
+    ifname: Option<OsString>,
+    args: Option<OsString>,
+    netns_override: Option<OsString>,
+}
+
+impl Variables {
+    /// The variables as `lookup` finds them. `CNI_PATH` isn't among them: this plugin delegates to no other.
+    pub(super) fn new(lookup: impl Fn(&str) -> Option<OsString>) -> Self {
+        let variable = |name| lookup(name).filter(|value| !value.is_empty());
+        Self {
+            command: variable("CNI_COMMAND"),
+            container_id: variable("CNI_CONTAINERID"),
+            netns: variable("CNI_NETNS"),
+            ifname: variable("CNI_IFNAME"),
+            args: variable("CNI_ARGS"),
+            netns_override: variable("CNI_NETNS_OVERRIDE"),
+        }
+    }
+
+    /// Whether there is a command at all; if not, it is hardly a runtime that calls.
+    pub(super) fn has_command(&self) -> bool {
+        self.command.is_some()
+    }
+
+    /// The command.
+    pub(super) fn verb(&self) -> Result<Verb, Error> {
+        const KNOWN: &str = "ADD, DEL, CHECK, GC, STATUS or VERSION";
+        let Some(name) = &self.command else {
+            return Err(Error::invalid_environment(format!(
+                "CNI_COMMAND is not set: this is a CNI plugin, which a container runtime starts with CNI_COMMAND={KNOWN}."
+            )));
+        };
+        match name.to_str() {
+            Some("GC") => return Ok(Verb::Call(Command::Gc)),
+            Some("STATUS") => return Ok(Verb::Call(Command::Status)),
+            _ => {}
+        }
+        match name.to_str().and_then(|name| name.parse().ok()) {
+            Some(cni_plugin::Command::Add) => Ok(Verb::Call(Command::Add)),
+            Some(cni_plugin::Command::Del) => Ok(Verb::Call(Command::Del)),
+            Some(cni_plugin::Command::Check) => Ok(Verb::Call(Command::Check)),
+            Some(cni_plugin::Command::Version) => Ok(Verb::Version),
+            None => Err(Error::invalid_environment(format!("CNI_COMMAND is {}, not {KNOWN}.", quoted(name)))),
+        }
+    }
+
+    /// The container id and the interface's name, or one error that names every variable at fault.
+    fn attachment(&self, command: Command) -> Result<(String, String), Error> {
+        if matches!(command, Command::Gc | Command::Status) {
+            return Ok(Default::default());
+        }
+        let mut faults = Vec::new();
+        let mut text = |name: &str, value: &Option<OsString>, fault: fn(&str) -> Option<&'static str>| {
+            let Some(value) = value else {
+                faults.push(format!("{name} is not set"));
+                return String::new();
+            };
+            match value.to_str().map(|text| (text, fault(text))) {
+                None => faults.push(format!("{name} is {}, which isn't UTF-8", quoted(value))),
+                Some((_, Some(fault))) => faults.push(format!("{name} is {}, which {fault}", quoted(value))),
+                Some((text, None)) => return text.to_owned(),
+            }
+            String::new()
+        };
+        let container_id = text("CNI_CONTAINERID", &self.container_id, container_id_fault);
+        let ifname = text("CNI_IFNAME", &self.ifname, ifname_fault);
+        if command != Command::Del && self.netns.is_none() {
+            faults.push("CNI_NETNS is not set".to_owned());
+        }
+        if faults.is_empty() {
+            Ok((container_id, ifname))
+        } else {
+            Err(Error::invalid_environment(format!("{command} can't go on: {}.", faults.join("; "))))
+        }
+    }
+
+    /// Refuses an ADD into the plugin's own network namespace: it would change the host's network, not a container's.
+    /// `CNI_NETNS_OVERRIDE` allows it, as in libcni's `pkg/skel`.
+    fn refuse_own_namespace(&self, netns: &Path) -> Result<(), Error> {
+        let allowed =
+            self.netns_override.as_ref().is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"));
+        // A namespace that can't be looked at isn't judged here: whoever enters it will find the error.
+        let identity = |path: &Path| path.metadata().ok().map(|file| (file.dev(), file.ino()));
+        let theirs = identity(netns);
+        if !allowed && theirs.is_some() && theirs == identity(Path::new("/proc/self/ns/net")) {
+            return Err(Error::invalid_environment(format!(
+                "CNI_NETNS is {}, the network namespace that the plugin itself runs in, not a container's \
+                 (CNI_NETNS_OVERRIDE=1 allows it).",
+                quoted(netns.as_os_str())
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Request {
+    /// The call, from the variables, the command that they name, and what stdin held; with the version to answer in,
+    /// which is known for many a call that is refused.
+    ///
+    /// # Errors
+    /// Of more than one fault the first in the order of libcni's `pkg/skel`: variables (code 4), stdin (5), its
+    /// decoding (6), the network's name (7), the version (1); then the namespace (4).
+    pub(super) fn read(
+        variables: &Variables,
+        command: Command,
+        stdin: Result<Vec<u8>, Error>,
+    ) -> (Version, Result<Self, Error>) {
+        let undecided = stdin.and_then(Undecided::of);
+        let version = undecided.as_ref().ok().and_then(Undecided::version).unwrap_or(Version::NEWEST);
+        (version, Self::check(variables, command, undecided))
+    }
+
+    fn check(variables: &Variables, command: Command, undecided: Result<Undecided, Error>) -> Result<Self, Error> {
+        let (container_id, ifname) = variables.attachment(command)?;
+        let conf = undecided?.judged(command)?;
+        let concerns_a_container = !matches!(command, Command::Gc | Command::Status);
+        let netns = variables.netns.as_ref().filter(|_| concerns_a_container).map(PathBuf::from);
+        let args = variables.args.as_deref().filter(|_| concerns_a_container).map(Args::new).unwrap_or_default();
+        if let (Command::Add, Some(netns)) = (command, &netns) {
+            variables.refuse_own_namespace(netns)?;
+        }
+        Ok(Self { command, container_id, ifname, netns, args, conf })
+    }
+}
+
+/// Whether `text` is a container id or network name: `^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`, of any length (specification
+/// 1.0.0, sections 1 and 2).
+pub(super) fn is_identifier(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+fn container_id_fault(id: &str) -> Option<&'static str> {
+    (!is_identifier(id)).then_some("must start with a letter or digit and go on with letters, digits, '_', '.' and '-'")
+}
+
+/// What Linux and libcni (`pkg/utils`) hold against an interface's name.
+fn ifname_fault(name: &str) -> Option<&'static str> {
+    // IFNAMSIZ counts bytes, and the final NUL.
+    if name.len() > 15 {
+        Some("is longer than 15 bytes")
+    } else if matches!(name, "." | "..") {
+        Some("is no name for an interface")
+    } else if name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace()) {
+        Some("has a slash, a colon or white space in it")
+    } else {
+        None
+    }
+}
+
+fn quoted(value: &OsStr) -> String {
+    shortened(&format!("{value:?}"), QUOTED_MAX).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    fn args(text: &[u8]) -> Args {
+        Args::new(&OsString::from_vec(text.to_vec()))
+    }
+
+    fn variables(pairs: &[(&str, &str)]) -> Variables {
+        Variables::new(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value)))
+    }
+
+    #[test]
+    fn arguments_are_read_in_any_order_and_odd_ones_passed_over() {
+        let args = args(b"K8S_POD_UID=old;;=;x;IgnoreUnknown=1;\xff=1;A=B=C;EMPTY=;K8S_POD_UID=uid;K8S_POD_NAME=a b");
+        assert_eq!(args.get("K8S_POD_UID"), Some("uid"));
+        assert_eq!(args.get("K8S_POD_NAME"), Some("a b"));
+        assert_eq!(args.get("IgnoreUnknown"), Some("1"));
+        for absent in ["A", "EMPTY", "x", "k8s_pod_uid", "\u{fffd}"] {
+            assert_eq!(args.get(absent), None, "{absent:?}");
+        }
+        assert_eq!(Args::default().get("K8S_POD_UID"), None);
+    }
+
+    #[test]
+    fn commands_are_exact() {
+        assert_eq!(variables(&[("CNI_COMMAND", "GC")]).verb(), Ok(Verb::Call(Command::Gc)));
+        assert_eq!(variables(&[("CNI_COMMAND", "VERSION")]).verb(), Ok(Verb::Version));
+        for bad in ["", "add", "ADD ", "UPDATE", "Gc"] {
+            let error = variables(&[("CNI_COMMAND", bad)]).verb().unwrap_err();
+            assert!(error.code == 4 && error.msg.contains("CNI_COMMAND"), "{bad:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn one_error_names_every_variable_at_fault() {
+        let error = variables(&[("CNI_IFNAME", "a/b"), ("CNI_NETNS", "")]).attachment(Command::Add).unwrap_err();
+        for name in ["CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS"] {
+            assert!(error.code == 4 && error.msg.contains(name), "{name}: {error}");
+        }
+        let good = variables(&[("CNI_IFNAME", "eth0"), ("CNI_CONTAINERID", "Ab.c_-")]);
+        assert!(good.attachment(Command::Del).is_ok());
+        assert!(good.attachment(Command::Check).is_err());
+        assert!(variables(&[]).attachment(Command::Gc).is_ok());
+    }
+
+    #[test]
+    fn the_plugins_own_namespace_is_refused_unless_allowed() {
+        let own = Path::new("/proc/self/ns/net");
+        assert_eq!(variables(&[]).refuse_own_namespace(own).unwrap_err().code, 4);
+        assert!(variables(&[]).refuse_own_namespace(Path::new("/proc/self/ns/mnt")).is_ok());
+        assert!(variables(&[]).refuse_own_namespace(Path::new("/nowhere")).is_ok());
+        for yes in ["1", "true", "TRUE"] {
+            assert!(variables(&[("CNI_NETNS_OVERRIDE", yes)]).refuse_own_namespace(own).is_ok());
+        }
+        assert!(variables(&[("CNI_NETNS_OVERRIDE", "0")]).refuse_own_namespace(own).is_err());
+    }
+}

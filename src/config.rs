@@ -1,0 +1,436 @@
+//! The plugin's own keys in the network configuration: their defaults, and what a wrong value says.
+//!
+//! The keys are those of the contract's table (snake_case, like kube-ovn's); the first three are kube-ovn's keys
+//! repeated, because a plugin sees its own object of the conflist alone. Keys that aren't known are ignored. A value
+//! that can't be is error 7 with key and value.
+
+mod value;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use self::value::{Value, is_alias, is_domain_name, is_file_name, is_label};
+
+use crate::cni::json::member;
+use crate::cni::mac::Mac;
+use crate::cni::netconf::wrong_value;
+use crate::cni::{Error, NetConf};
+use crate::vm::interface::PciAddress;
+
+/// The name of this plugin's object in `args.cni`.
+const PLUGIN: &str = "vhostuser-hotplug";
+/// What `libvirt_sockets` is if it isn't given: the sockets of virtqemud and libvirtd, as libvirt names them and as
+/// Debian's does.
+const LIBVIRT_SOCKETS: [&str; 4] = [
+    "/var/run/libvirt/virtqemud-sock",
+    "/var/run/libvirt/libvirt-sock",
+    "/run/libvirt/virtqemud-sock",
+    "/run/libvirt/libvirt-sock",
+];
+
+/// How kube-ovn names a pod's sockets (its key of the same name).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consumption {
+    /// `"kubevirt"`: one directory for all NICs of the pod, the socket is named `CNI_IFNAME`.
+    Kubevirt,
+    /// Anything else: the socket is named `vhost_user_socket_name`.
+    Named,
+}
+
+/// When a NIC is attached to the VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attach {
+    /// When the pod's network namespace has no link of the interface's name, as kube-ovn makes none for a DPDK NIC.
+    Auto,
+    /// For every attachment.
+    Always,
+    /// Never: the directory is shared with OVS, and no more.
+    Never,
+}
+
+/// How many pairs of queues the NIC gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queues {
+    /// One for each vCPU, as far as the data plane goes along, and at most 16.
+    Auto,
+    /// This many, 1 to 128.
+    Pairs(u16),
+}
+
+impl Queues {
+    /// Most pairs that can be asked for.
+    pub const MAX: u16 = 128;
+}
+
+/// The model of the NIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Model {
+    /// `virtio`
+    Virtio,
+    /// `virtio-transitional`
+    VirtioTransitional,
+    /// `virtio-non-transitional`
+    VirtioNonTransitional,
+}
+
+impl Model {
+    /// The name of the model in libvirt's XML.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Virtio => "virtio",
+            Self::VirtioTransitional => "virtio-transitional",
+            Self::VirtioNonTransitional => "virtio-non-transitional",
+        }
+    }
+}
+
+/// Which of libvirt's drivers to open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LibvirtUri {
+    /// The system driver, and if the daemon won't have that, the session driver.
+    Auto,
+    /// `qemu:///system`
+    System,
+    /// `qemu:///session`
+    Session,
+}
+
+/// What concerns one NIC alone: `args.cni["vhostuser-hotplug"]` and `runtimeConfig`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nic {
+    /// `alias`: libvirt's name for the NIC, `ua-` and then letters, digits, `_` and `-`.
+    pub alias: Option<String>,
+    /// `pci_address`: the NIC's place in the VM.
+    pub pci_address: Option<PciAddress>,
+    /// `queues`: goes before the key of the same name that concerns all NICs.
+    pub queues: Option<Queues>,
+    /// `runtimeConfig.mac`, which a runtime sends to a plugin that declares the capability `mac`.
+    pub mac: Option<Mac>,
+}
+
+/// The plugin's configuration, every value within its bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `vhost_user_socket_volume_name`: the name of the emptyDir, a DNS label.
+    pub volume_name: String,
+    /// `vhost_user_socket_consumption`
+    pub consumption: Consumption,
+    /// `attach`
+    pub attach: Attach,
+    /// `queues`; [`Config::queues`] has the value for this NIC.
+    pub queues: Queues,
+    /// `model`
+    pub model: Model,
+    /// `rx_queue_size`, in descriptors: 256, 512 or 1024.
+    pub rx_queue_size: Option<u16>,
+    /// `tx_queue_size`, in descriptors: 256, 512 or 1024.
+    pub tx_queue_size: Option<u16>,
+    /// `libvirt_uri`
+    pub libvirt_uri: LibvirtUri,
+    /// `libvirt_sockets`: absolute paths inside the container, to be tried in this order.
+    pub libvirt_sockets: Vec<PathBuf>,
+    /// `domain`: the name of the VM, if the pod runs more than one.
+    pub domain: Option<String>,
+    /// `kubelet_dir`
+    pub kubelet_dir: PathBuf,
+    /// `socket_base_dir`
+    pub socket_base_dir: PathBuf,
+    /// `state_dir`
+    pub state_dir: PathBuf,
+    /// `attach_timeout`: for the whole attachment.
+    pub attach_timeout: Duration,
+    /// `detach_timeout`: for the whole detachment.
+    pub detach_timeout: Duration,
+    /// `log_level`
+    pub log_level: LevelFilter,
+    /// What concerns this NIC alone.
+    pub nic: Nic,
+    /// `vhost_user_socket_name`; [`Config::socket_name`] has the name that counts.
+    socket_name: Option<String>,
+}
+
+impl Config {
+    /// The plugin's keys in `conf`.
+    ///
+    /// # Errors
+    /// The first wrong value: code 7, with key and value.
+    pub fn parse(conf: &NetConf) -> Result<Self, Error> {
+        let mut reader = Reader { conf, faults: Vec::new() };
+        let config = reader.config();
+        reader.faults.into_iter().next().map_or(Ok(config), Err)
+    }
+
+    /// The plugin's keys in `conf`, with the defaults in place of wrong values, which are logged. It is for commands
+    /// that undo: failing over a value that they may not even need would keep the runtime from taking a pod down.
+    #[must_use]
+    pub fn parse_what_can_be(conf: &NetConf) -> Self {
+        let mut reader = Reader { conf, faults: Vec::new() };
+        let config = reader.config();
+        for fault in reader.faults {
+            log::warn!("{fault}; the default is used");
+        }
+        config
+    }
+
+    /// The file name of the socket of interface `ifname`.
+    ///
+    /// # Errors
+    /// The sockets aren't named after their interfaces, and `vhost_user_socket_name` is missing: code 7.
+    pub fn socket_name<'a>(&'a self, ifname: &'a str) -> Result<&'a str, Error> {
+        match self.consumption {
+            Consumption::Kubevirt => Ok(ifname),
+            Consumption::Named => self.socket_name.as_deref().ok_or_else(|| {
+                Error::invalid_config(
+                    "vhost_user_socket_name is missing: it is needed unless vhost_user_socket_consumption is \"kubevirt\".",
+                )
+            }),
+        }
+    }
+
+    /// The queues of this NIC: its own value if it has one, else the one for all.
+    #[must_use]
+    pub fn queues(&self) -> Queues {
+        self.nic.queues.unwrap_or(self.queues)
+    }
+}
+
+/// Reads value after value, and notes each wrong one instead of stopping at it.
+struct Reader<'a> {
+    conf: &'a NetConf,
+    faults: Vec<Error>,
+}
+
+impl<'a> Reader<'a> {
+    fn config(&mut self) -> Config {
+        Config {
+            volume_name: self
+                .key("vhost_user_socket_volume_name", |value| {
+                    value.checked(is_label, "it must be a volume's name: lower-case letters, digits and '-'")
+                })
+                .unwrap_or_else(|| "vhostuser-sockets".to_owned()),
+            consumption: self
+                .key("vhost_user_socket_consumption", |value| {
+                    // As in kube-ovn: one word has a meaning, and any other text, none included, is the other mode.
+                    let kubevirt = value.decoded::<String>()? == "kubevirt";
+                    Ok(Some(if kubevirt { Consumption::Kubevirt } else { Consumption::Named }))
+                })
+                .unwrap_or(Consumption::Kubevirt),
+            attach: self
+                .key("attach", |value| {
+                    value.word(&[("auto", Attach::Auto), ("always", Attach::Always), ("never", Attach::Never)])
+                })
+                .unwrap_or(Attach::Auto),
+            queues: self.key("queues", Value::queues).unwrap_or(Queues::Auto),
+            model: self
+                .key("model", |value| {
+                    let models = [Model::VirtioNonTransitional, Model::Virtio, Model::VirtioTransitional];
+                    value.word(&models.map(|model| (model.as_str(), model)))
+                })
+                .unwrap_or(Model::VirtioNonTransitional),
+            rx_queue_size: self.key("rx_queue_size", Value::queue_size),
+            tx_queue_size: self.key("tx_queue_size", Value::queue_size),
+            libvirt_uri: self
+                .key("libvirt_uri", |value| {
+                    value.word(&[
+                        ("auto", LibvirtUri::Auto),
+                        ("qemu:///system", LibvirtUri::System),
+                        ("qemu:///session", LibvirtUri::Session),
+                    ])
+                })
+                .unwrap_or(LibvirtUri::Auto),
+            libvirt_sockets: self
+                .key("libvirt_sockets", Value::paths)
+                .unwrap_or_else(|| LIBVIRT_SOCKETS.map(PathBuf::from).to_vec()),
+            domain: self.key("domain", |value| {
+                value.checked(is_domain_name, "it must be a domain's name: at most 255 bytes, no control characters")
+            }),
+            kubelet_dir: self.directory("kubelet_dir", "/var/lib/kubelet"),
+            socket_base_dir: self.directory("socket_base_dir", "/run/openvswitch/vhost_sockets"),
+            state_dir: self.directory("state_dir", "/run/vhostuser-hotplug"),
+            attach_timeout: self.key("attach_timeout", Value::seconds).unwrap_or(Duration::from_secs(20)),
+            detach_timeout: self.key("detach_timeout", Value::seconds).unwrap_or(Duration::from_secs(60)),
+            log_level: self
+                .key("log_level", |value| {
+                    value.word(&[
+                        ("error", LevelFilter::Error),
+                        ("warn", LevelFilter::Warn),
+                        ("info", LevelFilter::Info),
+                        ("debug", LevelFilter::Debug),
+                    ])
+                })
+                .unwrap_or(LevelFilter::Info),
+            nic: self.nic(),
+            socket_name: self.key("vhost_user_socket_name", |value| {
+                value.checked(is_file_name, "it must be a file name of at most 64 letters, digits, '_', '.' and '-'")
+            }),
+        }
+    }
+
+    fn nic(&mut self) -> Nic {
+        let ours = self.conf.at(&["args", "cni", PLUGIN]).unwrap_or("{}");
+        if !ours.starts_with('{') {
+            self.faults.push(wrong_value("args.cni.vhostuser-hotplug", ours, "it must be an object"));
+        }
+        Nic {
+            alias: self.value("args.cni.vhostuser-hotplug.alias", member(ours, "alias"), |value| {
+                value.checked(is_alias, "it must be \"ua-\" and then letters, digits, '_' and '-', at most 64 bytes")
+            }),
+            pci_address: self.value(
+                "args.cni.vhostuser-hotplug.pci_address",
+                member(ours, "pci_address"),
+                Value::pci_address,
+            ),
+            queues: self.value("args.cni.vhostuser-hotplug.queues", member(ours, "queues"), Value::queues),
+            mac: self.value("runtimeConfig.mac", self.conf.at(&["runtimeConfig", "mac"]), Value::mac),
+        }
+    }
+
+    fn directory(&mut self, key: &'static str, default: &str) -> PathBuf {
+        self.key(key, Value::path).unwrap_or_else(|| PathBuf::from(default))
+    }
+
+    fn key<T>(&mut self, key: &'static str, read: impl FnOnce(Value<'a>) -> Result<Option<T>, Error>) -> Option<T> {
+        self.value(key, self.conf.raw(key), read)
+    }
+
+    fn value<T>(
+        &mut self,
+        key: &'static str,
+        raw: Option<&'a str>,
+        read: impl FnOnce(Value<'a>) -> Result<Option<T>, Error>,
+    ) -> Option<T> {
+        read(Value { key, raw: raw? }).unwrap_or_else(|fault| {
+            self.faults.push(fault);
+            None
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::Command;
+
+    fn conf(members: &str) -> NetConf {
+        let text = format!(r#"{{"cniVersion":"1.1.0","name":"net","type":"vhostuser-hotplug"{members}}}"#);
+        NetConf::parse(text.into_bytes(), Command::Add).unwrap()
+    }
+
+    fn config(members: &str) -> Config {
+        Config::parse(&conf(members)).unwrap()
+    }
+
+    #[test]
+    fn the_defaults_are_the_contracts() {
+        let config = config("");
+        assert_eq!(config.volume_name, "vhostuser-sockets");
+        assert_eq!(config.socket_name("pod59cc33fa39b").unwrap(), "pod59cc33fa39b");
+        assert_eq!(
+            (config.attach, config.queues(), config.libvirt_uri),
+            (Attach::Auto, Queues::Auto, LibvirtUri::Auto)
+        );
+        assert_eq!(config.model.as_str(), "virtio-non-transitional");
+        assert_eq!((config.rx_queue_size, config.tx_queue_size, config.domain.as_deref()), (None, None, None));
+        assert_eq!(config.libvirt_sockets.len(), 4);
+        assert_eq!(config.kubelet_dir, PathBuf::from("/var/lib/kubelet"));
+        assert_eq!(config.socket_base_dir, PathBuf::from("/run/openvswitch/vhost_sockets"));
+        assert_eq!(config.state_dir, PathBuf::from("/run/vhostuser-hotplug"));
+        assert_eq!((config.attach_timeout.as_secs(), config.detach_timeout.as_secs()), (20, 60));
+        assert_eq!(config.log_level, LevelFilter::Info);
+        assert_eq!(config.nic, Nic::default());
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let config = config(
+            r#","vhost_user_socket_volume_name":"v","vhost_user_socket_consumption":"","vhost_user_socket_name":"sock",
+            "attach":"never","queues":8,"model":"virtio","rx_queue_size":256,"tx_queue_size":1024,
+            "libvirt_uri":"qemu:///session","libvirt_sockets":["/a/b"],"domain":"vm","kubelet_dir":"/k",
+            "socket_base_dir":"/s","state_dir":"/r","attach_timeout":1,"detach_timeout":600,"log_level":"debug",
+            "args":{"cni":{"vhostuser-hotplug":{"alias":"ua-x_1","pci_address":"07:1f.7","queues":"auto","other":1}}},
+            "runtimeConfig":{"mac":"0A:00:00:00:00:01","bandwidth":7},"capabilities":{"mac":true},"other":{}"#,
+        );
+        assert_eq!((config.volume_name.as_str(), config.socket_name("eth0").unwrap()), ("v", "sock"));
+        assert_eq!((config.attach, config.queues, config.queues()), (Attach::Never, Queues::Pairs(8), Queues::Auto));
+        assert_eq!((config.model, config.rx_queue_size, config.tx_queue_size), (Model::Virtio, Some(256), Some(1024)));
+        assert_eq!((config.libvirt_uri, config.domain.as_deref()), (LibvirtUri::Session, Some("vm")));
+        assert_eq!(config.libvirt_sockets, [PathBuf::from("/a/b")]);
+        assert_eq!(config.kubelet_dir.join("x"), PathBuf::from("/k/x"));
+        assert_eq!((config.attach_timeout.as_secs(), config.detach_timeout.as_secs()), (1, 600));
+        assert_eq!(config.log_level, LevelFilter::Debug);
+        assert_eq!(config.nic.alias.as_deref(), Some("ua-x_1"));
+        assert_eq!(config.nic.pci_address.unwrap().to_string(), "0000:07:1f.7");
+        assert_eq!(config.nic.mac.unwrap().to_string(), "0a:00:00:00:00:01");
+    }
+
+    #[test]
+    fn a_socket_that_nothing_names_is_an_error_only_where_it_counts() {
+        let config = config(r#","vhost_user_socket_consumption":"dpdk","vhost_user_socket_name":"""#);
+        let error = config.socket_name("eth0").unwrap_err();
+        assert!(error.code == 7 && error.msg.contains("vhost_user_socket_name"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_value_is_error_7_with_key_and_value_or_makes_place_for_the_default() {
+        for (key, raw) in [
+            ("vhost_user_socket_volume_name", "\"../x\""),
+            ("vhost_user_socket_consumption", "7"),
+            ("vhost_user_socket_name", "\"a/b\""),
+            ("vhost_user_socket_name", "\"..\""),
+            ("attach", "\"sometimes\""),
+            ("attach", "true"),
+            ("queues", "0"),
+            ("queues", "129"),
+            ("queues", "4.5"),
+            ("queues", "\"4\""),
+            ("model", "\"e1000\""),
+            ("rx_queue_size", "300"),
+            ("tx_queue_size", "-1"),
+            ("libvirt_uri", "\"qemu+tcp://h/system\""),
+            ("libvirt_sockets", "\"/a\""),
+            ("libvirt_sockets", "[\"a\"]"),
+            ("libvirt_sockets", "[\"/a/../b\"]"),
+            ("domain", "\"a\\nb\""),
+            ("kubelet_dir", "\"relative\""),
+            ("socket_base_dir", "\"/a\\u0000\""),
+            ("state_dir", "[]"),
+            ("attach_timeout", "0"),
+            ("detach_timeout", "601"),
+            ("detach_timeout", "1e3"),
+            ("log_level", "\"trace\""),
+        ] {
+            let conf = conf(&format!(r#","{key}":{raw}"#));
+            let error = Config::parse(&conf).unwrap_err();
+            assert_eq!(error.code, 7, "{key}={raw}: {error}");
+            assert!(error.msg.contains(key) && error.msg.contains(raw), "{key}={raw}: {error}");
+            assert_eq!(Config::parse_what_can_be(&conf), config(""), "{key}={raw}");
+        }
+        for (key, raw) in [("alias", "\"net0\""), ("pci_address", "\"0000:00:20.0\""), ("queues", "{}")] {
+            let conf = conf(&format!(r#","args":{{"cni":{{"vhostuser-hotplug":{{"{key}":{raw}}}}}}}"#));
+            let error = Config::parse(&conf).unwrap_err();
+            assert!(error.code == 7 && error.msg.contains(key) && error.msg.contains(raw), "{error}");
+        }
+        for mac in ["\"zz\"", "1", "\"01:00:5e:00:00:01\""] {
+            let error = Config::parse(&conf(&format!(r#","runtimeConfig":{{"mac":{mac}}}"#))).unwrap_err();
+            assert!(error.code == 7 && error.msg.contains("runtimeConfig.mac"), "{error}");
+        }
+    }
+
+    #[test]
+    fn keys_of_others_may_have_any_form() {
+        for members in [
+            r#","args":null"#,
+            r#","args":7"#,
+            r#","args":{"cni":[]}"#,
+            r#","args":{"cni":{"vhostuser-hotplug":null,"labels":7}}"#,
+            r#","runtimeConfig":"x""#,
+            r#","runtimeConfig":{"mac":""}"#,
+            r#","capabilities":1,"ipam":{},"dns":[],"deviceID":{}"#,
+        ] {
+            assert_eq!(config(members), config(""), "{members}");
+        }
+    }
+}
