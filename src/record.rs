@@ -45,6 +45,9 @@ pub struct Record {
     /// The pod's namespace and name, as the runtime gave them; for people.
     #[serde(default)]
     pub pod: String,
+    /// CNI_NETNS, by which a DEL without it finds the pod's processes.
+    #[serde(default)]
+    pub netns: PathBuf,
     /// Name of the emptyDir, which is shared as long as the record is there.
     pub volume: String,
     /// Where it is shared.
@@ -306,6 +309,7 @@ mod tests {
             ifname: ifname.into(),
             uid: UID.into(),
             pod: "ns/pod".into(),
+            netns: "/run/netns/x".into(),
             volume: "vhostuser-sockets".into(),
             socket_base_dir: "/run/x".into(),
             nic: None,

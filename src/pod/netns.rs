@@ -32,6 +32,14 @@ impl Sandbox {
         Ok(Self { file, object })
     }
 
+    /// The namespace that a process lives in.
+    ///
+    /// # Errors
+    /// open(2)'s and fstat(2)'s.
+    pub fn of(process: &Process) -> Result<Self, sys::Error> {
+        Self::open(&process.path("ns/net"))
+    }
+
     /// Whether a kernel link of this name is there. kube-ovn makes none for a vhost-user NIC.
     ///
     /// # Errors

@@ -35,7 +35,9 @@ impl Process {
         self.pid
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// The path of one of its files below `/proc`, good as long as this value lives.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
         sys::link(self.proc.as_fd()).join(name)
     }
 

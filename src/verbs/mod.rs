@@ -1,26 +1,44 @@
-//! The commands, each as the story of one call.
+//! The commands, each as the story of one call. Here, and only here, the errors of the rooms below become CNI errors.
 
-use crate::cni::{Command, Error, Request};
+mod add;
+mod check;
+mod del;
+mod fault;
+mod gc;
+mod hypervisor;
+mod journal;
+mod plug;
+mod sandbox;
+mod undo;
+
+use crate::cni::{Command, Error, PrevResult, Request};
 use crate::config::Config;
+use journal::Journal;
 
 /// Does what the request asks for, and returns what is to be printed, if anything.
 ///
 /// # Errors
 /// What the runtime and the operator are to be told.
-pub fn run(request: &Request, _config: &Config) -> Result<Option<Vec<u8>>, Error> {
-    match request.command {
-        Command::Add => {
-            let result = request.conf.prev_result()?.ok_or_else(not_chained)?;
-            Ok(Some(result.answer(request.conf.version).into_bytes()))
-        }
-        Command::Check => request.conf.prev_result()?.ok_or_else(not_chained).map(|_| None),
-        Command::Gc => request.conf.valid_attachments().map(|_| None),
-        Command::Del | Command::Status => Ok(None),
-    }
+pub fn run(request: &Request, config: &Config) -> Result<Option<Vec<u8>>, Error> {
+    let mut journal = Journal::new(request);
+    let outcome = match request.command {
+        Command::Add => add::add(request, config, &mut journal),
+        Command::Del => del::del(request, config, &mut journal).map(|()| None),
+        Command::Check => check::check(request, config, &mut journal).map(|()| None),
+        Command::Gc => gc::gc(request, config, &mut journal).map(|()| None),
+        // Ready: nothing can be in the way of passing a result through, and a runtime that hears otherwise turns the whole
+        // node NotReady (containerd 2.0 and later).
+        Command::Status => Ok(None),
+    };
+    journal.close(outcome.as_ref().err());
+    outcome
 }
 
-fn not_chained() -> Error {
-    Error::invalid_config(
-        "There is no prevResult: vhostuser-hotplug must be called as a chained plugin, after the one that makes the port.",
-    )
+fn prev_result(request: &Request) -> Result<PrevResult<'_>, Error> {
+    request.conf.prev_result()?.ok_or_else(|| {
+        Error::invalid_config(
+            "There is no prevResult: vhostuser-hotplug must be called as a chained plugin, after the one that makes the \
+             port.",
+        )
+    })
 }

@@ -28,6 +28,22 @@ pub struct Interface {
     pub address: Option<PciAddress>,
 }
 
+/// The alias of a NIC by its interface name: `ua-` and the name. The few names with other characters than libvirt keeps
+/// (it drops such an alias silently) are spelled out, one to one: each other character, and `_`, becomes `_` and two
+/// hexadecimal digits per byte, and an ending makes the whole longer than any plain interface name can be.
+#[must_use]
+pub fn alias_of(ifname: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if ifname.bytes().all(|byte| plain(byte) || byte == b'_') {
+        return format!("ua-{ifname}");
+    }
+    let spelled: String = ifname
+        .bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("_{byte:02x}") })
+        .collect();
+    format!("ua-{spelled}-ifname-spelled")
+}
+
 /// A PCI address, `0000:01:00.0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PciAddress {
@@ -218,6 +234,18 @@ mod tests {
             assert_eq!(nic.path.as_deref(), Some(asked.path.as_str()));
             assert_eq!(nic.alias.as_deref(), Some(hostile));
             assert_eq!(element.all_children().len(), 6, "{hostile}");
+        }
+    }
+
+    #[test]
+    fn every_interface_name_has_an_alias_of_its_own() {
+        assert_eq!(alias_of("pod59cc33fa39b"), "ua-pod59cc33fa39b");
+        assert_eq!(alias_of("net_1-a"), "ua-net_1-a");
+        let names = ["eth0.100", "eth0_2e100", "eth0_2e1", "eth0.1", "eth0:1", "ä", "_.", ".", "_2e", "_5f.", "a@b"];
+        let aliases: std::collections::HashSet<String> = names.into_iter().map(alias_of).collect();
+        assert_eq!(aliases.len(), names.len());
+        for alias in aliases {
+            assert!(alias.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)), "{alias}");
         }
     }
 

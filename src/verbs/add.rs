@@ -1,0 +1,120 @@
+//! ADD: identify the pod, share its volume, plug the NIC, record it, reply.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::cni::{Error, Request};
+use crate::config::{Attach, Config};
+use crate::deadline::Deadline;
+use crate::pod::identity::PodUid;
+use crate::pod::netns::Sandbox;
+use crate::record::{Record, Store};
+use crate::share::Share;
+use crate::sys;
+
+use super::journal::Journal;
+use super::plug::{Failure, Plug};
+use super::sandbox::{self, Living};
+use super::{fault, prev_result, undo};
+
+/// Answers with prevResult, after doing for the pod what its configuration asks for.
+pub fn add(request: &Request, config: &Config, journal: &mut Journal) -> Result<Option<Vec<u8>>, Error> {
+    let result = prev_result(request)?;
+    let netns = request.netns.as_deref().unwrap_or(Path::new(""));
+    let uid = match sandbox::named_uid(request)? {
+        Some(uid) => Some(uid),
+        None => sandbox::uid_by_processes(netns, config)?,
+    };
+    // This first look is all that an ADD of any other pod costs.
+    let concerned = match &uid {
+        Some(uid) => sandbox::volume(config, uid)?.is_some(),
+        None => false,
+    };
+    if let (Some(uid), true) = (&uid, concerned) {
+        serve(request, config, uid, netns, journal)?;
+    } else if config.attach == Attach::Always {
+        return Err(no_volume(config, uid.as_ref()));
+    }
+    Ok(Some(result.answer(request.conf.version).into_bytes()))
+}
+
+fn no_volume(config: &Config, uid: Option<&PodUid>) -> Error {
+    match uid {
+        Some(uid) => Error::no_volume(format!(
+            "The pod has no emptyDir volume {} below {}/pods/{uid}, which attach \"always\" demands.",
+            config.volume_name,
+            config.kubelet_dir.display()
+        )),
+        None => Error::try_again(
+            "CNI_ARGS has no K8S_POD_UID, and CNI_NETNS has no process of a pod that would tell it; attach \"always\" needs \
+             to know the pod.",
+        ),
+    }
+}
+
+/// The work for a pod that has the volume. Undone in reverse if it cannot be finished.
+fn serve(request: &Request, config: &Config, uid: &PodUid, netns: &Path, journal: &mut Journal) -> Result<(), Error> {
+    let deadline = Deadline::after(config.attach_timeout);
+    let sandbox = Sandbox::open(netns).map_err(|error| fault::netns(&error))?;
+    let has_link = sandbox.has_link(&request.ifname);
+    let has_link = has_link.map_err(|error| fault::netns(&error))?;
+
+    sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
+    let store = Store::new(&config.state_dir);
+    let lock = store.lock(uid, deadline).map_err(|error| fault::record(&error))?;
+    journal.saw("lock");
+    // Again, in the host's namespace and behind the lock.
+    let volume = sandbox::volume(config, uid)?.ok_or_else(|| no_volume(config, Some(uid)))?;
+    let share = Share::new(&config.socket_base_dir, uid, &config.volume_name);
+
+    let before = store.find(uid, &request.container_id, &request.ifname);
+    let mut record = before.clone().unwrap_or_else(|| new_record(request, config, uid, netns));
+    let mut mounted = false;
+    let attempt = || -> Result<(), Failure> {
+        mounted = share.ensure(&volume).map_err(|error| fault::share(&error))?;
+        if mounted {
+            journal.did("mount");
+        }
+        store.write(uid, &record).map_err(|error| fault::record(&error))?;
+        let wanted = match config.attach {
+            Attach::Never => false,
+            Attach::Always => true,
+            // kube-ovn makes a link for every NIC but a vhost-user one.
+            Attach::Auto => !has_link,
+        };
+        let processes = sandbox.processes().map_err(|error| fault::system("listing processes", &error))?;
+        // With no process there is no VM yet: the sandbox is only being created, and the share is all it can have.
+        if !wanted || processes.is_empty() {
+            return Ok(());
+        }
+        let living = Living { sandbox, processes };
+        let plug = Plug { request, config, uid, volume: &volume, share: &share, living: &living, deadline };
+        plug.run(&store, &mut record, journal)
+    };
+    let outcome = attempt();
+    if let Err(failure) = &outcome
+        && !failure.open
+        && let Err(error) = undo::restore(&store, &share, mounted, before, &record, uid)
+    {
+        journal.warn(format_args!("what was done could not be undone: {error}"));
+    }
+    undo::let_go(lock, &store, uid);
+    outcome.map_err(|failure| failure.error)
+}
+
+fn new_record(request: &Request, config: &Config, uid: &PodUid, netns: &Path) -> Record {
+    let pod = |key| request.args.get(key).unwrap_or("-");
+    Record {
+        format: Record::format(),
+        network: request.conf.name.clone(),
+        container_id: request.container_id.clone(),
+        ifname: request.ifname.clone(),
+        uid: uid.to_string(),
+        pod: format!("{}/{}", pod("K8S_POD_NAMESPACE"), pod("K8S_POD_NAME")),
+        netns: netns.to_owned(),
+        volume: config.volume_name.clone(),
+        socket_base_dir: config.socket_base_dir.clone(),
+        nic: None,
+        created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+    }
+}

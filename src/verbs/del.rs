@@ -1,0 +1,78 @@
+//! DEL: whose attachment it is, then undo it.
+
+use crate::cni::mac::Mac;
+use crate::cni::{Error, Request};
+use crate::config::Config;
+use crate::deadline::Deadline;
+use crate::pod::identity::PodUid;
+use crate::record::Store;
+use crate::share::Share;
+use crate::sys;
+
+use super::journal::Journal;
+use super::sandbox;
+use super::undo::{self, Undo};
+use super::{fault, prev_result};
+
+/// Undoes what an ADD of this attachment did. Nothing left is success.
+pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<(), Error> {
+    let store = Store::new(&config.state_dir);
+    let Some(uid) = whose(request, config, &store, journal) else { return Ok(()) };
+    if untouched(config, &store, &uid) {
+        return Ok(());
+    }
+    sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
+    let deadline = Deadline::after(config.detach_timeout);
+    let lock = store.lock(&uid, deadline).map_err(|error| fault::record(&error))?;
+    journal.saw("lock");
+    let undo = Undo {
+        config,
+        store: &store,
+        uid: &uid,
+        container_id: &request.container_id,
+        ifname: &request.ifname,
+        netns: request.netns.as_deref(),
+        mac: mac(request, config),
+        deadline,
+    };
+    let outcome = undo.run(journal);
+    undo::let_go(lock, &store, &uid);
+    outcome
+}
+
+/// The pod: as the runtime names it, as it was recorded, or as the sandbox's processes tell.
+fn whose(request: &Request, config: &Config, store: &Store, journal: &Journal) -> Option<PodUid> {
+    // A DEL that cannot tell has nothing to undo; it must not keep a pod from going.
+    let told = |result: Result<Option<PodUid>, Error>| {
+        result.unwrap_or_else(|error| {
+            journal.warn(error);
+            None
+        })
+    };
+    told(sandbox::named_uid(request))
+        .or_else(|| {
+            let record = store.find_anywhere(&request.container_id, &request.ifname)?;
+            PodUid::parse(&record.uid)
+        })
+        .or_else(|| {
+            let netns = request.netns.as_deref().filter(|path| path.exists())?;
+            told(sandbox::uid_by_processes(netns, config))
+        })
+}
+
+/// Whether nothing of this plugin's concern is there: all that a DEL of any other pod costs.
+fn untouched(config: &Config, store: &Store, uid: &PodUid) -> bool {
+    let no_volume = matches!(sandbox::volume(config, uid), Ok(None));
+    no_volume
+        && store.of_pod(uid).is_empty()
+        && !Share::new(&config.socket_base_dir, uid, &config.volume_name).target().exists()
+}
+
+/// The NIC's MAC address, if the call tells it; it helps to recognise a NIC that was not recorded.
+fn mac(request: &Request, config: &Config) -> Option<String> {
+    let told = || {
+        let interfaces = prev_result(request).ok()?.interfaces();
+        interfaces.into_iter().find(|interface| interface.name.as_deref() == Some(&request.ifname))?.mac?.parse().ok()
+    };
+    config.nic.mac.or_else(told).map(|mac: Mac| mac.to_string())
+}

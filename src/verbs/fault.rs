@@ -1,0 +1,119 @@
+//! The errors of the rooms below, told to the runtime: which code, which sentence.
+
+use crate::cni::Error;
+use crate::cni::error::code;
+use crate::libvirt;
+use crate::pod::{daemon, identity, volume};
+use crate::{record, share, sys, vm};
+
+/// A text as a sentence: the rooms below say theirs as parts of one.
+pub fn sentence(text: &str) -> String {
+    let mut characters = text.chars();
+    let first = characters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    let stop = if text.ends_with(['.', '?', '!']) { "" } else { "." };
+    format!("{first}{}{stop}", characters.as_str())
+}
+
+/// A system call on the host's own files failed.
+pub fn system(doing: &str, error: &sys::Error) -> Error {
+    Error::io(format!("{} failed.", sentence(doing).trim_end_matches('.'))).with_details(error)
+}
+
+/// CNI_NETNS is not to be used.
+pub fn netns(error: &sys::Error) -> Error {
+    Error::invalid_environment("CNI_NETNS does not name a network namespace that can be used.").with_details(error)
+}
+
+/// The pod's volume.
+pub fn volume(error: &volume::Error) -> Error {
+    match error {
+        volume::Error::Foul { .. } => Error::untrusted_files(sentence(&error.to_string())),
+        volume::Error::System(error) => system("looking at the pod's volume", error),
+    }
+}
+
+/// The pod's identity.
+pub fn identity(error: &identity::Error) -> Error {
+    match error {
+        identity::Error::Ambiguous(_) => Error::invalid_environment(format!(
+            "CNI_NETNS does not tell the pod: {}. Give K8S_POD_UID in CNI_ARGS.",
+            error
+        )),
+        identity::Error::System(error) => system("looking for the processes of CNI_NETNS", error),
+    }
+}
+
+/// The share.
+pub fn share(error: &share::Error) -> Error {
+    Error::io("The pod's volume could not be shared with the data plane.").with_details(error)
+}
+
+/// The records and the lock.
+pub fn record(error: &record::Error) -> Error {
+    match error {
+        record::Error::LockTimedOut(_) => Error::try_again(sentence(&error.to_string())),
+        record::Error::System(error) => system("keeping the record of the attachment", error),
+    }
+}
+
+/// The pod's libvirt daemon.
+pub fn daemon(error: &daemon::Error) -> Error {
+    match error {
+        daemon::Error::Absent { .. } => Error::try_again(
+            "The pod has no libvirt daemon that answers (yet), so there is no VM to plug the NIC into.",
+        )
+        .with_details(error),
+        daemon::Error::Foul { .. } => Error::untrusted_files(sentence(&error.to_string())),
+        daemon::Error::System(error) => system("looking for the pod's libvirt daemon", error),
+    }
+}
+
+/// The connection to libvirt, before anything was asked of a VM.
+pub fn libvirt(error: &libvirt::Error) -> Error {
+    let retry = error.is_retryable();
+    let broken = "The pod's libvirt daemon cannot be spoken to.";
+    if error.is_authentication() {
+        Error::libvirt(sentence(&error.to_string()))
+    } else {
+        Error::new(if retry { code::TRY_AGAIN } else { code::LIBVIRT }, broken).with_details(error)
+    }
+}
+
+/// Plugging and unplugging.
+pub fn vm(error: &vm::error::Error) -> Error {
+    use vm::error::Error as E;
+    match error {
+        E::SeveralDomains(_) => Error::invalid_config(sentence(&error.to_string())),
+        E::Conflict(_) => Error::conflict(sentence(&error.to_string())),
+        E::Obstacle(_) | E::Description(_) => Error::libvirt(sentence(&error.to_string())),
+        E::NoDomain { .. } | E::NotReleased { .. } | E::AttachOpen(_) => Error::try_again(sentence(&error.to_string())),
+        E::Libvirt(error) => refusal(error),
+    }
+}
+
+/// What libvirt refused to do to a VM, with a hint where its words do not say what to do.
+fn refusal(error: &libvirt::Error) -> Error {
+    if error.is_no_domain() || error.is_wrong_state() {
+        return Error::try_again("The VM is not running (any more).").with_details(error);
+    }
+    if error.is_busy() {
+        return Error::try_again(
+            "Another operation on the VM is stuck or still at work: an attach that waits for its data plane, a migration.",
+        )
+        .with_details(error);
+    }
+    if error.refusal().is_none() {
+        return libvirt(error);
+    }
+    let hint = if error.is_no_pci_slot() {
+        "libvirt has no free PCI slot for the NIC: the domain needs a spare pcie-root-port when it starts."
+    } else if error.is_memory_not_shared() {
+        "The VM's memory is not shared: the domain needs <memoryBacking> with <access mode='shared'/> when it starts."
+    } else if error.is_duplicate_alias() {
+        return Error::conflict("Another device of the VM has the NIC's alias, perhaps one that is being removed.")
+            .with_details(error);
+    } else {
+        "libvirt refused; its own words are in the details."
+    };
+    Error::libvirt(hint).with_details(error)
+}

@@ -1,0 +1,58 @@
+//! The pod's libvirt, reached: found, proved to be the pod's own, and opened.
+
+use crate::cni::Error;
+use crate::config::{Config, LibvirtUri};
+use crate::deadline::Deadline;
+use crate::libvirt::{self, Client, Uri};
+use crate::pod::daemon::{self, Search};
+use crate::pod::identity::PodUid;
+use crate::pod::process::Process;
+
+use super::fault;
+use super::sandbox::Living;
+
+/// The pod's libvirt, open.
+pub struct Hypervisor {
+    /// The connection.
+    pub client: Client,
+    /// The daemon's process.
+    pub process: Process,
+}
+
+/// Why it could not be reached.
+pub enum Unreached {
+    /// No daemon of the pod's own.
+    Daemon(daemon::Error),
+    /// It does not speak with us.
+    Libvirt(libvirt::Error),
+}
+
+impl Unreached {
+    /// As the runtime is told.
+    pub fn told(&self) -> Error {
+        match self {
+            Self::Daemon(error) => fault::daemon(error),
+            Self::Libvirt(error) => fault::libvirt(error),
+        }
+    }
+}
+
+impl Hypervisor {
+    /// Finds the pod's daemon, makes sure that it is the pod's, and opens it.
+    pub fn reach(config: &Config, uid: &PodUid, living: &Living, deadline: Deadline) -> Result<Self, Unreached> {
+        let search = Search {
+            kubelet_dir: &config.kubelet_dir,
+            uid,
+            sandbox: &living.sandbox,
+            sockets: &config.libvirt_sockets,
+        };
+        let daemon = search.connect(&living.processes, deadline).map_err(Unreached::Daemon)?;
+        let uris: &[Uri] = match config.libvirt_uri {
+            LibvirtUri::Auto => &[Uri::System, Uri::Session],
+            LibvirtUri::System => &[Uri::System],
+            LibvirtUri::Session => &[Uri::Session],
+        };
+        let opened = Client::open_any(daemon.stream, uris, deadline).map_err(Unreached::Libvirt)?;
+        Ok(Self { client: opened.0, process: daemon.process })
+    }
+}

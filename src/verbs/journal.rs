@@ -1,0 +1,79 @@
+//! What a call tells the log: one line for each step that changed something, one at its end.
+
+use std::fmt::{self, Write as _};
+use std::time::Instant;
+
+use log::{Level, debug, error, info, log};
+
+use crate::cni::{Error, Request};
+
+/// The story of one call, as it goes.
+pub struct Journal {
+    call: String,
+    begun: Instant,
+    step_begun: Instant,
+    steps: String,
+}
+
+impl Journal {
+    /// Begins the story.
+    pub fn new(request: &Request) -> Self {
+        let mut call = request.command.to_string();
+        if !request.container_id.is_empty() {
+            let pod = |key| request.args.get(key).unwrap_or("-");
+            // Writing to a string cannot fail.
+            let _ = write!(
+                call,
+                " containerid={} ifname={} netns={} pod={}/{} uid={}",
+                request.container_id,
+                request.ifname,
+                request.netns.as_deref().map_or("-".into(), |path| path.to_string_lossy()),
+                pod("K8S_POD_NAMESPACE"),
+                pod("K8S_POD_NAME"),
+                pod("K8S_POD_UID"),
+            );
+        }
+        let now = Instant::now();
+        Self { call, begun: now, step_begun: now, steps: String::new() }
+    }
+
+    /// A step that changed something is done.
+    pub fn did(&mut self, step: impl fmt::Display) {
+        let took = self.lap();
+        info!("{}: {step} ({took} ms)", self.call);
+        let _ = write!(self.steps, "; {step} {took} ms");
+    }
+
+    /// A step that only looked is done.
+    pub fn saw(&mut self, step: impl fmt::Display) {
+        let took = self.lap();
+        debug!("{}: {step} ({took} ms)", self.call);
+        let _ = write!(self.steps, "; {step} {took} ms");
+    }
+
+    /// Something that an operator may want to know, though the call goes on.
+    pub fn warn(&self, what: impl fmt::Display) {
+        log::warn!("{}: {what}", self.call);
+    }
+
+    /// Ends the story. Calls that had nothing to do, as nearly all have, are told only at level debug.
+    pub fn close(self, failure: Option<&Error>) {
+        let took = self.begun.elapsed().as_millis();
+        let Self { call, steps, .. } = self;
+        match failure {
+            Some(failure) => error!("{call}: failed after {took} ms{steps}: {failure}"),
+            None => {
+                let level = if steps.is_empty() { Level::Debug } else { Level::Info };
+                log!(level, "{call}: done in {took} ms{steps}");
+            }
+        }
+    }
+
+    /// Milliseconds since the last step.
+    fn lap(&mut self) -> u128 {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.step_begun).as_millis();
+        self.step_begun = now;
+        took
+    }
+}

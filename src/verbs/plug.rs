@@ -1,0 +1,238 @@
+//! The NIC's part of ADD: find the pod's libvirt, prepare the NIC, attach it, wait until the data plane is connected.
+
+use std::time::Duration;
+
+use crate::cni::mac::Mac;
+use crate::cni::{Error, Request};
+use crate::config::{Config, Queues};
+use crate::dataplane::connected;
+use crate::deadline::Deadline;
+use crate::libvirt::{Client, Domain};
+use crate::pod::identity::PodUid;
+use crate::pod::process::Process;
+use crate::pod::volume::Volume;
+use crate::record::{Nic, Record, Store};
+use crate::share::Share;
+use crate::vm::attach;
+use crate::vm::detach::{self, Target};
+use crate::vm::domain::Description;
+use crate::vm::error::Error as VmError;
+use crate::vm::interface::{Interface, alias_of};
+
+use super::hypervisor::Hypervisor;
+use super::journal::Journal;
+use super::sandbox::Living;
+use super::{fault, prev_result};
+
+/// Longest path of a unix socket, in bytes (`sun_path`, unix(7)).
+const SUN_PATH: usize = 107;
+
+/// Most queue pairs that are taken unasked; a guest with more vCPUs seldom gains by more.
+const AUTO_QUEUES: u16 = 16;
+
+/// How often the data plane's connection is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// How long the guest has to let go of a NIC that turned out to be of no use.
+const TAKE_BACK: Duration = Duration::from_secs(10);
+
+/// Why a NIC was not plugged.
+pub struct Failure {
+    /// What to tell.
+    pub error: Error,
+    /// Whether it may still come about, so that its share and record must stay.
+    pub open: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, open: false }
+    }
+}
+
+impl From<VmError> for Failure {
+    fn from(error: VmError) -> Self {
+        Self { error: fault::vm(&error), open: error.is_open() }
+    }
+}
+
+/// A NIC that is to be plugged.
+pub struct Plug<'a> {
+    /// The call.
+    pub request: &'a Request,
+    /// Its configuration.
+    pub config: &'a Config,
+    /// The pod.
+    pub uid: &'a PodUid,
+    /// Its volume.
+    pub volume: &'a Volume,
+    /// Where the data plane sees that.
+    pub share: &'a Share,
+    /// What lives of the pod.
+    pub living: &'a Living,
+    /// When to give up.
+    pub deadline: Deadline,
+}
+
+impl Plug<'_> {
+    /// Plugs the NIC, unless it is there as asked, and records it.
+    pub fn run(&self, store: &Store, record: &mut Record, journal: &mut Journal) -> Result<(), Failure> {
+        let (config, deadline) = (self.config, self.deadline);
+        let mac = self.mac()?;
+        let socket = config.socket_name(&self.request.ifname)?;
+        let mut libvirt = Hypervisor::reach(config, self.uid, self.living, deadline).map_err(|error| error.told())?;
+        journal.saw("libvirt");
+        let path = self.socket_path(&libvirt.process, socket)?;
+        let client = &mut libvirt.client;
+        let domain = attach::choose(client, config.domain.as_deref(), deadline)?;
+        let description = attach::describe(client, &domain, deadline)?;
+        let (asked, queues_matter) = self.interface(mac, path, &description);
+
+        let mut nic = Nic {
+            alias: asked.alias.clone(),
+            mac: asked.mac.clone(),
+            path: asked.path.clone(),
+            socket: socket.to_owned(),
+            domain: domain.uuid.iter().map(|byte| format!("{byte:02x}")).collect(),
+            attached: false,
+        };
+        let mut keep = |nic: &Nic| {
+            record.nic = Some(nic.clone());
+            store.write(self.uid, record).map_err(|error| fault::record(&error))
+        };
+        if let Some(there) = attach::examine(&description, &asked, queues_matter)? {
+            nic.alias = there.alias.unwrap_or(nic.alias);
+            journal.saw("already plugged");
+        } else {
+            keep(&nic)?;
+            attach::attach(client, &domain, &asked, deadline)?;
+            journal.did(format_args!("attach {} {} queues={}", asked.alias, asked.mac, asked.queues));
+            if !self.connected(&asked.path) {
+                return Err(self.take_back(client, &domain, &asked, journal));
+            }
+            journal.saw("data plane connected");
+        }
+        nic.attached = true;
+        keep(&nic)?;
+        take_over(store, self.uid, record).map_err(Failure::from)
+    }
+
+    /// The MAC address: the runtime's, if it gives one, else the one that kube-ovn's result bears.
+    fn mac(&self) -> Result<String, Error> {
+        if let Some(mac) = &self.config.nic.mac {
+            return Ok(mac.to_string());
+        }
+        let interfaces = prev_result(self.request)?.interfaces();
+        let named = interfaces.iter().find(|interface| interface.name.as_deref() == Some(&self.request.ifname));
+        let inside =
+            || interfaces.iter().find(|interface| interface.sandbox.as_ref().is_some_and(|path| !path.is_empty()));
+        let chosen = named.or_else(inside).or(interfaces.first());
+        let text = chosen.and_then(|interface| interface.mac.as_deref()).filter(|mac| !mac.is_empty()).ok_or_else(|| {
+            Error::invalid_config(
+                "Neither runtimeConfig.mac nor an interface of prevResult gives the NIC's MAC address, which the VM's NIC \
+                 must share with the data plane's port.",
+            )
+        })?;
+        let mac = text.parse::<Mac>().ok().filter(Mac::is_unicast);
+        mac.map(|mac| mac.to_string()).ok_or_else(|| {
+            Error::invalid_config(format!("prevResult's MAC address {text:?} is not the address of a NIC."))
+        })
+    }
+
+    /// The socket's path as QEMU knows it: where the daemon's container has the volume, and the socket's name.
+    fn socket_path(&self, daemon: &Process, socket: &str) -> Result<String, Error> {
+        let location = self.volume.location().map_err(|error| fault::system("locating the pod's volume", &error))?;
+        let point = daemon.mount_point(&location);
+        let point = point.map_err(|error| fault::system("reading the mounts of the pod's libvirt daemon", &error))?;
+        let point = point.ok_or_else(|| {
+            Error::no_volume(format!(
+                "The container of the pod's libvirt daemon does not mount the volume {}.",
+                self.config.volume_name
+            ))
+        })?;
+        let inside = point.join(socket);
+        // OVS is told the same place by the way of /var (kube-ovn, pkg/daemon/ovs_linux.go).
+        let outside = format!("/var{}/{socket}", self.share.target().display());
+        for path in [inside.to_string_lossy().as_ref(), &outside] {
+            if path.len() > SUN_PATH {
+                return Err(Error::invalid_config(format!(
+                    "The socket's path {path} has {} bytes, and a unix socket's may have {SUN_PATH}: mount the volume \
+                     {} at a shorter path, or choose a shorter socket name.",
+                    path.len(),
+                    self.config.volume_name
+                )));
+            }
+        }
+        inside.into_os_string().into_string().map_err(|path| {
+            Error::untrusted_files(format!(
+                "The volume is mounted at {path:?}, which is not UTF-8 and cannot stand in XML."
+            ))
+        })
+    }
+
+    /// The NIC to ask for, and whether its number of queues was asked for.
+    fn interface(&self, mac: String, path: String, description: &Description) -> (Interface, bool) {
+        let config = self.config;
+        let (queues, queues_matter) = match config.queues() {
+            Queues::Pairs(pairs) => (pairs, true),
+            Queues::Auto => {
+                let vcpus = u16::try_from(description.vcpus).unwrap_or(AUTO_QUEUES);
+                (vcpus.clamp(1, AUTO_QUEUES), false)
+            }
+        };
+        let interface = Interface {
+            mac,
+            path,
+            model: config.model.as_str().to_owned(),
+            queues,
+            rx_queue_size: config.rx_queue_size,
+            tx_queue_size: config.tx_queue_size,
+            alias: config.nic.alias.clone().unwrap_or_else(|| alias_of(&self.request.ifname)),
+            address: config.nic.pci_address,
+        };
+        (interface, queues_matter)
+    }
+
+    /// Waits until the data plane has connected to QEMU.
+    fn connected(&self, path: &str) -> bool {
+        loop {
+            if connected::look_up(&self.living.unix_sockets(), path).connected {
+                return true;
+            }
+            if self.deadline.passed() {
+                return false;
+            }
+            std::thread::sleep(LOOK_AGAIN.min(self.deadline.remaining()));
+        }
+    }
+
+    /// Unplugs a NIC that no data plane has connected to.
+    fn take_back(&self, client: &mut Client, domain: &Domain, asked: &Interface, journal: &mut Journal) -> Failure {
+        let error = Error::try_again(format!(
+            "The NIC was plugged, but no data plane connected to its socket, so it was unplugged again. Does OVS run, and \
+             has it a port with vhost-server-path {}/{}?",
+            self.share.target().display(),
+            asked.path.rsplit('/').next().unwrap_or_default()
+        ));
+        let target = Target { mac: Some(&asked.mac), path: &asked.path, alias: &asked.alias };
+        let taken = detach::detach(client, domain, target, Deadline::after(TAKE_BACK));
+        if let Err(error) = &taken {
+            journal.warn(format_args!("the NIC could not be unplugged again: {error}"));
+        }
+        Failure { error, open: taken.is_err() }
+    }
+}
+
+/// A NIC belongs to the attachment that plugged it last: a pod's new sandbox takes it over from the old one, whose late
+/// DEL must not touch it.
+fn take_over(store: &Store, uid: &PodUid, record: &Record) -> Result<(), Error> {
+    let path = record.nic.as_ref().map(|nic| &nic.path);
+    for mut other in store.of_pod(uid) {
+        let same = (&other.container_id, &other.ifname) == (&record.container_id, &record.ifname);
+        if !same && other.nic.as_ref().map(|nic| &nic.path) == path {
+            other.nic = None;
+            store.write(uid, &other).map_err(|error| fault::record(&error))?;
+        }
+    }
+    Ok(())
+}

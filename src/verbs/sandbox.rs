@@ -1,0 +1,79 @@
+//! The pod of a call: who it is, and what of it lives.
+
+use std::path::Path;
+
+use crate::cni::{Error, Request};
+use crate::config::Config;
+use crate::pod::identity::{self, PodUid};
+use crate::pod::netns::Sandbox;
+use crate::pod::process::Process;
+use crate::pod::volume::Volume;
+
+use super::fault;
+
+/// The uid that the runtime gives in CNI_ARGS, if it gives one.
+///
+/// # Errors
+/// That it is no uid: somebody's slip, which would otherwise look like a pod without the volume.
+pub fn named_uid(request: &Request) -> Result<Option<PodUid>, Error> {
+    let Some(text) = request.args.get("K8S_POD_UID") else { return Ok(None) };
+    PodUid::parse(text).map(Some).ok_or_else(|| {
+        Error::invalid_environment(
+            "K8S_POD_UID in CNI_ARGS is not a pod's uid: neither a UUID nor 32 hexadecimal digits.",
+        )
+    })
+}
+
+/// The uid by the processes of CNI_NETNS: for calls by hand, and of runtimes that do not name it.
+///
+/// # Errors
+/// That the namespace cannot be looked at, or belongs to several pods.
+pub fn uid_by_processes(netns: &Path, config: &Config) -> Result<Option<PodUid>, Error> {
+    let processes =
+        Sandbox::open(netns).and_then(|sandbox| sandbox.processes()).map_err(|error| fault::netns(&error))?;
+    identity::of_processes(&processes, &config.kubelet_dir, &config.volume_name)
+        .map_err(|error| fault::identity(&error))
+}
+
+/// The pod's volume, if it has it.
+///
+/// # Errors
+/// That it is not what it must be.
+pub fn volume(config: &Config, uid: &PodUid) -> Result<Option<Volume>, Error> {
+    Volume::open(&config.kubelet_dir, uid.as_str(), &config.volume_name).map_err(|error| fault::volume(&error))
+}
+
+/// What lives of a pod.
+pub struct Living {
+    /// Its network namespace.
+    pub sandbox: Sandbox,
+    /// The processes in it; never none.
+    pub processes: Vec<Process>,
+}
+
+impl Living {
+    /// Looks for a pod's processes: in the namespace that the call names, in the one that was recorded, and last by the
+    /// pod's cgroups. `None` if the pod has none, so that no VM of it can run.
+    pub fn find(uid: &PodUid, named: Option<&Path>, recorded: Option<&Path>) -> Option<Self> {
+        let by_path = [named, recorded].into_iter().flatten().filter_map(|path| Sandbox::open(path).ok());
+        for sandbox in by_path {
+            let processes = sandbox.processes().unwrap_or_default();
+            // A path may have come to name the namespace of another pod since it was recorded.
+            let foreign = processes.iter().filter_map(identity::of_process).any(|found| found != *uid);
+            if !processes.is_empty() && !foreign {
+                return Some(Self { sandbox, processes });
+            }
+        }
+        let by_cgroup = identity::processes_of(uid).ok()?;
+        by_cgroup.iter().find_map(|process| {
+            let sandbox = Sandbox::of(process).ok()?;
+            let processes = sandbox.processes().ok().filter(|processes| !processes.is_empty())?;
+            Some(Self { sandbox, processes })
+        })
+    }
+
+    /// The unix sockets of the pod's network namespace, as the kernel lists them.
+    pub fn unix_sockets(&self) -> String {
+        self.processes.iter().find_map(|process| process.unix_sockets().ok()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,231 @@
+//! Undoing: what a DEL, a GC and a failed ADD have in common.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::cni::Error;
+use crate::config::Config;
+use crate::dataplane::connected;
+use crate::deadline::Deadline;
+use crate::libvirt::Domain;
+use crate::pod::identity::PodUid;
+use crate::pod::volume::{Entry, Volume};
+use crate::record::{self, Lock, Nic, Record, Store};
+use crate::share::Share;
+use crate::vm::detach::{self, Target};
+use crate::vm::interface::alias_of;
+
+use super::fault;
+use super::hypervisor::{Hypervisor, Unreached};
+use super::journal::Journal;
+use super::sandbox::Living;
+
+/// How long QEMU may take to remove its socket once the NIC is gone; it does so before libvirt hears of it.
+const SOCKET_PATIENCE: Duration = Duration::from_secs(2);
+
+/// An attachment that is to be undone. The pod's lock is held, and this process is in the host's mount namespace.
+pub struct Undo<'a> {
+    /// The configuration, which may have changed since the ADD; the record counts where they differ.
+    pub config: &'a Config,
+    /// The records.
+    pub store: &'a Store,
+    /// The pod.
+    pub uid: &'a PodUid,
+    /// The sandbox.
+    pub container_id: &'a str,
+    /// The NIC's name.
+    pub ifname: &'a str,
+    /// CNI_NETNS, if the call names it.
+    pub netns: Option<&'a Path>,
+    /// The NIC's MAC address, if the call tells it.
+    pub mac: Option<String>,
+    /// When to give up.
+    pub deadline: Deadline,
+}
+
+/// A NIC as it is to be looked for: as recorded, or as an ADD of this call would have made it.
+struct Sought {
+    nic: Nic,
+    recorded: bool,
+}
+
+impl Undo<'_> {
+    /// Unplugs the NIC, removes its socket, forgets the attachment, and takes the share away if that was the last.
+    ///
+    /// # Errors
+    /// That the guest has not let go, or that it cannot be known whether it has: then the record stays, and another DEL
+    /// goes on from there.
+    pub fn run(&self, journal: &mut Journal) -> Result<(), Error> {
+        let record = self.store.find(self.uid, self.container_id, self.ifname);
+        let volume_name = record.as_ref().map_or(&self.config.volume_name, |record| &record.volume);
+        let base = record.as_ref().map_or(&self.config.socket_base_dir, |record| &record.socket_base_dir);
+        let share = Share::new(base, self.uid, volume_name);
+        // A volume that is not what it must be is left alone, with all that lies in it.
+        let volume = Volume::open(&self.config.kubelet_dir, self.uid.as_str(), volume_name);
+        let volume = volume.inspect_err(|error| journal.warn(error)).ok().flatten();
+        let living = Living::find(self.uid, self.netns, record.as_ref().map(|record| record.netns.as_path()));
+
+        if let Some(sought) = self.sought(record.as_ref(), volume.as_ref(), living.as_ref()) {
+            if let Some(living) = &living {
+                self.unplug(&sought, living, journal)?;
+            }
+            if let Some(volume) = &volume {
+                self.remove_socket(&sought.nic, volume, living.as_ref(), journal)?;
+            }
+        }
+        self.forget(living.is_some(), journal)?;
+        let in_use = volume.as_ref().zip(living.as_ref()).is_some_and(|(volume, living)| any_in_use(volume, living));
+        if self.store.of_pod(self.uid).is_empty() && !in_use && share.remove().map_err(|error| fault::share(&error))? {
+            journal.did("unmount");
+        }
+        Ok(())
+    }
+
+    /// The NIC that this attachment plugged. Without a record (a wiped /run) it is the one that an ADD would have plugged,
+    /// but only if the call names the pod's living sandbox, and no other attachment of the pod has that name: else this
+    /// is the late DEL of an old sandbox.
+    fn sought(&self, record: Option<&Record>, volume: Option<&Volume>, living: Option<&Living>) -> Option<Sought> {
+        if let Some(record) = record {
+            return record.nic.clone().map(|nic| Sought { nic, recorded: true });
+        }
+        let (living, volume) = (living?, volume?);
+        if self.netns.is_none() || self.store.of_pod(self.uid).iter().any(|other| other.ifname == self.ifname) {
+            return None;
+        }
+        let socket = self.config.socket_name(self.ifname).ok()?;
+        let location = volume.location().ok()?;
+        let point = living.processes.iter().find_map(|process| process.mount_point(&location).ok().flatten())?;
+        let nic = Nic {
+            alias: self.config.nic.alias.clone().unwrap_or_else(|| alias_of(self.ifname)),
+            mac: self.mac.clone().unwrap_or_default(),
+            path: point.join(socket).to_str()?.to_owned(),
+            socket: socket.to_owned(),
+            domain: String::new(),
+            attached: true,
+        };
+        Some(Sought { nic, recorded: false })
+    }
+
+    /// Makes the guest let go of the NIC, if there is a guest that has it.
+    fn unplug(&self, sought: &Sought, living: &Living, journal: &mut Journal) -> Result<(), Error> {
+        let nic = &sought.nic;
+        let held = || connected::look_up(&living.unix_sockets(), &nic.path).any();
+        let mut libvirt = match Hypervisor::reach(self.config, self.uid, living, self.deadline) {
+            Ok(libvirt) => libvirt,
+            // Nobody listens on the NIC's socket: whatever became of the VM, it has the NIC no more.
+            Err(unreached) if !held() => {
+                if !matches!(unreached, Unreached::Daemon(crate::pod::daemon::Error::Absent { .. })) {
+                    journal.warn(unreached.told());
+                }
+                return Ok(());
+            }
+            Err(unreached) => return Err(unreached.told()),
+        };
+        let client = &mut libvirt.client;
+        let domains = client.running_domains(self.deadline).map_err(|error| fault::libvirt(&error))?;
+        let is_it = |domain: &&Domain| !sought.recorded || id(domain) == nic.domain;
+        let target =
+            Target { mac: Some(nic.mac.as_str()).filter(|mac| !mac.is_empty()), path: &nic.path, alias: &nic.alias };
+        for domain in domains.iter().filter(is_it) {
+            if detach::detach(client, domain, target, self.deadline).map_err(|error| fault::vm(&error))? {
+                journal.did(format_args!("detach {}", nic.alias));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the socket's file, if QEMU has not: one that died has left it.
+    fn remove_socket(
+        &self,
+        nic: &Nic,
+        volume: &Volume,
+        living: Option<&Living>,
+        journal: &mut Journal,
+    ) -> Result<(), Error> {
+        let patience = self.deadline.at_most(SOCKET_PATIENCE);
+        let looking = |error| fault::system("looking at the NIC's socket", &error);
+        while volume.entry(&nic.socket).map_err(looking)? == Entry::Socket {
+            let held = living.is_some_and(|living| connected::look_up(&living.unix_sockets(), &nic.path).any());
+            if !held {
+                if volume.remove_socket(&nic.socket).map_err(looking)? {
+                    journal.did("remove socket");
+                }
+                break;
+            }
+            if patience.passed() {
+                return Err(Error::try_again(format!(
+                    "The VM no longer has the NIC, but some process of the pod still listens on its socket {}.",
+                    nic.path
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Forgets the attachment; and, if nothing of the pod lives, all attachments of the same sandbox: who plugged them
+    /// may never call DEL for them (Multus replays only what it knew when the pod started).
+    fn forget(&self, lives: bool, journal: &mut Journal) -> Result<(), Error> {
+        let remove = |ifname: &str| {
+            let removed = self.store.remove(self.uid, self.container_id, ifname);
+            removed.map_err(|error| fault::record(&error))
+        };
+        remove(self.ifname)?;
+        if lives {
+            return Ok(());
+        }
+        for other in self.store.of_pod(self.uid) {
+            if other.container_id == self.container_id {
+                remove(&other.ifname)?;
+                journal.did(format_args!("forget {}, whose VM is gone", other.ifname));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether some process of the pod still has a socket in the volume, through any of the pod's mounts.
+fn any_in_use(volume: &Volume, living: &Living) -> bool {
+    let names = volume.sockets().unwrap_or_default();
+    if names.is_empty() {
+        return false;
+    }
+    let Ok(location) = volume.location() else { return true };
+    let list = living.unix_sockets();
+    let points = living.processes.iter().filter_map(|process| process.mount_point(&location).ok().flatten());
+    let points: std::collections::BTreeSet<_> = points.collect();
+    points
+        .iter()
+        .any(|point| names.iter().any(|name| connected::look_up(&list, &point.join(name).to_string_lossy()).any()))
+}
+
+fn id(domain: &Domain) -> String {
+    domain.uuid.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Puts back what a failed ADD found: its earlier record, if it had one, and no share where there was none.
+pub fn restore(
+    store: &Store,
+    share: &Share,
+    mounted_by_it: bool,
+    before: Option<Record>,
+    now: &Record,
+    uid: &PodUid,
+) -> Result<(), Error> {
+    let restored: Result<(), record::Error> = match before {
+        Some(before) => store.write(uid, &before),
+        None => store.remove(uid, &now.container_id, &now.ifname),
+    };
+    restored.map_err(|error| fault::record(&error))?;
+    if mounted_by_it && store.of_pod(uid).is_empty() {
+        share.remove().map_err(|error| fault::share(&error))?;
+    }
+    Ok(())
+}
+
+/// Lets go of the pod's lock, for good if nothing of the pod is recorded.
+pub fn let_go(lock: Lock, store: &Store, uid: &PodUid) {
+    if store.of_pod(uid).is_empty() {
+        lock.retire();
+    }
+}
