@@ -34,6 +34,7 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
         netns: request.netns.as_deref(),
         mac: mac(request, config),
         deadline,
+        with_dead: true,
     };
     let outcome = undo.run(journal);
     undo::let_go(lock, &store, &uid);
