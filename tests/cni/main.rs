@@ -16,7 +16,7 @@
 //! | R51-R56 | [`status_gc`] |
 //! | R58, R59 | [`attachments`] |
 //! | R60-R67 | [`conventions`] |
-//! | none: the plugin's own keys, a static binary | [`own_keys`], [`binary`] |
+//! | none: the plugin's own keys, its logs, a static binary | [`own_keys`], [`logs`], [`binary`] |
 //!
 //! Not shown here, and why:
 //! - R42 (an interface that exists already) binds plugins that create it; a chained plugin finds it there.
@@ -38,6 +38,7 @@ mod conventions;
 mod del_check;
 mod environment;
 mod json;
+mod logs;
 mod own_keys;
 mod plugin;
 mod process;
