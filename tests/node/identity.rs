@@ -111,14 +111,17 @@ fn a_namespace_that_nobody_lives_in_tells_no_pod() {
 }
 
 #[test]
-fn a_uid_that_is_none_is_refused_by_add_and_ignored_by_del() {
+fn a_uid_that_is_none_is_passed_over_and_the_processes_asked() {
     let node = Node::new();
     let pod = Pod::new(&node);
-    for uid in ["x", "../../etc", "..", "0b2fd2c3-1b3e-4c0a-8f5e-6a1d3f2e9c7", "0b2fd2c3/1b3e/4c0a/8f5e/6a1d3f2e9c77"] {
+    let uids = ["x", "../../etc", "..", "0b2fd2c3-1b3e-4c0a-8f5e-6a1d3f2e9c7", "0b2fd2c3/1b3e/4c0a/8f5e/6a1d3f2e9c77"];
+    for uid in uids {
         let call = Call::new("ADD", uid, &pod.netns()).set("attach", json!("never"));
         let answer = call.run(&node);
-        assert_eq!(answer.code(), 4, "{uid}");
-        assert!(answer.text().contains("K8S_POD_UID"), "{answer:?}");
+        answer.succeeded();
+        assert!(answer.log.contains("K8S_POD_UID in CNI_ARGS is not a pod's uid"), "{}", answer.log);
+        assert!(node.is_shared(&pod.uid));
         call.command("DEL").run(&node).succeeded();
+        assert!(node.is_clean(&pod.uid));
     }
 }

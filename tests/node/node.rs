@@ -2,7 +2,7 @@
 //! the real binary. Nothing of it outlives the test: its first process dies with the test's, and all else with that.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -179,7 +179,6 @@ pub struct Call {
     netns: String,
     args: String,
     config: Value,
-    binary: PathBuf,
     wrapper: Vec<String>,
 }
 
@@ -227,7 +226,6 @@ impl Call {
             netns: netns.to_owned(),
             args: format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=vm;K8S_POD_UID={uid}"),
             config,
-            binary: PathBuf::from(env!("CARGO_BIN_EXE_vhostuser-hotplug")),
             wrapper: Vec::new(),
         }
     }
@@ -284,15 +282,10 @@ impl Call {
         self
     }
 
-    /// Has another file run as the plugin.
-    pub fn binary(mut self, binary: &Path) -> Self {
-        self.binary = binary.to_owned();
-        self
-    }
-
     /// Starts it; its end is waited for with [`answer`].
     pub fn start(&self, node: &Node) -> Child {
-        let mut words = self.wrapper.iter().map(PathBuf::from).chain([self.binary.clone()]);
+        let mut words =
+            self.wrapper.iter().map(PathBuf::from).chain([PathBuf::from(env!("CARGO_BIN_EXE_vhostuser-hotplug"))]);
         let mut command = node.command("env");
         command.arg("-i").args([
             format!("CNI_COMMAND={}", self.command),
