@@ -54,7 +54,7 @@ fn the_nic_is_asked_for_as_it_must_be_and_let_go_by_its_alias() {
     del(&pod).run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
     let (_, asked) = double.calls().into_iter().find(|(call, _)| call == "detach-alias").unwrap();
-    assert_eq!(asked["alias"], "ua-net1");
+    assert_eq!(asked["device"], "ua-net1");
     del(&pod).run(&node).succeeded();
     assert_eq!(double.count("detach-alias"), 1);
 }
