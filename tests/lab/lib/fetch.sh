@@ -70,9 +70,12 @@ build_initramfs() {
 build_runtime() {
     say "building the CNI runtime on libcni"
     # Debian ships libcni as source for GOPATH builds: nothing is fetched.
-    env GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE="$CACHE/go-build" GOFLAGS=-p=2 CGO_ENABLED=0 \
+    local scratch
+    scratch=$(mktemp -d "$CACHE/go.XXXXXX")
+    env GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE="$scratch" GOFLAGS=-p=2 CGO_ENABLED=0 \
         go build -o "$RUNTIME.new" "$LAB_HOME/libcni/main.go"
     mv "$RUNTIME.new" "$RUNTIME"
+    rm -rf "$scratch"
 }
 
 # The other libvirt the plugin must work with: unpacked beside the installed one, never installed. A pod made with

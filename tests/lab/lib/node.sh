@@ -70,7 +70,7 @@ lab_up() {
 start_node() {
     local parent child
     setsid unshare --mount --net --pid --ipc --uts --propagation private --fork --kill-child \
-        "$LAB_SELF" --inside node_init </dev/null >"$NODE_LOG/node.log" 2>&1 9>&- &
+        "$LAB_SELF" --inside node_init </dev/null >"$NODE_LOG/node.log" 2>&1 &
     parent=$!
     disown
     record_pid "$RUN/parent.pid" "$parent" || die "the node's namespaces could not be made: see $NODE_LOG/node.log"

@@ -9,8 +9,8 @@ NODE_ADDRESS=172.18.0.1/16
 ovs_create() {
     local last=$(($(nproc --all) - 1))
     ovsdb-tool create /etc/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema
-    ovsdb-server --remote=punix:$OVS_RUN/db.sock --pidfile=$OVS_RUN/ovsdb-server.pid \
-        --log-file="$NODE_LOG/ovsdb-server.log" --no-chdir --detach -vconsole:emer /etc/openvswitch/conf.db
+    ovsdb-server -vconsole:emer --remote=punix:$OVS_RUN/db.sock --pidfile=$OVS_RUN/ovsdb-server.pid \
+        --log-file="$NODE_LOG/ovsdb-server.log" --no-chdir --detach /etc/openvswitch/conf.db
     ovs-vsctl --no-wait init
     # The last CPU polls, the first does the rest. pmd-maxsleep lets the poller doze when there is nothing to poll,
     # so that a lab does not cost a whole CPU.
@@ -26,7 +26,7 @@ ovs_create() {
 }
 
 ovs_start() {
-    "$VSWITCHD" unix:$OVS_RUN/db.sock --pidfile=$VSWITCHD_PID --log-file="$NODE_LOG/ovs-vswitchd.log" --no-chdir --detach -vconsole:emer
+    "$VSWITCHD" -vconsole:emer unix:$OVS_RUN/db.sock --pidfile=$VSWITCHD_PID --log-file="$NODE_LOG/ovs-vswitchd.log" --no-chdir --detach
     if ovs-vsctl br-exists br-int; then
         ip address replace "$NODE_ADDRESS" dev br-int
         ip link set br-int up

@@ -63,6 +63,8 @@ pod_options() {
         esac
         shift
     done
+    [[ $pod_uid =~ ^[A-Za-z0-9-]*$ && $namespace =~ ^[a-z0-9-]+$ ]] || die "pod: a uid or namespace of other characters"
+    [[ $vcpus$ports =~ ^[0-9]+$ ]] || die "pod: --vcpus and --ports take numbers"
     case $libvirt in
         11) ;;
         9) [ -x "$LIBVIRT_9/usr/sbin/libvirtd" ] || die "libvirt 9 is not there: 'lab packages' says why" ;;
