@@ -21,9 +21,11 @@ wait_for() {
     done
 }
 
-# child_of PID: its first child, if it has one by now.
-child_of() {
+# unshared_by PID: the process that `unshare --fork`, running as PID, has started, once it has. What PID ran before it
+# became unshare may have had children too.
+unshared_by() {
     local children
+    [ "$(cat "/proc/$1/comm")" = unshare ] || return 1
     children=$(cat "/proc/$1/task/$1/children")
     [ -n "$children" ] && echo "${children%% *}"
 }

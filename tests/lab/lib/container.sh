@@ -79,8 +79,8 @@ system_daemons() {
     mkdir -p /etc/libvirt /var/log/libvirt /run/libvirt
     daemon_settings /etc/libvirt root
     cache_at /var/cache/libvirt/qemu/capabilities root
-    virtlogd >>"$POD/log" 2>&1 &
-    libvirtd --config /etc/libvirt/libvirtd.conf >>"$POD/log" 2>&1 &
+    virtlogd >>"$POD_LOG" 2>&1 &
+    libvirtd --config /etc/libvirt/libvirtd.conf >>"$POD_LOG" 2>&1 &
     wait_for 110 "libvirt's socket" libvirt_answers "$LIBVIRT_URI"
 }
 
@@ -94,8 +94,8 @@ session_daemons() {
     daemon_settings "$home/.config/libvirt" "$QEMU_UID"
     chown -R "$QEMU_UID:$QEMU_UID" "$home" /run/lab /run/libvirt
     cache_at "$home/.cache/libvirt/qemu/capabilities" "$QEMU_UID"
-    as_qemu "$home" virtlogd >>"$POD/log" 2>&1 &
-    as_qemu "$home" libvirtd --config "$home/.config/libvirt/libvirtd.conf" >>"$POD/log" 2>&1 &
+    as_qemu "$home" virtlogd >>"$POD_LOG" 2>&1 &
+    as_qemu "$home" libvirtd --config "$home/.config/libvirt/libvirtd.conf" >>"$POD_LOG" 2>&1 &
     wait_for 110 "libvirt's socket" libvirt_answers "qemu:///session?socket=/run/libvirt/libvirt-sock"
     mv /run/libvirt/libvirt-sock "$LIBVIRT_SOCKET"
 }

@@ -102,6 +102,7 @@ fetch_libvirt_9() {
         done
         # Only QEMU's driver is wanted; the others would each miss a library.
         find unpacked/usr/lib -path '*/connection-driver/*' ! -name libvirt_driver_qemu.so -delete
+        rm -rf unpacked/usr/share/doc
     )
     rm -rf "$LIBVIRT_9"
     mv "$scratch/unpacked" "$LIBVIRT_9"

@@ -74,8 +74,8 @@ start_node() {
     parent=$!
     disown
     record_pid "$RUN/parent.pid" "$parent" || die "the node's namespaces could not be made: see $NODE_LOG/node.log"
-    wait_for 10 "the node's first process (see $NODE_LOG/node.log)" child_of "$parent"
-    child=$(child_of "$parent")
+    wait_for 10 "the node's first process (see $NODE_LOG/node.log)" unshared_by "$parent"
+    child=$(unshared_by "$parent")
     record_pid "$RUN/node.pid" "$child" || die "the node's first process died: see $NODE_LOG/node.log"
     wait_for 10 "the node to be ready (see $NODE_LOG/node.log)" test -e "$RUN/ready"
     need_node
@@ -177,7 +177,7 @@ lab_status() {
     inside ovs_status
     for file in "$RUN"/pods/*/info; do
         [ -e "$file" ] || continue
-        echo "pod $(basename "$(dirname "$file")"): $(grep -E '^(UID|CID)=' "$file" | tr '\n' ' ')"
+        echo "pod $(basename "$(dirname "$file")"): $(grep -E '^(POD_UID|CID|PID)=' "$file" | tr '\n' ' ')"
     done
 }
 

@@ -30,6 +30,7 @@ pod_dir() { echo "$RUN/pods/$1"; }
 pod_load() {
     POD=$(pod_dir "${1:?a pod\'s name is needed}")
     [ -e "$POD/info" ] || die "there is no pod '$1'"
+    POD_LOG=$NODE_LOG/pod-$1.log
     # shellcheck source=/dev/null
     . "$POD/info"
 }
@@ -79,7 +80,9 @@ pod_create() {
     shift
     pod_options "$@"
     POD=$(pod_dir "$name")
+    POD_LOG=$NODE_LOG/pod-$name.log
     mkdir "$POD" 2>/dev/null || die "there is a pod '$name' already"
+    : >"$POD_LOG"
     trap 'say "pod failed, removing it"; pod_remove "$NAME"' EXIT
     pod_fact NAME "$name"
     pod_fact NAMESPACE "$namespace"
@@ -144,8 +147,8 @@ pod_container() {
     spawn "$CONTAINER_ID" container_main
     pod_fact PID "$SPAWNED"
     # The first start of a libvirt probes QEMU, which takes its time under load; later ones find the answer cached.
-    wait_for 120 "the container to be ready (see $POD/log)" container_ready_or_dead
-    [ -e "$POD/ready" ] || die "the container ended: see $POD/log"
+    wait_for 120 "the container to be ready (see $POD_LOG)" container_ready_or_dead
+    [ -e "$POD/ready" ] || die "the container ended: see $POD_LOG"
 }
 
 container_ready_or_dead() { [ -e "$POD/ready" ] || ! started_at "$PID"; }
@@ -158,11 +161,11 @@ spawn() {
         [ "$CGROUP" = none ] || cgroup_join "$(cgroup_of "$CGROUP" "$POD_UID" "$1")" "$BASHPID"
         exec setsid nsenter --net="$NETNS" unshare --mount --pid --ipc --uts --propagation private --fork \
             env LAB_DIR="$LAB_DIR" "$LAB_SELF" --inside "$2" "$NAME"
-    ) </dev/null >>"$POD/log" 2>&1 &
+    ) </dev/null >>"$POD_LOG" 2>&1 &
     parent=$!
     disown
-    wait_for 10 "$2 to start (see $POD/log)" child_of "$parent"
-    SPAWNED=$(child_of "$parent")
+    wait_for 10 "$2 to start (see $POD_LOG)" unshared_by "$parent"
+    SPAWNED=$(unshared_by "$parent")
     # No process of a runtime stays in a pod: the node's pid 1 takes the orphan over.
     kill -KILL "$parent"
 }

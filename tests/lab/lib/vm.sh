@@ -97,7 +97,7 @@ guest_run() {
     local guest_in guest_out
     exec 8>"$POD/guest.lock"
     flock -w "$seconds" 8 || die "another guest command of pod '$NAME' did not end within $seconds s"
-    coproc SERIAL { exec nsenter --target "$PID" --mount socat - "UNIX-CONNECT:$GUEST_SOCKET" 8>&- 2>>"$POD/log"; }
+    coproc SERIAL { exec nsenter --target "$PID" --mount socat - "UNIX-CONNECT:$GUEST_SOCKET" 8>&- 2>>"$POD_LOG"; }
     guest_out=${SERIAL[0]} guest_in=${SERIAL[1]}
     # The first newline ends whatever an interrupted caller left on the line.
     printf '\n@@run %s %s %s\n' "$id" "$seconds" "$(printf '%s\n' "$2" | base64 -w 0)" >&"$guest_in"
