@@ -11,7 +11,8 @@ usage: lab pod NAME [OPTION...]     (NAME: lower-case letters, digits and '-')
   --namespace NS        its namespace (default: default)
   --vcpus N, --ports N  of the VM: CPUs (default 2), free PCIe root ports (default 4)
   --no-shared-memory    the VM's memory is private: a vhost-user NIC cannot work
-  --no-virtio           the guest has no virtio driver and ignores hot-plug: it never lets a NIC go
+  --stubborn            the guest takes a NIC (within 1 s) and uses it, but never lets it go before a reboot
+  --no-virtio           the guest ignores hot-plug and has no driver: it neither uses a NIC nor lets it go
   --no-vm               libvirt runs, but no domain does
   --no-libvirt          the container runs neither libvirt nor a VM
   --no-volume           the pod has no emptyDir vhostuser-sockets
@@ -53,7 +54,8 @@ pod_options() {
             --libvirt) libvirt=${2:?}; shift ;;
             --cgroup) cgroup=${2:?}; shift ;;
             --no-shared-memory) shared=no ;;
-            --no-virtio) virtio=no ;;
+            --stubborn) guest=stubborn ;;
+            --no-virtio) guest=novirtio ;;
             --no-vm) vm=no ;;
             --no-libvirt) daemon=no vm=no ;;
             --no-volume) volume=no ;;
@@ -75,7 +77,7 @@ pod_options() {
 
 pod_create() {
     local name=${1:-} pod_uid='' namespace=default vcpus=2 ports=4 libvirt=11 cgroup=cgroupfs
-    local shared=yes virtio=yes vm=yes daemon=yes volume=yes container=yes pause=yes session=no
+    local shared=yes guest=usual vm=yes daemon=yes volume=yes container=yes pause=yes session=no
     [[ $name =~ ^[a-z0-9][a-z0-9-]{0,40}$ ]] || { pod_usage >&2; die "pod: '$name' is no name for a pod"; }
     shift
     pod_options "$@"
@@ -97,10 +99,10 @@ pod_create() {
     if [ "$container" = yes ]; then
         pod_container
         if [ "$vm" = yes ]; then
-            domain_xml "$vcpus" "$ports" "$shared" "$virtio" >"$POD/domain.xml"
+            domain_xml "$vcpus" "$ports" "$shared" "$guest" >"$POD/domain.xml"
             virsh_in define "$POD/domain.xml" >/dev/null
             vm_start
-            [ "$virtio" = no ] || guest_wait
+            guest_wait
         fi
     fi
     trap - EXIT

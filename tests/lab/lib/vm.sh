@@ -5,16 +5,16 @@ GUEST_MEMORY=256
 GUEST_SOCKET=/run/lab/guest.sock
 GUEST_CONSOLE=/run/lab/console.log
 
-# domain_xml VCPUS PORTS SHARED VIRTIO
+# domain_xml VCPUS PORTS SHARED GUEST
 domain_xml() {
-    local vcpus=$1 ports=$2 shared=$3 virtio=$4 port cpus access='' memory='' cmdline='console=ttyS0 quiet panic=1'
+    local vcpus=$1 ports=$2 shared=$3 guest=$4 port cpus access='' memory='' cmdline='console=ttyS0 quiet panic=1'
     cpus=0$([ "$vcpus" = 1 ] || echo "-$((vcpus - 1))")
     if [ "$shared" = yes ]; then
         memory="<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
         access=" memAccess='shared'"
     fi
     # acpiphp is built in; without it nobody in the guest answers the request to let a device go.
-    [ "$virtio" = yes ] || cmdline+=' lab.novirtio acpiphp.disable=1 pcie_ports=compat'
+    [ "$guest" = usual ] || cmdline+=" lab.$guest acpiphp.disable=1 pcie_ports=compat"
     cat <<XML
 <domain type='qemu'>
   <name>$DOMAIN</name>
