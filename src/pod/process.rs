@@ -12,6 +12,9 @@ const CGROUP_LIMIT: u64 = 64 << 10;
 /// Longest table of unix sockets that is read, in bytes: some 200 000 sockets.
 const SOCKETS_LIMIT: u64 = 16 << 20;
 
+/// Most descriptors of a process that are looked at; QEMU has some hundred.
+const DESCRIPTOR_LIMIT: usize = 4096;
+
 /// A running process. Reads through it fail (`ESRCH`) once the process is gone, whoever has its pid then.
 #[derive(Debug)]
 pub struct Process {
@@ -88,6 +91,25 @@ impl Process {
     pub fn unix_sockets(&self) -> Result<String, sys::Error> {
         sys::read_text(&self.path("net/unix"), SOCKETS_LIMIT)
     }
+
+    /// Whether one of its descriptors is one of these sockets, by their inodes; among its first 4096 descriptors.
+    #[must_use]
+    pub fn has_socket(&self, inodes: &[u64]) -> bool {
+        let Ok(listing) = std::fs::read_dir(self.path("fd")) else { return false };
+        listing.flatten().take(DESCRIPTOR_LIMIT).any(|entry| {
+            let link = std::fs::read_link(entry.path()).unwrap_or_default();
+            let inode = link.to_str().and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+            inode.is_some_and(|inode| inodes.contains(&inode))
+        })
+    }
+}
+
+/// The unix sockets of this process' own network namespace.
+///
+/// # Errors
+/// Those of reading the file.
+pub fn unix_sockets_of_this_namespace() -> Result<String, sys::Error> {
+    sys::read_text(Path::new("/proc/self/net/unix"), SOCKETS_LIMIT)
 }
 
 /// The pids that `/proc` lists now.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use crate::cni::mac::Mac;
 use crate::cni::{Error, Request};
 use crate::config::{Config, Queues};
-use crate::dataplane::connected;
 use crate::deadline::Deadline;
 use crate::libvirt::{Client, Domain};
 use crate::pod::identity::PodUid;
@@ -196,7 +195,7 @@ impl Plug<'_> {
     /// Waits until the data plane has connected to QEMU.
     fn connected(&self, path: &str) -> bool {
         loop {
-            if connected::look_up(&self.living.unix_sockets(), path).connected {
+            if self.living.socket(path).connected {
                 return true;
             }
             if self.deadline.passed() {

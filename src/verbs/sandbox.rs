@@ -4,9 +4,10 @@ use std::path::Path;
 
 use crate::cni::{Error, Request};
 use crate::config::Config;
+use crate::dataplane::connected;
 use crate::pod::identity::{self, PodUid};
 use crate::pod::netns::Sandbox;
-use crate::pod::process::Process;
+use crate::pod::process::{self, Process};
 use crate::pod::volume::Volume;
 
 use super::fault;
@@ -71,8 +72,31 @@ impl Living {
         })
     }
 
-    /// The unix sockets of the pod's network namespace, as the kernel lists them.
-    pub fn unix_sockets(&self) -> String {
-        self.processes.iter().find_map(|process| process.unix_sockets().ok()).unwrap_or_default()
+    /// What the pod's socket of this path, as QEMU spells it, is at.
+    pub fn socket(&self, path: &str) -> Socket {
+        let list = self.processes.iter().find_map(|process| process.unix_sockets().ok()).unwrap_or_default();
+        let inside = connected::look_up(&list, path);
+        // The data plane runs in the host's network namespace, and so do we.
+        let own = process::unix_sockets_of_this_namespace().unwrap_or_default();
+        let mut accepted = inside.accepted;
+        accepted.extend(connected::look_up(&own, path).accepted);
+        let connected = !accepted.is_empty() && self.processes.iter().any(|process| process.has_socket(&accepted));
+        Socket { listening: inside.listening, connected }
+    }
+}
+
+/// What a NIC's socket is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// A process of the pod listens.
+    pub listening: bool,
+    /// A process of the pod has accepted a connection to it: the data plane is connected.
+    pub connected: bool,
+}
+
+impl Socket {
+    /// Whether any process of the pod still has it.
+    pub fn is_held(self) -> bool {
+        self.listening || self.connected
     }
 }

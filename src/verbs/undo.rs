@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::cni::Error;
 use crate::config::Config;
-use crate::dataplane::connected;
 use crate::deadline::Deadline;
 use crate::libvirt::Domain;
 use crate::pod::identity::PodUid;
@@ -112,7 +111,7 @@ impl Undo<'_> {
     /// Makes the guest let go of the NIC, if there is a guest that has it.
     fn unplug(&self, sought: &Sought, living: &Living, journal: &mut Journal) -> Result<(), Error> {
         let nic = &sought.nic;
-        let held = || connected::look_up(&living.unix_sockets(), &nic.path).any();
+        let held = || living.socket(&nic.path).is_held();
         let mut libvirt = match Hypervisor::reach(self.config, self.uid, living, self.deadline) {
             Ok(libvirt) => libvirt,
             // Nobody listens on the NIC's socket: whatever became of the VM, it has the NIC no more.
@@ -148,7 +147,7 @@ impl Undo<'_> {
         let patience = self.deadline.at_most(SOCKET_PATIENCE);
         let looking = |error| fault::system("looking at the NIC's socket", &error);
         while volume.entry(&nic.socket).map_err(looking)? == Entry::Socket {
-            let held = living.is_some_and(|living| connected::look_up(&living.unix_sockets(), &nic.path).any());
+            let held = living.is_some_and(|living| living.socket(&nic.path).is_held());
             if !held {
                 if volume.remove_socket(&nic.socket).map_err(looking)? {
                     journal.did("remove socket");
@@ -193,12 +192,9 @@ fn any_in_use(volume: &Volume, living: &Living) -> bool {
         return false;
     }
     let Ok(location) = volume.location() else { return true };
-    let list = living.unix_sockets();
     let points = living.processes.iter().filter_map(|process| process.mount_point(&location).ok().flatten());
     let points: std::collections::BTreeSet<_> = points.collect();
-    points
-        .iter()
-        .any(|point| names.iter().any(|name| connected::look_up(&list, &point.join(name).to_string_lossy()).any()))
+    points.iter().any(|point| names.iter().any(|name| living.socket(&point.join(name).to_string_lossy()).is_held()))
 }
 
 fn id(domain: &Domain) -> String {
