@@ -57,6 +57,7 @@ lab_up() {
     packages_complete || die "packages are missing: run 'lab packages' first"
     fetched || fetch_all
     take_down
+    rm -rf "$NODE_LOG"
     mkdir -p "$RUN/pods" "$NODE_LOG"
     trap 'say "up failed, taking it down; see $NODE_LOG"; take_down' EXIT
     raise_hugepages
@@ -84,6 +85,8 @@ start_node() {
 # Pid 1 of the node. Ends only by being killed, and all of the node with it.
 node_init() {
     local directory
+    # A node that nobody has written down could never be taken down: should `up` be killed now, it ends by itself.
+    wait_for 10 "being written down" test -e "$RUN/node.pid"
     hostname lab-node
     mount -t proc proc /proc
     # A sysfs of the node's own network namespace, with the machine's cgroups put back.
