@@ -75,7 +75,21 @@ impl Undo<'_> {
                 self.remove_socket(&sought.nic, volume, living.as_ref(), journal)?;
             }
         }
-        self.forget(living.is_some(), journal)?;
+        let remove = |ifname: &str| {
+            let removed = self.store.remove(self.uid, self.container_id, ifname);
+            removed.map_err(|error| fault::record(&error))
+        };
+        remove(self.ifname)?;
+        if living.is_none() && self.with_dead {
+            for other in self.store.of_pod(self.uid) {
+                let Some(nic) = other.nic.filter(|_| other.container_id == self.container_id) else { continue };
+                if let Some(volume) = &volume {
+                    self.remove_socket(&nic, volume, None, journal)?;
+                }
+                remove(&other.ifname)?;
+                journal.did(format_args!("forget {}, whose VM is gone", other.ifname));
+            }
+        }
         let in_use = volume.as_ref().zip(living.as_ref()).is_some_and(|(volume, living)| any_in_use(volume, living));
         if self.store.of_pod(self.uid).is_empty() && !in_use && share.remove().map_err(|error| fault::share(&error))? {
             journal.did("unmount");
@@ -161,25 +175,6 @@ impl Undo<'_> {
                 )));
             }
             std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
-    }
-
-    /// Forgets the attachment, and those NICs of its sandbox whose VM is gone with the pod's last process.
-    fn forget(&self, lives: bool, journal: &mut Journal) -> Result<(), Error> {
-        let remove = |ifname: &str| {
-            let removed = self.store.remove(self.uid, self.container_id, ifname);
-            removed.map_err(|error| fault::record(&error))
-        };
-        remove(self.ifname)?;
-        if lives || !self.with_dead {
-            return Ok(());
-        }
-        for other in self.store.of_pod(self.uid) {
-            if other.container_id == self.container_id && other.nic.is_some() {
-                remove(&other.ifname)?;
-                journal.did(format_args!("forget {}, whose VM is gone", other.ifname));
-            }
         }
         Ok(())
     }
