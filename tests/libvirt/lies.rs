@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use vhostuser_hotplug::deadline::Deadline;
-use vhostuser_hotplug::libvirt::{Client, Error, EventKind, Scope, Uri, Xml};
+use vhostuser_hotplug::libvirt::{Client, Error, Event, EventKind, Scope, Uri, Xml};
 
 use crate::harness::{Double, kind, nic, soon};
 
@@ -174,18 +174,41 @@ fn a_flood_does_not_stretch_the_deadline() {
 }
 
 #[test]
-fn a_flood_does_not_stretch_the_wait_for_an_event() {
-    for lie in [json!({"event-flood": 0}), json!({"event-flood": 5}), json!("unknown-event-flood"), json!("ping-flood")]
-    {
-        let double = Double::lying("version", &lie);
-        let mut client = double.client();
-        let begun = Instant::now();
-        // The call fails and poisons the connection; a wait on a fresh one gets the flood from the first byte.
-        let error = client.library_version(Deadline::after(SPAN)).unwrap_err();
-        assert!(["protocol", "timed out"].contains(&kind(&error)), "{lie}: {error}");
-        let error = client.next_event(Deadline::after(SPAN)).unwrap_err();
-        assert_eq!(kind(&error), "unusable");
-        assert!(begun.elapsed() < SPAN + MARGIN);
+fn traffic_that_stays_within_bounds_does_not_stretch_the_deadline() {
+    for at in ["connect", "auth-list", "xml", "attach"] {
+        expect(at, &json!({"event-drizzle": 3}), "timed out");
+        expect(at, &json!({"ping-drizzle": 20}), "timed out");
+    }
+}
+
+/// Waits for an event where the double, after an honest answer, says something else.
+fn waits(lie: &Value) -> Result<Option<Event>, Error> {
+    let double = Double::lying("subscribe", &json!({"answer-then": lie}));
+    let mut client = double.client();
+    let domain = client.lookup("ns_plain", soon()).unwrap();
+    client.subscribe(EventKind::DeviceRemoved, &domain, soon()).unwrap();
+    let begun = Instant::now();
+    let result = client.next_event(Deadline::after(SPAN));
+    assert!(begun.elapsed() < SPAN + MARGIN, "{lie} held the wait for {:?}", begun.elapsed());
+    result
+}
+
+#[test]
+fn a_wait_for_an_event_is_as_safe_as_a_call() {
+    // Floods: of a subscription's number but another domain, of a number nobody has, of other events, of pings.
+    for lie in [json!({"event-flood": 0}), json!({"event-flood": 5}), json!("unknown-event-flood")] {
+        assert_eq!(kind(&waits(&lie).unwrap_err()), "protocol", "{lie}");
+    }
+    let error = waits(&json!("ping-flood")).unwrap_err();
+    assert!(["protocol", "timed out"].contains(&kind(&error)), "{error}");
+    for lie in [json!({"event-drizzle": 2}), json!({"ping-drizzle": 20}), json!("silence"), json!({"trickle": 200})] {
+        assert_eq!(waits(&lie).unwrap(), None, "{lie}");
+    }
+    for lie in [json!("twice"), json!({"type": 4}), json!({"type": 9}), json!({"length": 9}), json!({"length": 0})] {
+        assert_eq!(kind(&waits(&lie).unwrap_err()), "protocol", "{lie}");
+    }
+    for lie in [json!("close"), json!("exit"), json!({"cut-at": 9})] {
+        assert_eq!(kind(&waits(&lie).unwrap_err()), "disconnected", "{lie}");
     }
 }
 

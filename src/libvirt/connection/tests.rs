@@ -1,5 +1,6 @@
 //! A daemon's end of a socket pair says the bytes; the connection makes of them what it can.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::*;

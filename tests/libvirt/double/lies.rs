@@ -43,6 +43,13 @@ pub fn tell(lie: &Lie, head: Head, payload: &[u8], writer: &Writer) -> bool {
         Lie::EventFlood(callback) => flood(&mut stream, &removed(*callback)),
         Lie::UnknownEventFlood => flood(&mut stream, &Head::event(319).frame(&Out::default().word(0).0)),
         Lie::PingFlood => flood(&mut stream, &ping()),
+        Lie::EventDrizzle(millis) => drizzle(&mut stream, &removed(0), *millis),
+        Lie::PingDrizzle(millis) => drizzle(&mut stream, &ping(), *millis),
+        Lie::AnswerThen(lie) => {
+            let said = say(&honest);
+            drop(stream);
+            said && tell(lie, head, payload, writer)
+        }
         Lie::Pings(count) => (0..*count).all(|_| say(&ping())) && say(&honest),
         Lie::Trickle(millis) => honest.iter().all(|byte| {
             pause(*millis);
@@ -92,6 +99,14 @@ fn silence() -> bool {
 fn flood(stream: &mut UnixStream, frame: &[u8]) -> bool {
     let burst = frame.repeat(BURST / frame.len());
     while stream.write_all(&burst).is_ok() {}
+    false
+}
+
+/// Says the same at intervals until the client hangs up.
+fn drizzle(stream: &mut UnixStream, frame: &[u8], millis: u64) -> bool {
+    while stream.write_all(frame).is_ok() {
+        pause(millis);
+    }
     false
 }
 

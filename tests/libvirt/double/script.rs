@@ -28,6 +28,9 @@ pub struct Script {
     pub job_timeout_ms: u64,
     #[serde(default)]
     pub lies: Vec<Order>,
+    /// The double ends when its standard input does: with whoever started it, however that one ends.
+    #[serde(default)]
+    pub until_eof: bool,
 }
 
 fn both_uris() -> Vec<String> {
@@ -206,6 +209,12 @@ pub enum Lie {
     UnknownEventFlood,
     /// Keepalive pings for ever.
     PingFlood,
+    /// DEVICE_REMOVED for ever, with callback number 0, one per so many milliseconds.
+    EventDrizzle(u64),
+    /// Keepalive pings for ever, one per so many milliseconds.
+    PingDrizzle(u64),
+    /// The honest answer, and then this.
+    AnswerThen(Box<Lie>),
     /// Pings, then the honest answer.
     Pings(u32),
     /// A byte per so many milliseconds.

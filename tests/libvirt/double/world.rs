@@ -68,6 +68,8 @@ pub struct Domain {
     sockets: HashMap<String, Socket>,
     asks: HashMap<String, u32>,
     busy: bool,
+    /// A domain that was not persistent and has ended: no call finds it any more.
+    gone: bool,
 }
 
 impl Domain {
@@ -129,7 +131,7 @@ impl World {
 
     /// What `look` makes of the domain that matches.
     pub fn look<T>(&self, matches: impl Fn(&Domain) -> bool, look: impl FnOnce(&Domain) -> T) -> Option<T> {
-        self.lock().domains.iter().find(|domain| matches(domain)).map(look)
+        self.lock().domains.iter().find(|domain| !domain.gone && matches(domain)).map(look)
     }
 
     /// The UUID, if it is a domain's; the name is only repeated in the error, as libvirt does.
@@ -352,12 +354,10 @@ impl World {
             Guest::Stops => {
                 self.tell(uuid, LIFECYCLE, |out| out.word(6).word(2));
                 if let Some(domain) = self.lock().domains.iter_mut().find(|domain| domain.uuid == uuid) {
-                    (domain.id, domain.state) = (-1, 5);
+                    (domain.id, domain.state, domain.gone) = (-1, 5, domain.stored.is_none());
                     domain.sockets.clear();
                 }
                 self.tell(uuid, LIFECYCLE, |out| out.word(5).word(1));
-                // A domain that is not persistent is gone with its process.
-                self.lock().domains.retain(|domain| domain.uuid != uuid || domain.stored.is_some());
             }
             _ => {
                 self.unplug(uuid, alias, false);
