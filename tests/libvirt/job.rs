@@ -1,5 +1,6 @@
 //! The honest job: everything the plugin asks of libvirt, in the plugin's order.
 
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -227,4 +228,37 @@ pub fn stored_nic(client: &mut Client) {
     assert_eq!(&stored[begin..end], expected);
     client.detach_alias(&domain, "ua-nic", Scope::Config, soon()).unwrap();
     assert!(!client.xml(&domain, Xml::Persistent, soon()).unwrap().contains("<interface"));
+}
+
+/// What a back end of vhost-user says of its queues, when asked three times.
+fn back_end(socket: &Path, queues: u64) -> UnixStream {
+    let mut peer = UnixStream::connect(socket).unwrap();
+    for (request, answer) in [(1u32, 1u64 << 30), (15, 1), (17, queues)] {
+        let mut question = [0; 12];
+        peer.read_exact(&mut question).unwrap();
+        assert_eq!(question[..4], request.to_ne_bytes());
+        let reply =
+            [&request.to_ne_bytes()[..], &5u32.to_ne_bytes(), &8u32.to_ne_bytes(), &answer.to_ne_bytes()].concat();
+        peer.write_all(&reply).unwrap();
+    }
+    peer
+}
+
+#[test]
+fn a_data_plane_that_offers_too_little_does_not_end_the_wait() {
+    let double = Double::start(&json!({"attach": {"data_plane": "handshake"}}));
+    let mut client = double.client();
+    let domain = plain(&mut client);
+    let socket = double.dir.join("nic");
+    let xml = nic("ua-nic", &socket);
+    let attach = std::thread::spawn(move || client.attach(&domain, &xml, Scope::Live, soon()));
+    // One that connects and hangs up is none.
+    while UnixStream::connect(&socket).is_err() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut poor = back_end(&socket, 1);
+    assert_eq!(poor.read(&mut [0; 1]).unwrap(), 0, "one queue where four are asked for: QEMU hangs up");
+    assert!(!attach.is_finished());
+    let _rich = back_end(&socket, 4);
+    attach.join().unwrap().unwrap();
 }

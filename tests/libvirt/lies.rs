@@ -181,6 +181,9 @@ fn traffic_that_stays_within_bounds_does_not_stretch_the_deadline() {
     for at in ["connect", "auth-list", "xml", "attach"] {
         expect(at, &json!({"event-drizzle": 3}), "timed out");
         expect(at, &json!({"ping-drizzle": 20}), "timed out");
+        // So much in each that the bound on their number is far away.
+        expect(at, &json!("big-unknown-flood"), "timed out");
+        expect(at, &json!("big-flood"), "protocol");
     }
 }
 
@@ -199,11 +202,16 @@ fn waits(lie: &Value) -> Result<Option<Event>, Error> {
 #[test]
 fn a_wait_for_an_event_is_as_safe_as_a_call() {
     // Floods: of a subscription's number but another domain, of a number nobody has, of other events, of pings.
-    for lie in [json!({"event-flood": 0}), json!({"event-flood": 5}), json!("unknown-event-flood")] {
+    let foreign = json!({"foreign-flood": "11111111-2222-3333-4444-555555555555"});
+    for lie in [json!({"event-flood": 0}), foreign, json!("unknown-event-flood")] {
         assert_eq!(kind(&waits(&lie).unwrap_err()), "protocol", "{lie}");
     }
     let error = waits(&json!("ping-flood")).unwrap_err();
     assert!(["protocol", "timed out"].contains(&kind(&error)), "{error}");
+    // So much in each that the bound on their number is far away.
+    for lie in [json!("big-flood"), json!("big-unknown-flood")] {
+        assert_eq!(waits(&lie).unwrap(), None, "{lie}");
+    }
     for lie in [json!({"event-drizzle": 2}), json!({"ping-drizzle": 20}), json!("silence"), json!({"trickle": 200})] {
         assert_eq!(waits(&lie).unwrap(), None, "{lie}");
     }

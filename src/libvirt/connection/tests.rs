@@ -48,6 +48,7 @@ fn an_answer_is_found_behind_pings_and_events() {
     let (mut connection, mut theirs) = pair();
     theirs.write_all(&[&PING[..], &removed(), &REBOOT, &VERSION].concat()).unwrap();
     assert_eq!(connection.call(&LibraryVersion, Deadline::after(SOON)).unwrap(), 11_003_000);
+    theirs.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let mut sent = [0; 56];
     theirs.read_exact(&mut sent).unwrap();
     assert_eq!(sent[28..40], PING[..12]);

@@ -78,7 +78,8 @@ impl Domain {
     }
 }
 
-fn uuid(text: &str) -> [u8; 16] {
+/// A UUID, with or without dashes.
+pub fn uuid(text: &str) -> [u8; 16] {
     let hex: String = text.chars().filter(|c| *c != '-').collect();
     u128::from_str_radix(&hex, 16).expect("a UUID").to_be_bytes()
 }
@@ -270,7 +271,9 @@ impl World {
             Some(free_port(&there).ok_or_else(|| Refusal::new(1, 20, "internal error: No more available PCI slots"))?);
         let attach = &self.script.attach;
         let socket = if attach.socket && !stored {
-            let socket = Socket::listen(&device.path, attach.data_plane == DataPlane::Own).map_err(|error| {
+            let queues = device.queues.parse().unwrap_or(1);
+            let greet = (attach.data_plane == DataPlane::Handshake).then_some(queues);
+            let socket = Socket::listen(&device.path, attach.data_plane == DataPlane::Own, greet).map_err(|error| {
                 let what = error.to_string();
                 let what = what.split(" (os error").next().unwrap_or_default().to_owned();
                 let command = "internal error: unable to execute QEMU command 'chardev-add': Failed to add chardev";
