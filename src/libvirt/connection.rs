@@ -140,8 +140,8 @@ impl Connection {
         }
     }
 
-    /// The next event, of those that wait or that arrive; None at the deadline. A deadline that has passed takes what
-    /// is there.
+    /// The next event, of those that wait or that arrive; None at the deadline. After a deadline that has passed,
+    /// one frame that is there already is still looked at.
     ///
     /// # Errors
     /// As for [`Connection::call`]; the connection is of no use after any of them.

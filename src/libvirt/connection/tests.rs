@@ -138,6 +138,15 @@ fn what_is_skipped_is_bounded() {
 }
 
 #[test]
+fn after_the_deadline_one_frame_is_looked_at_and_no_more() {
+    let (mut connection, mut theirs) = pair();
+    theirs.write_all(&[&REBOOT[..], &removed()].concat()).unwrap();
+    let now = || Deadline::after(Duration::ZERO);
+    assert!(connection.next_event(now()).unwrap().is_none(), "else a peer that never pauses is never told the time");
+    assert!(connection.next_event(now()).unwrap().is_some());
+}
+
+#[test]
 fn part_of_an_event_is_kept_for_the_next_wait() {
     let (mut connection, mut theirs) = pair();
     let bytes = removed();
