@@ -189,11 +189,27 @@ impl Store {
             .collect()
     }
 
-    /// All pods that have records.
+    /// All pods that have a directory for records.
     #[must_use]
     pub fn pods(&self) -> Vec<PodUid> {
-        let Ok(listing) = std::fs::read_dir(self.root.join("pods")) else { return Vec::new() };
+        self.names("pods")
+    }
+
+    /// All pods that have a lock's file, held or not.
+    #[must_use]
+    pub fn locks(&self) -> Vec<PodUid> {
+        self.names("locks")
+    }
+
+    fn names(&self, directory: &str) -> Vec<PodUid> {
+        let Ok(listing) = std::fs::read_dir(self.root.join(directory)) else { return Vec::new() };
         listing.flatten().filter_map(|entry| PodUid::parse(entry.file_name().to_str()?)).collect()
+    }
+
+    /// Whether any file of the pod is there: a record, readable or not, or the lock of a call that is at work or was killed.
+    #[must_use]
+    pub fn knows(&self, uid: &PodUid) -> bool {
+        ["pods", "locks"].iter().any(|kind| self.root.join(kind).join(uid.as_str()).symlink_metadata().is_ok())
     }
 
     /// Writes a record whole or not at all: to a file beside, then renamed.
@@ -223,16 +239,38 @@ impl Store {
     /// Those of removing the file.
     pub fn remove(&self, uid: &PodUid, container_id: &str, ifname: &str) -> Result<(), Error> {
         let path = self.directory(uid).join(file_name(container_id, ifname));
-        let _ = std::fs::remove_file(path.with_extension("new"));
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(sys::Error::of("unlink", &path, &error).into())
             }
             _ => {
-                // Goes only when it was the last of the pod.
-                let _ = std::fs::remove_dir(self.directory(uid));
+                // The directory goes only when it was the last of the pod.
+                self.tidy(uid);
                 Ok(())
             }
+        }
+    }
+
+    /// Removes what a call that was killed while it wrote has left of a record that never was. The pod's lock is held.
+    pub fn tidy(&self, uid: &PodUid) {
+        let files = std::fs::read_dir(self.directory(uid)).into_iter().flatten().flatten().map(|entry| entry.path());
+        for path in files.filter(|path| path.extension().is_some_and(|kind| kind == "new")) {
+            let _ = std::fs::remove_file(path);
+        }
+        let _ = std::fs::remove_dir(self.directory(uid));
+    }
+
+    /// Forgets all of a pod's attachments, also those whose records cannot be read. The pod's lock is held.
+    ///
+    /// # Errors
+    /// Those of removing the directory.
+    pub fn forget(&self, uid: &PodUid) -> Result<(), Error> {
+        let path = self.directory(uid);
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(sys::Error::of("rmdir", &path, &error).into())
+            }
+            _ => Ok(()),
         }
     }
 

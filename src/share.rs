@@ -79,6 +79,19 @@ impl Share {
         self.base.join(&self.uid).join(&self.volume)
     }
 
+    /// Whether anything of the pod's is there, even a directory that nothing is mounted on.
+    #[must_use]
+    pub fn has_left_something(&self) -> bool {
+        self.base.join(&self.uid).symlink_metadata().is_ok()
+    }
+
+    /// The pods that have a directory below `base`, whoever made it.
+    #[must_use]
+    pub fn pods(base: &Path) -> Vec<PodUid> {
+        let Ok(listing) = std::fs::read_dir(base) else { return Vec::new() };
+        listing.flatten().filter_map(|entry| PodUid::parse(entry.file_name().to_str()?)).collect()
+    }
+
     /// Makes the target show the volume, whatever it showed before. Returns whether anything had to be done.
     ///
     /// # Errors
@@ -118,7 +131,11 @@ impl Share {
         for _ in 0..STACK_LIMIT {
             match self.look(None)? {
                 Target::Stale(root) => sys::unmount(root.as_fd()).map_err(self.fail("unmounting"))?,
-                Target::Absent => return Ok(changed),
+                Target::Absent => {
+                    // Whoever was interrupted here has left the pod's directory.
+                    let _ = self.remove_pods_directory();
+                    return Ok(changed);
+                }
                 Target::Bare(_) | Target::Mounted => return Ok(self.remove_directories().is_ok() || changed),
             }
             changed = true;
@@ -168,8 +185,12 @@ impl Share {
     fn remove_directories(&self) -> Result<(), sys::Error> {
         sys::remove_directory(self.open_parent()?.as_fd(), &self.volume)?;
         // Another volume of the pod may be shared beside.
-        let _ = sys::remove_directory(sys::open_handle(&self.base)?.as_fd(), &self.uid);
+        let _ = self.remove_pods_directory();
         Ok(())
+    }
+
+    fn remove_pods_directory(&self) -> Result<(), sys::Error> {
+        sys::remove_directory(sys::open_handle(&self.base)?.as_fd(), &self.uid)
     }
 
     fn fail(&self, doing: &'static str) -> impl Fn(sys::Error) -> Error + use<> {

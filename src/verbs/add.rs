@@ -70,13 +70,15 @@ fn serve(request: &Request, config: &Config, uid: &PodUid, netns: &Path, journal
 
     let before = store.find(uid, &request.container_id, &request.ifname);
     let mut record = before.clone().unwrap_or_else(|| new_record(request, config, uid, netns));
-    let mut mounted = false;
+    // Until it is known to have been there before.
+    let mut mounted = true;
     let attempt = || -> Result<(), Failure> {
+        // First, so that nothing is ever there that no record tells of, wherever this call may be killed.
+        store.write(uid, &record).map_err(|error| fault::record(&error))?;
         mounted = share.ensure(&volume).map_err(|error| fault::share(&error))?;
         if mounted {
             journal.did("mount");
         }
-        store.write(uid, &record).map_err(|error| fault::record(&error))?;
         let wanted = match config.attach {
             Attach::Never => false,
             Attach::Always => true,

@@ -1,4 +1,4 @@
-//! GC: undo every attachment of this network that the runtime no longer knows.
+//! GC: undo every attachment of this network that the runtime no longer knows, and what pods that are gone have left.
 
 use crate::cni::{Error, Request};
 use crate::config::Config;
@@ -9,36 +9,39 @@ use crate::sys;
 
 use super::fault;
 use super::journal::Journal;
+use super::sweep::Sweep;
 use super::undo::{self, Undo};
 
 /// Goes on after an error, and reports all of them.
 pub fn gc(request: &Request, config: &Config, journal: &mut Journal) -> Result<(), Error> {
     // No list at all is not an empty list: nothing is known, so nothing is done.
     let Some(valid) = request.conf.valid_attachments()? else { return Ok(()) };
+    sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
     let store = Store::new(&config.state_dir);
     let is_valid = |record: &Record| {
         valid.iter().any(|one| (&one.container_id, &one.ifname) == (&record.container_id, &record.ifname))
     };
-    let mut stale = Vec::new();
-    for uid in store.pods() {
-        let records = store.of_pod(&uid).into_iter();
-        let of_this = records.filter(|record| record.network == request.conf.name && !is_valid(record));
-        stale.extend(of_this.map(|record| (uid.clone(), record)));
-    }
-    if stale.is_empty() {
-        return Ok(());
-    }
-    sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
     let mut failures = Vec::new();
-    for (uid, record) in stale {
-        if let Err(error) = undo_one(config, &store, &uid, &record, journal) {
-            failures.push((format!("{} of {}", record.ifname, record.container_id), error));
+    for uid in store.pods() {
+        for record in store.of_pod(&uid) {
+            if record.network != request.conf.name || is_valid(&record) {
+                continue;
+            }
+            if let Err(error) = undo_one(config, &store, &uid, &record, journal) {
+                failures.push((format!("{} of {}", record.ifname, record.container_id), error));
+            }
+        }
+    }
+    let sweep = Sweep { config, store: &store };
+    for uid in sweep.candidates() {
+        if let Err(error) = sweep.run(&uid, journal) {
+            failures.push((format!("pod {uid}"), error));
         }
     }
     let Some((_, first)) = failures.first() else { return Ok(()) };
     let all: Vec<String> = failures.iter().map(|(which, error)| format!("{which}: {error}")).collect();
-    Err(Error::new(first.code, format!("{} stale attachments could not be undone.", failures.len()))
-        .with_details(all.join("; ")))
+    let what = if failures.len() == 1 { "1 leftover".to_owned() } else { format!("{} leftovers", failures.len()) };
+    Err(Error::new(first.code, format!("{what} could not be cleaned up.")).with_details(all.join("; ")))
 }
 
 fn undo_one(config: &Config, store: &Store, uid: &PodUid, record: &Record, journal: &mut Journal) -> Result<(), Error> {

@@ -9,6 +9,7 @@ mod hypervisor;
 mod journal;
 mod plug;
 mod sandbox;
+mod sweep;
 mod undo;
 
 use crate::cni::{Command, Error, PrevResult, Request};
