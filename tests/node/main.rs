@@ -5,6 +5,7 @@
 
 mod attach;
 mod detach;
+mod gc;
 mod identity;
 mod install;
 mod libvirt;

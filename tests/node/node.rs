@@ -91,6 +91,13 @@ impl Node {
         self.holds(&format!("touch {volume}/{probe} && test -e {target}/{probe}; s=$?; rm {volume}/{probe}; exit $s"))
     }
 
+    /// What is left of a pod, for a message.
+    pub fn left(&self, uid: &str) -> String {
+        self.sh(&format!(
+            "find {SOCKETS}/{uid} {STATE} -path '*{uid}*' 2>/dev/null; grep {uid} /proc/self/mountinfo; true"
+        ))
+    }
+
     /// Whether nothing is left of a pod: no share, no record, no lock.
     pub fn is_clean(&self, uid: &str) -> bool {
         self.holds(&format!(
