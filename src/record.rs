@@ -4,7 +4,7 @@
 //! `<state_dir>/locks/<uid>`. Root's alone. A record is what a DEL without any other knowledge goes by.
 
 use std::fmt;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -12,8 +12,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::warn;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::deadline::Deadline;
@@ -114,8 +112,8 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
-    // Released when dropped, by the kernel if we die.
-    _file: Flock<File>,
+    // Released when closed, by the kernel if we die.
+    _file: File,
 }
 
 impl Lock {
@@ -144,8 +142,8 @@ impl Store {
             let fail = |error: std::io::Error| sys::Error::of("open", &path, &error);
             let mut options = OpenOptions::new();
             let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(fail)?;
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(file) => {
+            match file.try_lock() {
+                Ok(()) => {
                     let held = sys::object(file.as_fd())?;
                     let named = std::fs::metadata(&path).map(|named| (named.dev(), named.ino()));
                     if named.is_ok_and(|named| named == held) {
@@ -153,14 +151,14 @@ impl Store {
                     }
                     // Its last holder retired it between our open and our lock: take the next one.
                 }
-                Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => {
+                Err(TryLockError::WouldBlock) => {
                     if deadline.passed() {
                         return Err(Error::LockTimedOut(uid.clone()));
                     }
                     // flock(2) has no time limit of its own, and a signal's handler cannot be had without `unsafe`.
                     std::thread::sleep(deadline.remaining().min(Duration::from_millis(5)));
                 }
-                Err((_, errno)) => return Err(sys::Error::of("flock", &path, &errno.into()).into()),
+                Err(TryLockError::Error(error)) => return Err(sys::Error::of("flock", &path, &error).into()),
             }
         }
     }

@@ -61,7 +61,7 @@ enum Target {
     /// A plain directory.
     Bare(OwnedFd),
     /// The volume itself.
-    Mounted,
+    Mounted(OwnedFd),
     /// The root of some other mount: of a volume that was deleted, mostly.
     Stale(OwnedFd),
 }
@@ -99,7 +99,10 @@ impl Share {
     pub fn ensure(&self, volume: &Volume) -> Result<bool, Error> {
         for _ in 0..STACK_LIMIT {
             match self.look(Some(volume))? {
-                Target::Mounted => return Ok(false),
+                // By somebody else, or by a call that was killed before it had restricted it.
+                Target::Mounted(root) => {
+                    return sys::restrict(root.as_fd()).map(|()| false).map_err(self.fail("restricting the mount on"));
+                }
                 Target::Stale(root) => sys::unmount(root.as_fd()).map_err(self.fail("unmounting a stale mount on"))?,
                 Target::Absent => self.make()?,
                 Target::Bare(target) => {
@@ -118,7 +121,7 @@ impl Share {
     /// # Errors
     /// Those of looking.
     pub fn is_mounted(&self, volume: &Volume) -> Result<bool, Error> {
-        Ok(matches!(self.look(Some(volume))?, Target::Mounted))
+        Ok(matches!(self.look(Some(volume))?, Target::Mounted(_)))
     }
 
     /// Takes the mount, or what is left of it, and the directories away. What is gone already is no error. Returns whether
@@ -136,7 +139,7 @@ impl Share {
                     let _ = self.remove_pods_directory();
                     return Ok(changed);
                 }
-                Target::Bare(_) | Target::Mounted => return Ok(self.remove_directories().is_ok() || changed),
+                Target::Bare(_) | Target::Mounted(_) => return Ok(self.remove_directories().is_ok() || changed),
             }
             changed = true;
         }
@@ -153,7 +156,7 @@ impl Share {
         if let Some(volume) = volume
             && sys::object(volume.fd()).map_err(&fail)? == sys::object(target.as_fd()).map_err(&fail)?
         {
-            return Ok(Target::Mounted);
+            return Ok(Target::Mounted(target));
         }
         let parent = self.open_parent().map_err(&fail)?;
         let same_mount =

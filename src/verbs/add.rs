@@ -95,8 +95,11 @@ fn serve(request: &Request, config: &Config, uid: &PodUid, netns: &Path, journal
         plug.run(&store, &mut record, journal)
     };
     let outcome = attempt();
+    // A NIC that is there needs its share and the record that was made before it, though a later step failed.
+    let plugged = record.nic.as_ref().is_some_and(|nic| nic.attached);
     if let Err(failure) = &outcome
         && !failure.open
+        && !plugged
         && let Err(error) = undo::restore(&store, &share, mounted, before, &record, uid)
     {
         journal.warn(format_args!("what was done could not be undone: {error}"));
