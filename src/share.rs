@@ -132,7 +132,12 @@ impl Share {
     pub fn remove(&self) -> Result<bool, Error> {
         let mut changed = false;
         for _ in 0..STACK_LIMIT {
-            match self.look(None)? {
+            let there = match self.look(None) {
+                // A link in the way: where it leads nothing is ours.
+                Err(Error::System { error, .. }) if error.is_escape() => return Ok(changed),
+                there => there?,
+            };
+            match there {
                 Target::Stale(root) => sys::unmount(root.as_fd()).map_err(self.fail("unmounting"))?,
                 Target::Absent => {
                     // Whoever was interrupted here has left the pod's directory.

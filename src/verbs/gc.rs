@@ -1,6 +1,6 @@
 //! GC: undo every attachment of this network that the runtime no longer knows, and what pods that are gone have left.
 
-use crate::cni::{Error, Request};
+use crate::cni::{Attachment, Error, Request};
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::pod::identity::PodUid;
@@ -16,23 +16,25 @@ use super::undo::{self, Undo};
 pub fn gc(request: &Request, config: &Config, journal: &mut Journal) -> Result<(), Error> {
     // No list at all is not an empty list: nothing is known, so nothing is done.
     let Some(valid) = request.conf.valid_attachments()? else { return Ok(()) };
-    sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
     let store = Store::new(&config.state_dir);
-    let is_valid = |record: &Record| {
-        valid.iter().any(|one| (&one.container_id, &one.ifname) == (&record.container_id, &record.ifname))
+    let sweep = Sweep { config, store: &store };
+    let is_stale = |record: &Record| {
+        let is_it = |one: &Attachment| (&one.container_id, &one.ifname) == (&record.container_id, &record.ifname);
+        record.network == request.conf.name && !valid.iter().any(is_it)
     };
+    let of_pod = |uid: PodUid| store.of_pod(&uid).into_iter().map(move |record| (uid.clone(), record));
+    let recorded = store.pods().into_iter().flat_map(of_pod);
+    let stale: Vec<(PodUid, Record)> = recorded.filter(|(_, record)| is_stale(record)).collect();
+    if stale.is_empty() && sweep.candidates().is_empty() {
+        return Ok(());
+    }
+    sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
     let mut failures = Vec::new();
-    for uid in store.pods() {
-        for record in store.of_pod(&uid) {
-            if record.network != request.conf.name || is_valid(&record) {
-                continue;
-            }
-            if let Err(error) = undo_one(config, &store, &uid, &record, journal) {
-                failures.push((format!("{} of {}", record.ifname, record.container_id), error));
-            }
+    for (uid, record) in stale {
+        if let Err(error) = undo_one(config, &store, &uid, &record, journal) {
+            failures.push((format!("{} of {}", record.ifname, record.container_id), error));
         }
     }
-    let sweep = Sweep { config, store: &store };
     for uid in sweep.candidates() {
         if let Err(error) = sweep.run(&uid, journal) {
             failures.push((format!("pod {uid}"), error));

@@ -228,6 +228,9 @@ fn what_a_pod_or_a_neighbour_put_in_the_way_is_not_followed() {
     assert!(!answer.ok, "{answer:?}");
     untouched();
     assert!(node.holds(&format!("! grep -q /run/canary /proc/self/mountinfo && ! test -e {STATE}/pods/{uid}")));
+    Call::new("DEL", &uid, &netns).run(&node).succeeded();
+    untouched();
+    assert!(node.holds(&format!("test -L {SOCKETS}/{uid}")), "not ours to remove");
 }
 
 #[test]
