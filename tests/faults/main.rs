@@ -13,5 +13,7 @@ mod node;
 
 mod errors;
 mod kill;
+mod many;
 mod scene;
+mod signals;
 mod strace;

@@ -278,6 +278,11 @@ impl Call {
         self
     }
 
+    /// With deadlines for a busy machine.
+    pub fn patient(self) -> Self {
+        self.set("attach_timeout", json!(120)).set("detach_timeout", json!(120))
+    }
+
     /// The prevResult that it is given.
     pub fn prev_result(&self) -> &Value {
         &self.config["prevResult"]

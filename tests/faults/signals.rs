@@ -1,0 +1,30 @@
+//! Signals to programs that were started through nsenter(1), which stays as their parent.
+
+use std::process::{Child, Command};
+
+/// The pid of the program itself. Each nsenter that enters a pid namespace has one child.
+pub fn program(of: u32) -> u32 {
+    let mut pid = of;
+    while std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "nsenter\n") {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        pid = children.split_whitespace().next().unwrap_or_else(|| panic!("{pid} has no child")).parse().unwrap();
+    }
+    pid
+}
+
+/// The plugin's pid, of a call that was started.
+pub fn plugin(call: &Child) -> u32 {
+    program(call.id())
+}
+
+/// Lets a stopped call end: nsenter stops along with its child, and only going on itself lets it go on.
+pub fn end(call: Child) {
+    send("KILL", plugin(&call));
+    send("CONT", call.id());
+    drop(call.wait_with_output().unwrap());
+}
+
+pub fn send(signal: &str, pid: u32) {
+    let sent = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().unwrap();
+    assert!(sent.success(), "kill -{signal} {pid}");
+}
