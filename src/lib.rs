@@ -2,8 +2,10 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod cli;
 pub mod cni;
 pub mod config;
+pub mod conflist;
 pub mod dataplane;
 pub mod deadline;
 pub mod libvirt;

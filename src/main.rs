@@ -1,12 +1,16 @@
-//! The plugin's binary: one call of the container runtime.
+//! The plugin's binary: one call of the container runtime, or of a person.
 
 use std::process::ExitCode;
 
 use vhostuser_hotplug::cni::{self, Command};
 use vhostuser_hotplug::config::Config;
-use vhostuser_hotplug::{logging, verbs};
+use vhostuser_hotplug::{cli, logging, verbs};
 
 fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    if !words.is_empty() {
+        return cli::run(&words);
+    }
     logging::start();
     cni::serve(|request| {
         let config = match request.command {

@@ -200,7 +200,7 @@ impl Call for Subscribe<'_> {
     fn decode(reader: &mut Reader<'_>) -> Result<i32, Fault> {
         match reader.i32()? {
             callback @ 0.. => Ok(callback),
-            value => Err(Fault::Unknown { what: "callback number", value: value.into() }),
+            value => Err(Fault::Impossible { what: "callback number", value: value.into() }),
         }
     }
 }

@@ -116,11 +116,11 @@ impl Header {
         let (program, version, procedure) = (reader.u32()?, reader.u32()?, reader.i32()?);
         let word = reader.i32()?;
         let kind = Kind::ALL.into_iter().find(|kind| kind.word() == word);
-        let kind = kind.ok_or(Fault::Unknown { what: "message type", value: word.into() })?;
+        let kind = kind.ok_or(Fault::Impossible { what: "message type", value: word.into() })?;
         let serial = reader.u32()?;
         let word = reader.i32()?;
         let status = Status::ALL.into_iter().find(|status| status.word() == word);
-        let status = status.ok_or(Fault::Unknown { what: "message status", value: word.into() })?;
+        let status = status.ok_or(Fault::Impossible { what: "message status", value: word.into() })?;
         Ok(Self { program, version, procedure, kind, serial, status })
     }
 }
@@ -137,7 +137,7 @@ impl Frame {
     /// Takes apart the bytes of a frame, length word included.
     ///
     /// # Errors
-    /// [`Fault::Short`] below [`FRAME_MIN`] bytes, [`Fault::Unknown`] for a type or status that the protocol lacks.
+    /// [`Fault::Short`] below [`FRAME_MIN`] bytes, [`Fault::Impossible`] for a type or status that the protocol lacks.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, Fault> {
         let mut reader = Reader::new(&bytes);
         reader.u32()?;
@@ -155,13 +155,13 @@ impl Frame {
 /// The whole length of a frame that begins with `word`, in bytes.
 ///
 /// # Errors
-/// [`Fault::Unknown`] when it is below [`FRAME_MIN`] or over [`FRAME_MAX`].
+/// [`Fault::Impossible`] when it is below [`FRAME_MIN`] or over [`FRAME_MAX`].
 pub fn frame_length(word: [u8; LENGTH_SIZE]) -> Result<usize, Fault> {
     let word = u32::from_be_bytes(word);
     usize::try_from(word)
         .ok()
         .filter(|length| (FRAME_MIN..=FRAME_MAX).contains(length))
-        .ok_or(Fault::Unknown { what: "frame length", value: word.into() })
+        .ok_or(Fault::Impossible { what: "frame length", value: word.into() })
 }
 
 /// The bytes of a frame to be sent.

@@ -58,7 +58,7 @@ impl Domain {
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Fault> {
         let domain = Self { name: reader.string()?.to_owned(), uuid: reader.opaque()?, id: reader.i32()? };
         if domain.id < -1 {
-            return Err(Fault::Unknown { what: "domain id", value: domain.id.into() });
+            return Err(Fault::Impossible { what: "domain id", value: domain.id.into() });
         }
         Ok(domain)
     }
@@ -232,7 +232,7 @@ impl Call for ListActive {
         let domains = reader.array(DOMAINS_MAX, DOMAIN_SIZE_MIN, Domain::decode)?;
         let count = reader.u32()?;
         if usize::try_from(count) != Ok(domains.len()) {
-            return Err(Fault::Unknown { what: "number of domains", value: count.into() });
+            return Err(Fault::Impossible { what: "number of domains", value: count.into() });
         }
         Ok(domains)
     }

@@ -38,8 +38,8 @@ pub enum Fault {
     Nul,
     /// A word that must be 0 or 1 and is neither.
     NotBool(u32),
-    /// A word outside the values that its type knows.
-    Unknown {
+    /// A word outside the values that it may have.
+    Impossible {
         /// What the word stands for.
         what: &'static str,
         /// Its value.
@@ -59,7 +59,7 @@ impl fmt::Display for Fault {
             Self::NotUtf8 => f.write_str("a string is not UTF-8"),
             Self::Nul => f.write_str("a string holds a NUL byte"),
             Self::NotBool(value) => write!(f, "a flag is {value}, neither 0 nor 1"),
-            Self::Unknown { what, value } => write!(f, "the {what} {value} is unknown"),
+            Self::Impossible { what, value } => write!(f, "{value} is not a possible {what}"),
             Self::Trailing(count) => write!(f, "{count} bytes follow the last value"),
         }
     }

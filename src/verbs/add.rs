@@ -21,7 +21,7 @@ use super::{fault, prev_result, undo};
 pub fn add(request: &Request, config: &Config, journal: &mut Journal) -> Result<Option<Vec<u8>>, Error> {
     let result = prev_result(request)?;
     let netns = request.netns.as_deref().unwrap_or(Path::new(""));
-    let uid = match sandbox::named_uid(request)? {
+    let uid = match sandbox::named_uid(request, journal) {
         Some(uid) => Some(uid),
         None => sandbox::uid_by_processes(netns, config)?,
     };

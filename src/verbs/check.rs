@@ -20,7 +20,7 @@ use super::{fault, prev_result};
 pub fn check(request: &Request, config: &Config, journal: &mut Journal) -> Result<(), Error> {
     prev_result(request)?;
     let store = Store::new(&config.state_dir);
-    let record = match sandbox::named_uid(request)? {
+    let record = match sandbox::named_uid(request, journal) {
         Some(uid) => store.find(&uid, &request.container_id, &request.ifname),
         None => store.find_anywhere(&request.container_id, &request.ifname),
     };

@@ -34,6 +34,7 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
         netns: request.netns.as_deref(),
         mac: mac(request, config),
         deadline,
+        with_dead: true,
     };
     let outcome = undo.run(journal);
     undo::let_go(lock, &store, &uid);
@@ -42,22 +43,13 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
 
 /// The pod: as the runtime names it, as it was recorded, or as the sandbox's processes tell.
 fn whose(request: &Request, config: &Config, store: &Store, journal: &Journal) -> Option<PodUid> {
-    // A DEL that cannot tell has nothing to undo; it must not keep a pod from going.
-    let told = |result: Result<Option<PodUid>, Error>| {
-        result.unwrap_or_else(|error| {
-            journal.warn(error);
-            None
-        })
+    let recorded = || PodUid::parse(&store.find_anywhere(&request.container_id, &request.ifname)?.uid);
+    let by_processes = || {
+        let netns = request.netns.as_deref().filter(|path| path.exists())?;
+        // A DEL that cannot tell has nothing to undo; it must not keep a pod from going.
+        sandbox::uid_by_processes(netns, config).inspect_err(|error| journal.warn(error)).ok().flatten()
     };
-    told(sandbox::named_uid(request))
-        .or_else(|| {
-            let record = store.find_anywhere(&request.container_id, &request.ifname)?;
-            PodUid::parse(&record.uid)
-        })
-        .or_else(|| {
-            let netns = request.netns.as_deref().filter(|path| path.exists())?;
-            told(sandbox::uid_by_processes(netns, config))
-        })
+    sandbox::named_uid(request, journal).or_else(recorded).or_else(by_processes)
 }
 
 /// Whether nothing of this plugin's concern is there: all that a DEL of any other pod costs.

@@ -45,7 +45,7 @@ fn undo_one(config: &Config, store: &Store, uid: &PodUid, record: &Record, journ
     let deadline = Deadline::after(config.detach_timeout);
     let lock = store.lock(uid, deadline).map_err(|error| fault::record(&error))?;
     let (container_id, ifname) = (&record.container_id, &record.ifname);
-    let undo = Undo { config, store, uid, container_id, ifname, netns: None, mac: None, deadline };
+    let undo = Undo { config, store, uid, container_id, ifname, netns: None, mac: None, deadline, with_dead: false };
     let outcome = undo.run(journal);
     undo::let_go(lock, store, uid);
     outcome

@@ -10,18 +10,17 @@ use crate::pod::process::Process;
 use crate::pod::volume::Volume;
 
 use super::fault;
+use super::journal::Journal;
 
-/// The uid that the runtime gives in CNI_ARGS, if it gives one.
-///
-/// # Errors
-/// That it is no uid: somebody's slip, which would otherwise look like a pod without the volume.
-pub fn named_uid(request: &Request) -> Result<Option<PodUid>, Error> {
-    let Some(text) = request.args.get("K8S_POD_UID") else { return Ok(None) };
-    PodUid::parse(text).map(Some).ok_or_else(|| {
-        Error::invalid_environment(
-            "K8S_POD_UID in CNI_ARGS is not a pod's uid: neither a UUID nor 32 hexadecimal digits.",
-        )
-    })
+/// The uid that the runtime gives in CNI_ARGS, if it gives one. What is not of kubelet's form names no directory of
+/// kubelet's; a slip shows in the log, and the processes of CNI_NETNS may tell the pod all the same.
+pub fn named_uid(request: &Request, journal: &Journal) -> Option<PodUid> {
+    let text = request.args.get("K8S_POD_UID")?;
+    let uid = PodUid::parse(text);
+    if uid.is_none() {
+        journal.warn("K8S_POD_UID in CNI_ARGS is not a pod's uid, neither a UUID nor 32 hexadecimal digits: ignored");
+    }
+    uid
 }
 
 /// The uid by the processes of CNI_NETNS: for calls by hand, and of runtimes that do not name it.

@@ -41,6 +41,9 @@ pub struct Undo<'a> {
     pub mac: Option<String>,
     /// When to give up.
     pub deadline: Deadline,
+    /// Whether NICs of the same sandbox are forgotten too once their VM is gone: who plugged them may never call DEL for
+    /// them (Multus replays only what it knew when the pod started).
+    pub with_dead: bool,
 }
 
 /// A NIC as it is to be looked for: as recorded, or as an ADD of this call would have made it.
@@ -163,19 +166,18 @@ impl Undo<'_> {
         Ok(())
     }
 
-    /// Forgets the attachment; and, if nothing of the pod lives, all attachments of the same sandbox: who plugged them
-    /// may never call DEL for them (Multus replays only what it knew when the pod started).
+    /// Forgets the attachment, and those NICs of its sandbox whose VM is gone with the pod's last process.
     fn forget(&self, lives: bool, journal: &mut Journal) -> Result<(), Error> {
         let remove = |ifname: &str| {
             let removed = self.store.remove(self.uid, self.container_id, ifname);
             removed.map_err(|error| fault::record(&error))
         };
         remove(self.ifname)?;
-        if lives {
+        if lives || !self.with_dead {
             return Ok(());
         }
         for other in self.store.of_pod(self.uid) {
-            if other.container_id == self.container_id {
+            if other.container_id == self.container_id && other.nic.is_some() {
                 remove(&other.ifname)?;
                 journal.did(format_args!("forget {}, whose VM is gone", other.ifname));
             }

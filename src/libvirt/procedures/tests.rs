@@ -50,7 +50,7 @@ fn a_list_of_domains_is_a_count_the_domains_and_the_count_again() {
     }
     let mut lie = two;
     *lie.last_mut().unwrap() = 3;
-    assert_eq!(read(&ListActive, &lie), Err(Fault::Unknown { what: "number of domains", value: 3 }));
+    assert_eq!(read(&ListActive, &lie), Err(Fault::Impossible { what: "number of domains", value: 3 }));
 }
 
 #[test]

@@ -1,0 +1,112 @@
+//! A network configuration list as a runtime reads it, judged before a runtime does.
+
+use serde_json::{Map, Value};
+
+use crate::cni::{Command, Error, NetConf};
+use crate::config::Config;
+
+/// Our name in a list.
+const OURS: &str = "vhostuser-hotplug";
+
+/// The keys that both plugins must be told alike.
+const SHARED_KEYS: [&str; 3] =
+    ["vhost_user_socket_volume_name", "vhost_user_socket_consumption", "vhost_user_socket_name"];
+
+/// What is wrong with a list; nothing if a runtime can use it and this plugin will do its work in it.
+#[must_use]
+pub fn faults(text: &str) -> Vec<String> {
+    let list: Map<String, Value> = match serde_json::from_str(text) {
+        Ok(list) => list,
+        Err(error) => return vec![format!("it is not a JSON object: {error}")],
+    };
+    let Some(plugins) = list.get("plugins").and_then(Value::as_array) else {
+        return vec!["it has no list \"plugins\"".to_owned()];
+    };
+    let place = |kind: &str| plugins.iter().position(|plugin| plugin.get("type").and_then(Value::as_str) == Some(kind));
+    let mut faults = Vec::new();
+    for (number, plugin) in plugins.iter().enumerate() {
+        if plugin.get("type").and_then(Value::as_str).is_none_or(str::is_empty) {
+            faults.push(format!("plugin {number} has no \"type\""));
+        }
+    }
+    let Some((at, ours)) = place(OURS).and_then(|at| Some((at, plugins.get(at)?.as_object()?))) else {
+        faults.push(format!("no plugin of it is {OURS}"));
+        return faults;
+    };
+    if plugins.iter().filter(|plugin| plugin.get("type").and_then(Value::as_str) == Some(OURS)).count() > 1 {
+        faults.push(format!("{OURS} is in it more than once"));
+    }
+    match place("kube-ovn").and_then(|first| Some((first, plugins.get(first)?))) {
+        None => faults.push(format!("no plugin of it is kube-ovn, which {OURS} is to be chained after")),
+        Some((first, _)) if first > at => faults.push(format!("{OURS} stands before kube-ovn")),
+        // kube-ovn's own object of a primary network names no volume, and then no NIC of it is a vhost-user one.
+        Some((_, theirs)) if theirs.get("vhost_user_socket_volume_name").is_some() => {
+            for key in SHARED_KEYS {
+                if theirs.get(key) != ours.get(key) {
+                    faults.push(format!("{key} is not the same for kube-ovn and for {OURS}"));
+                }
+            }
+        }
+        Some(_) => {}
+    }
+    if let Err(error) = configuration(&list, ours) {
+        faults.push(error.to_string());
+    }
+    faults
+}
+
+/// Our object as libcni hands it on: with the list's name and version in it.
+fn configuration(list: &Map<String, Value>, ours: &Map<String, Value>) -> Result<Config, Error> {
+    let mut object = ours.clone();
+    for key in ["name", "cniVersion"] {
+        if let Some(value) = list.get(key) {
+            object.insert(key.to_owned(), value.clone());
+        }
+    }
+    let text = Value::Object(object).to_string();
+    Config::parse(&NetConf::parse(text.into_bytes(), Command::Add)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lists_that_come_with_the_plugin_are_sound() {
+        for list in [include_str!("../conflist/01-kube-ovn.conflist"), include_str!("../conflist/hotplug.conflist")] {
+            assert_eq!(faults(list), Vec::<String>::new());
+        }
+        let yaml = include_str!("../conflist/nad.yaml");
+        let config: Vec<&str> = yaml
+            .lines()
+            .skip_while(|line| !line.ends_with("config: |"))
+            .skip(1)
+            .take_while(|line| line.starts_with("    "))
+            .collect();
+        assert_eq!(faults(&config.join("\n")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_fault_is_told() {
+        let list = |plugins: &str| format!(r#"{{"name":"n","cniVersion":"1.0.0","plugins":[{plugins}]}}"#);
+        let theirs = r#"{"type":"kube-ovn","vhost_user_socket_volume_name":"v"}"#;
+        let ours = r#"{"type":"vhostuser-hotplug","vhost_user_socket_volume_name":"v"}"#;
+        assert_eq!(faults(&list(&format!("{theirs},{ours}"))), Vec::<String>::new());
+        for (text, word) in [
+            ("{".to_owned(), "JSON"),
+            ("{}".to_owned(), "plugins"),
+            (list(theirs), "no plugin of it is vhostuser-hotplug"),
+            (list(ours), "no plugin of it is kube-ovn"),
+            (list(&format!("{ours},{theirs}")), "before"),
+            (list(&format!("{theirs},{ours},{ours}")), "more than once"),
+            (list(&format!("{theirs},{{}},{ours}")), "plugin 1"),
+            (list(&format!(r#"{theirs},{{"type":"vhostuser-hotplug"}}"#)), "not the same"),
+            (list(&format!("{theirs},{}", ours.replace('}', r#","queues":0}"#))), "queues"),
+            (list(&format!("{theirs},{ours}")).replace("1.0.0", "9.0.0"), "9.0.0"),
+            (list(&format!("{theirs},{ours}")).replace(r#""n""#, r#""""#), "name"),
+        ] {
+            let found = faults(&text);
+            assert!(found.iter().any(|fault| fault.contains(word)), "{text}: {found:?}");
+        }
+    }
+}

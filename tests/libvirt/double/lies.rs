@@ -1,0 +1,127 @@
+//! How a lie is told.
+
+use std::io::{IoSlice, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+use crate::script::Lie;
+use crate::wire::{Head, KEEPALIVE, Out, Refusal};
+use crate::world::Writer;
+
+/// How much a flood writes at once.
+const BURST: usize = 65_536;
+
+/// Says `lie` in place of the honest `head` and `payload`; false when the connection is over.
+pub fn tell(lie: &Lie, head: Head, payload: &[u8], writer: &Writer) -> bool {
+    let mut stream = writer.lock().unwrap();
+    let honest = head.frame(payload);
+    let mut say = |bytes: &[u8]| stream.write_all(bytes).is_ok();
+    match lie {
+        Lie::CutAt(count) => {
+            say(honest.get(..*count).unwrap_or(&honest));
+            false
+        }
+        Lie::ShortPayload(count) => say(&head.frame(payload.get(..*count).unwrap_or(payload))),
+        Lie::LongPayload(count) => say(&head.frame(&[payload, &vec![0; *count]].concat())),
+        Lie::Length(value) => say(&[&value.to_be_bytes()[..], &honest[4..]].concat()),
+        Lie::Program(program) => say(&Head { program: *program, ..head }.frame(payload)),
+        Lie::Version(version) => say(&Head { version: *version, ..head }.frame(payload)),
+        Lie::Procedure(procedure) => say(&Head { procedure: *procedure, ..head }.frame(payload)),
+        Lie::Type(kind) => say(&Head { kind: *kind, ..head }.frame(payload)),
+        Lie::Serial(serial) => say(&Head { serial: *serial, ..head }.frame(payload)),
+        Lie::Status(status) => say(&Head { status: *status, ..head }.frame(payload)),
+        Lie::Garbage(count) => say(&head.frame(&garbage(*count))),
+        Lie::FirstWord(word) => {
+            say(&head.frame(&[&word.to_be_bytes()[..], payload.get(4..).unwrap_or_default()].concat()))
+        }
+        // A string of one byte, whose padding is made other than zero, or a byte that UTF-8 never has.
+        Lie::Padding => say(&head.frame(&[0, 0, 0, 1, b'x', 0, 0, 1])),
+        Lie::NotUtf8 => say(&head.frame(&[0, 0, 0, 1, 0xff, 0, 0, 0])),
+        Lie::EventFlood(callback) => flood(&mut stream, &removed(*callback)),
+        Lie::UnknownEventFlood => flood(&mut stream, &Head::event(319).frame(&Out::default().word(0).0)),
+        Lie::PingFlood => flood(&mut stream, &ping()),
+        Lie::Pings(count) => (0..*count).all(|_| say(&ping())) && say(&honest),
+        Lie::Trickle(millis) => honest.iter().all(|byte| {
+            pause(*millis);
+            say(&[*byte])
+        }),
+        Lie::Claim(length) => {
+            say(&[&length.to_be_bytes()[..], &honest[4..28], &length.saturating_sub(64).to_be_bytes()].concat());
+            drop(stream);
+            silence()
+        }
+        Lie::Endless(length) => {
+            say(&[&length.to_be_bytes()[..], &honest[4..28], &length.saturating_sub(64).to_be_bytes()].concat());
+            flood(&mut stream, b"x")
+        }
+        Lie::Silence => {
+            drop(stream);
+            silence()
+        }
+        Lie::Close | Lie::DoneButClose => false,
+        Lie::Exit => std::process::exit(0),
+        Lie::Gift(count) => gift(&stream, &honest, *count),
+        Lie::Unsolicited => say(&Head { serial: head.serial.wrapping_add(100), ..head }.frame(payload)) && say(&honest),
+        Lie::Twice => say(&honest) && say(&honest),
+        Lie::Delay(millis) => {
+            pause(*millis);
+            say(&honest)
+        }
+        Lie::Error { code, domain, message, repeat } => {
+            let message = message.as_ref().map(|message| message.repeat(*repeat));
+            let refusal = Refusal { code: *code, domain: *domain, message, errno: None };
+            say(&Head { status: 1, ..head }.frame(&refusal.payload()))
+        }
+    }
+}
+
+fn pause(millis: u64) {
+    std::thread::sleep(Duration::from_millis(millis));
+}
+
+/// Says nothing more; what the client says meanwhile is left unread.
+fn silence() -> bool {
+    pause(u64::from(u32::MAX));
+    false
+}
+
+/// Says the same until the client hangs up.
+fn flood(stream: &mut UnixStream, frame: &[u8]) -> bool {
+    let burst = frame.repeat(BURST / frame.len());
+    while stream.write_all(&burst).is_ok() {}
+    false
+}
+
+/// Bytes that look random and are the same each time.
+fn garbage(count: usize) -> Vec<u8> {
+    let mut seed: u32 = 0x2545_f491;
+    (0..count)
+        .map(|_| {
+            seed ^= seed << 13;
+            seed ^= seed >> 17;
+            seed ^= seed << 5;
+            seed.to_be_bytes()[1]
+        })
+        .collect()
+}
+
+fn ping() -> Vec<u8> {
+    Head { program: KEEPALIVE, version: 1, procedure: 1, kind: 2, serial: 0, status: 0 }.frame(&[])
+}
+
+fn removed(callback: i32) -> Vec<u8> {
+    let payload = Out::default().word(callback).text("nobody").raw(&[0xee; 16]).word(7).text("ua-nothing");
+    Head::event(333).frame(&payload.0)
+}
+
+/// Sends `bytes` with `count` descriptors of /dev/null.
+fn gift(stream: &UnixStream, bytes: &[u8], count: usize) -> bool {
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let fds = vec![null.as_raw_fd(); count];
+    let message = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(bytes)], &message, MsgFlags::empty(), None)
+        .is_ok_and(|sent| sent == bytes.len())
+}

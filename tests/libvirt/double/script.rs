@@ -1,0 +1,251 @@
+//! What a script may say. Unknown keys are errors, so that a misspelt one cannot make a test pass.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// The whole script.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Script {
+    /// Where each call becomes a line.
+    pub log: Option<PathBuf>,
+    /// The URIs that open; by default both, as with a daemon run by root.
+    #[serde(default = "both_uris")]
+    pub uris: Vec<String>,
+    #[serde(default)]
+    pub auth: Auth,
+    #[serde(default = "version")]
+    pub lib_version: u64,
+    #[serde(default)]
+    pub domains: Vec<Domain>,
+    #[serde(default)]
+    pub attach: Attach,
+    #[serde(default)]
+    pub detach: Detach,
+    /// How long a call waits for another one's job on the same domain; libvirt's own wait by default.
+    #[serde(default = "job_timeout")]
+    pub job_timeout_ms: u64,
+    #[serde(default)]
+    pub lies: Vec<Order>,
+}
+
+fn both_uris() -> Vec<String> {
+    ["qemu:///system", "qemu:///session"].map(String::from).to_vec()
+}
+
+fn version() -> u64 {
+    11_003_000
+}
+
+fn job_timeout() -> u64 {
+    30_000
+}
+
+fn one() -> i32 {
+    1
+}
+
+/// What AUTH_LIST answers.
+#[derive(Clone, Copy, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Auth {
+    #[default]
+    None,
+    Polkit,
+    PolkitRefused,
+    Sasl,
+}
+
+/// A domain.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Domain {
+    pub name: String,
+    /// With or without dashes.
+    pub uuid: String,
+    /// -1 when it does not run.
+    #[serde(default = "one")]
+    pub id: i32,
+    /// `virDomainState`.
+    #[serde(default = "one")]
+    pub state: i32,
+    /// The live XML.
+    pub xml: String,
+    /// The stored XML, of a persistent domain.
+    pub stored: Option<String>,
+}
+
+/// How an attach goes, after libvirt's own checks.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Attach {
+    /// Whether the socket is really bound and listened on, as QEMU does.
+    pub socket: bool,
+    pub data_plane: DataPlane,
+    /// Before the answer.
+    pub delay_ms: u64,
+    /// Answers success and does nothing.
+    pub ignore: bool,
+    pub refuse: Option<Refuse>,
+}
+
+impl Default for Attach {
+    fn default() -> Self {
+        Self { socket: true, data_plane: DataPlane::default(), delay_ms: 0, ignore: false, refuse: None }
+    }
+}
+
+/// Who dials the interface's socket.
+#[derive(Clone, Copy, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataPlane {
+    /// The double itself, at once: the attach returns.
+    #[default]
+    Own,
+    /// Somebody else: the attach waits for the first to connect, without end, as QEMU does. Any connection will do.
+    Wait,
+    /// Nobody: the attach returns, the socket listens.
+    None,
+}
+
+/// How a detach goes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Detach {
+    pub guest: Guest,
+    /// How long the guest takes.
+    pub after_ms: u64,
+    /// Whether DEVICE_REMOVED is sent.
+    pub event: bool,
+    /// Leaves the socket file behind, as a killed QEMU does.
+    pub leave_socket: bool,
+    pub refuse: Option<Refuse>,
+}
+
+impl Default for Detach {
+    fn default() -> Self {
+        Self { guest: Guest::default(), after_ms: 0, event: true, leave_socket: false, refuse: None }
+    }
+}
+
+/// What the guest does when asked to let go.
+#[derive(Clone, Copy, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Guest {
+    #[default]
+    Obeys,
+    /// Ignores every request.
+    Never,
+    /// Obeys the second request.
+    SecondAsk,
+    /// Says no (DEVICE_REMOVAL_FAILED), as a pseries guest can.
+    Refuses,
+    /// The whole domain stops instead.
+    Stops,
+}
+
+/// A refusal to order, for attach and detach.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refuse {
+    pub code: i32,
+    #[serde(default = "qemu")]
+    pub domain: i32,
+    pub message: Option<String>,
+    /// Whether it is said once, and the next call goes through.
+    #[serde(default)]
+    pub once: bool,
+}
+
+fn qemu() -> i32 {
+    10
+}
+
+/// A lie, and when it is told.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// The call: `connect`, `auth-list`, `auth-polkit`, `open`, `close`, `version`, `list`, `lookup`, `state`, `xml`,
+    /// `persistent`, `attach`, `detach`, `detach-alias`, `subscribe`.
+    pub at: String,
+    /// Which of them, counted from 1 over all connections; each one by default.
+    pub nth: Option<u32>,
+    pub lie: Lie,
+}
+
+/// What is said instead of, or around, the honest answer.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub enum Lie {
+    /// The frame's first bytes, then the end of the connection.
+    CutAt(usize),
+    /// A whole frame with this much of the payload.
+    ShortPayload(usize),
+    /// Bytes after the payload, counted in the length.
+    LongPayload(usize),
+    /// Another length word.
+    Length(u32),
+    Program(u32),
+    Version(u32),
+    Procedure(i32),
+    Type(i32),
+    Serial(u32),
+    Status(i32),
+    /// A payload of that many bytes that mean nothing.
+    Garbage(usize),
+    /// Another first word of the payload: the length of a string, the count of an array.
+    FirstWord(u32),
+    /// The payload's last byte is not zero.
+    Padding,
+    /// The payload's fifth byte, a string's first, is 0xff.
+    NotUtf8,
+    /// DEVICE_REMOVED for ever, with this callback number.
+    EventFlood(i32),
+    /// Events that nobody subscribed to, for ever.
+    UnknownEventFlood,
+    /// Keepalive pings for ever.
+    PingFlood,
+    /// Pings, then the honest answer.
+    Pings(u32),
+    /// A byte per so many milliseconds.
+    Trickle(u64),
+    /// A length is claimed, the header follows, and then nothing.
+    Claim(u32),
+    /// A length is claimed and a string goes on for ever.
+    Endless(u32),
+    Silence,
+    Close,
+    /// The whole daemon ends, as in a restart.
+    Exit,
+    /// Descriptors come with the answer.
+    Gift(usize),
+    /// An answer to a call that was not made comes first.
+    Unsolicited,
+    /// The answer comes twice.
+    Twice,
+    /// The answer comes so many milliseconds late.
+    Delay(u64),
+    /// An error.
+    Error {
+        code: i32,
+        domain: i32,
+        message: Option<String>,
+        /// How often the message is repeated.
+        #[serde(default = "once")]
+        repeat: usize,
+    },
+    /// What was asked is done, and then the connection closes without an answer.
+    DoneButClose,
+}
+
+fn once() -> usize {
+    1
+}
+
+impl Lie {
+    /// Whether what was asked is done at all.
+    pub fn acts(&self) -> bool {
+        !matches!(self, Self::Error { .. } | Self::Silence | Self::Close | Self::Exit)
+    }
+}

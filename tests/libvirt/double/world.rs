@@ -1,0 +1,383 @@
+//! What is true in the double's world, over all connections: domains, their NICs, who listens for what.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::checks::{accepted, allowed, unsupported_flags};
+use crate::devices::{Device, devices, free_port, without};
+use crate::script::{DataPlane, Guest, Lie, Refuse, Script};
+use crate::socket::Socket;
+use crate::wire::{Head, Out, Refusal};
+
+/// The end of a connection that several threads write to, a whole frame at a time.
+pub type Writer = Arc<Mutex<UnixStream>>;
+
+/// Flag: what runs.
+pub const LIVE: i32 = 1;
+/// Flag: what is stored.
+pub const CONFIG: i32 = 2;
+/// How long libvirt waits for the guest in a detach by XML.
+const DETACH_WAIT: Duration = Duration::from_secs(5);
+
+pub const LIFECYCLE: (i32, i32) = (0, 318);
+pub const DEVICE_REMOVED: (i32, i32) = (15, 333);
+pub const DEVICE_ADDED: (i32, i32) = (19, 354);
+pub const REMOVAL_FAILED: (i32, i32) = (22, 367);
+
+pub struct World {
+    pub script: Script,
+    state: Mutex<State>,
+    changed: Condvar,
+    started: Instant,
+    log: Option<Mutex<File>>,
+}
+
+#[derive(Default)]
+struct State {
+    domains: Vec<Domain>,
+    subscriptions: Vec<Subscription>,
+    next_callback: i32,
+    /// How often each call was made.
+    calls: HashMap<String, u32>,
+}
+
+#[derive(Clone)]
+struct Subscription {
+    callback: i32,
+    connection: usize,
+    event: i32,
+    domain: Option<[u8; 16]>,
+    writer: Writer,
+}
+
+#[derive(Default)]
+pub struct Domain {
+    pub name: String,
+    pub uuid: [u8; 16],
+    pub id: i32,
+    pub state: i32,
+    pub xml: String,
+    pub stored: Option<String>,
+    sockets: HashMap<String, Socket>,
+    asks: HashMap<String, u32>,
+    busy: bool,
+}
+
+impl Domain {
+    pub fn encode(&self, out: Out) -> Out {
+        out.text(&self.name).raw(&self.uuid).word(self.id)
+    }
+}
+
+fn uuid(text: &str) -> [u8; 16] {
+    let hex: String = text.chars().filter(|c| *c != '-').collect();
+    u128::from_str_radix(&hex, 16).expect("a UUID").to_be_bytes()
+}
+
+/// A UUID as libvirt writes it.
+fn dashed(uuid: [u8; 16]) -> String {
+    let hex = format!("{:032x}", u128::from_be_bytes(uuid));
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// What a call meets whose domain ends while it runs.
+fn gone() -> Refusal {
+    Refusal::new(55, 10, "Requested operation is not valid: domain is not running")
+}
+
+impl World {
+    pub fn new(script: Script) -> Self {
+        let domain = |domain: &crate::script::Domain| Domain {
+            name: domain.name.clone(),
+            uuid: uuid(&domain.uuid),
+            id: domain.id,
+            state: domain.state,
+            xml: domain.xml.clone(),
+            stored: domain.stored.clone(),
+            ..Domain::default()
+        };
+        let state = State { domains: script.domains.iter().map(domain).collect(), ..State::default() };
+        let open = |path| OpenOptions::new().create(true).append(true).open(path).expect("the log can be written");
+        let log = script.log.as_ref().map(|path| Mutex::new(open(path)));
+        Self { script, state: Mutex::new(state), changed: Condvar::new(), started: Instant::now(), log }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Writes one line about a call and counts it; the lie to tell in return, if one was ordered.
+    pub fn called(&self, connection: usize, call: &str, args: &Value) -> Option<Lie> {
+        if let Some(log) = &self.log {
+            let t_ms = self.started.elapsed().as_secs_f64() * 1000.0;
+            let line = json!({"t_ms": t_ms, "connection": connection, "call": call, "args": args});
+            log.lock().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
+        }
+        let mut state = self.lock();
+        let count = state.calls.entry(call.to_owned()).or_default();
+        *count += 1;
+        let ordered = |order: &&crate::script::Order| order.at == call && order.nth.is_none_or(|nth| nth == *count);
+        self.script.lies.iter().find(ordered).map(|order| order.lie.clone())
+    }
+
+    /// What `look` makes of the domain that matches.
+    pub fn look<T>(&self, matches: impl Fn(&Domain) -> bool, look: impl FnOnce(&Domain) -> T) -> Option<T> {
+        self.lock().domains.iter().find(|domain| matches(domain)).map(look)
+    }
+
+    /// The UUID, if it is a domain's; the name is only repeated in the error, as libvirt does.
+    pub fn known(&self, (name, uuid): (String, [u8; 16])) -> Result<[u8; 16], Refusal> {
+        let message = || format!("Domain not found: no domain with matching uuid '{}' ({name})", dashed(uuid));
+        self.look(|domain| domain.uuid == uuid, |_| uuid).ok_or_else(|| Refusal::new(42, 10, message()))
+    }
+
+    pub fn by_uuid<T>(&self, uuid: [u8; 16], look: impl FnOnce(&Domain) -> T) -> Result<T, Refusal> {
+        self.look(|domain| domain.uuid == uuid, look).ok_or_else(gone)
+    }
+
+    /// The active domains, on the wire.
+    pub fn active(&self) -> (u32, Out) {
+        let state = self.lock();
+        let active = || state.domains.iter().filter(|domain| domain.id >= 0);
+        (u32::try_from(active().count()).unwrap(), active().fold(Out::default(), |out, domain| domain.encode(out)))
+    }
+
+    pub fn subscribe(
+        &self,
+        connection: usize,
+        event: i32,
+        domain: Option<[u8; 16]>,
+        writer: Writer,
+    ) -> Result<i32, Refusal> {
+        let mut state = self.lock();
+        if !(0..=27).contains(&event) {
+            return Err(Refusal::new(1, 7, format!("internal error: unsupported event ID {event}")));
+        }
+        let same = |s: &Subscription| s.connection == connection && s.event == event && s.domain == domain;
+        if state.subscriptions.iter().any(same) {
+            return Err(Refusal::new(8, 0, "invalid argument: event callback already tracked"));
+        }
+        let callback = state.next_callback;
+        state.next_callback += 1;
+        state.subscriptions.push(Subscription { callback, connection, event, domain, writer });
+        Ok(callback)
+    }
+
+    pub fn unsubscribe(&self, connection: usize) {
+        self.lock().subscriptions.retain(|subscription| subscription.connection != connection);
+    }
+
+    /// Sends an event about a domain to whoever asked for it.
+    fn tell(&self, uuid: [u8; 16], (event, procedure): (i32, i32), what: impl Fn(Out) -> Out) {
+        let state = self.lock();
+        let Some(domain) = state.domains.iter().find(|domain| domain.uuid == uuid) else { return };
+        let heard = |s: &&Subscription| s.event == event && s.domain.is_none_or(|domain| domain == uuid);
+        let letters: Vec<_> = state
+            .subscriptions
+            .iter()
+            .filter(heard)
+            .map(|s| {
+                let payload = what(domain.encode(Out::default().word(s.callback))).0;
+                (Arc::clone(&s.writer), Head::event(procedure).frame(&payload))
+            })
+            .collect();
+        drop(state);
+        for (writer, frame) in letters {
+            // A client that is gone hears nothing.
+            let _ = writer.lock().unwrap().write_all(&frame);
+        }
+    }
+
+    /// Runs `work` on a running domain while holding its job, as each change does in libvirt.
+    fn job<T>(&self, uuid: [u8; 16], work: impl FnOnce(&Self) -> Result<T, Refusal>) -> Result<T, Refusal> {
+        let end = Instant::now() + Duration::from_millis(self.script.job_timeout_ms);
+        let mut state = self.lock();
+        loop {
+            let domain = state.domains.iter_mut().find(|d| d.uuid == uuid).ok_or_else(gone)?;
+            if !domain.busy {
+                domain.busy = true;
+                break;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let holder = "held by monitor=remoteDispatchDomainAttachDeviceFlags";
+                let message = format!("Timed out during operation: cannot acquire state change lock ({holder})");
+                return Err(Refusal::new(68, 10, message));
+            }
+            state = self.changed.wait_timeout(state, left).unwrap().0;
+        }
+        drop(state);
+        let result = work(self);
+        if let Some(domain) = self.lock().domains.iter_mut().find(|domain| domain.uuid == uuid) {
+            domain.busy = false;
+        }
+        self.changed.notify_all();
+        result
+    }
+
+    /// The XML, live or stored. Takes a job, as libvirt 11.3 does.
+    pub fn xml(&self, uuid: [u8; 16], stored: bool) -> Result<String, Refusal> {
+        let xml = |d: &Domain| if stored { d.stored.as_ref().unwrap_or(&d.xml).clone() } else { d.xml.clone() };
+        self.job(uuid, |world| world.by_uuid(uuid, xml))
+    }
+
+    pub fn attach(&self, uuid: [u8; 16], xml: &str, flags: i32) -> Result<(), Refusal> {
+        if flags & !3 != 0 {
+            return Err(unsupported_flags(flags & !3, "qemuDomainAttachDeviceLiveAndConfig"));
+        }
+        self.job(uuid, |world| {
+            world.by_uuid(uuid, |domain| allowed(domain, flags))??;
+            if let Some(refusal) = world.ordered("attach", world.script.attach.refuse.as_ref()) {
+                return Err(refusal);
+            }
+            std::thread::sleep(Duration::from_millis(world.script.attach.delay_ms));
+            if world.script.attach.ignore {
+                return Ok(());
+            }
+            let (alias, socket) = world.plug(uuid, xml, flags)?;
+            // The guest stands still here until somebody dials; libvirt sets no limit to that.
+            let peers =
+                socket.as_ref().map(Socket::peers).filter(|_| world.script.attach.data_plane != DataPlane::None);
+            while peers.as_ref().is_some_and(|peers| peers.load(Ordering::SeqCst) == 0) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if let (Some(socket), Some(domain)) = (socket, world.lock().domains.iter_mut().find(|d| d.uuid == uuid)) {
+                domain.sockets.insert(alias.clone(), socket);
+            }
+            world.tell(uuid, DEVICE_ADDED, |out| out.text(&alias));
+            Ok(())
+        })
+    }
+
+    /// Checks the interface as libvirt does and puts it into the XML that the flags name.
+    fn plug(&self, uuid: [u8; 16], xml: &str, flags: i32) -> Result<(String, Option<Socket>), Refusal> {
+        let mut state = self.lock();
+        let domain = state.domains.iter_mut().find(|d| d.uuid == uuid).ok_or_else(gone)?;
+        let stored = flags & CONFIG != 0;
+        let text = if stored { domain.stored.as_mut().unwrap_or(&mut domain.xml) } else { &mut domain.xml };
+        let there = devices(text, 2).expect("the script's XML is well-formed");
+        let mut device = accepted(xml, text, &there)?;
+        device.bus =
+            Some(free_port(&there).ok_or_else(|| Refusal::new(1, 20, "internal error: No more available PCI slots"))?);
+        let attach = &self.script.attach;
+        let socket = if attach.socket && !stored {
+            let socket = Socket::listen(&device.path, attach.data_plane == DataPlane::Own).map_err(|error| {
+                let what = error.to_string();
+                let what = what.split(" (os error").next().unwrap_or_default().to_owned();
+                let command = "internal error: unable to execute QEMU command 'chardev-add': Failed to add chardev";
+                let what =
+                    format!("{command} 'char{}': Failed to bind socket to {}: {what}", device.alias, device.path);
+                Refusal::new(1, 10, what)
+            })?;
+            Some(socket)
+        } else {
+            None
+        };
+        let at = text.find("</devices>").expect("the script's XML has devices");
+        let at = text[..at].rfind('\n').map_or(at, |line| line + 1);
+        text.insert_str(at, &device.rendered());
+        Ok((device.alias, socket))
+    }
+
+    fn ordered(&self, call: &str, refuse: Option<&Refuse>) -> Option<Refusal> {
+        let refuse = refuse?;
+        let first = self.lock().calls.get(call).is_none_or(|count| *count <= 1);
+        (first || !refuse.once).then(|| Refusal {
+            code: refuse.code,
+            domain: refuse.domain,
+            message: refuse.message.clone(),
+            errno: None,
+        })
+    }
+
+    /// Detaches what `find` finds; by XML libvirt waits for the guest, by alias it does not.
+    pub fn detach(
+        self: &Arc<Self>,
+        uuid: [u8; 16],
+        flags: i32,
+        call: &str,
+        find: impl Fn(&[Device]) -> Result<String, Refusal>,
+    ) -> Result<(), Refusal> {
+        let stored = flags & CONFIG != 0;
+        self.job(uuid, |world| {
+            world.by_uuid(uuid, |domain| allowed(domain, flags))??;
+            let look = |d: &Domain| if stored { d.stored.clone().unwrap_or_default() } else { d.xml.clone() };
+            let text = world.by_uuid(uuid, look)?;
+            let alias = find(&devices(&text, 2).expect("the XML is well-formed"))?;
+            if let Some(refusal) = world.ordered(call, world.script.detach.refuse.as_ref()) {
+                return Err(refusal);
+            }
+            if stored {
+                world.unplug(uuid, &alias, true);
+                return Ok(alias);
+            }
+            let asks = {
+                let mut state = world.lock();
+                let domain = state.domains.iter_mut().find(|d| d.uuid == uuid).ok_or_else(gone)?;
+                let asks = domain.asks.entry(alias.clone()).or_default();
+                *asks += 1;
+                *asks
+            };
+            let (world, name) = (Arc::clone(self), alias.clone());
+            let after = Duration::from_millis(self.script.detach.after_ms);
+            let guest = self.script.detach.guest;
+            if guest != Guest::Never && (guest != Guest::SecondAsk || asks == 2) {
+                std::thread::spawn(move || {
+                    std::thread::sleep(after);
+                    world.let_go(uuid, &name);
+                });
+            }
+            Ok(alias)
+        })
+        .map(|alias| {
+            let begun = Instant::now();
+            let there = || self.by_uuid(uuid, |d| d.xml.contains(&format!("<alias name='{alias}'/>"))).unwrap_or(false);
+            while call == "detach" && !stored && there() && begun.elapsed() < DETACH_WAIT {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        })
+    }
+
+    /// The guest has made up its mind.
+    fn let_go(&self, uuid: [u8; 16], alias: &str) {
+        match self.script.detach.guest {
+            Guest::Refuses => self.tell(uuid, REMOVAL_FAILED, |out| out.text(alias)),
+            Guest::Stops => {
+                self.tell(uuid, LIFECYCLE, |out| out.word(6).word(2));
+                if let Some(domain) = self.lock().domains.iter_mut().find(|domain| domain.uuid == uuid) {
+                    (domain.id, domain.state) = (-1, 5);
+                    domain.sockets.clear();
+                }
+                self.tell(uuid, LIFECYCLE, |out| out.word(5).word(1));
+                // A domain that is not persistent is gone with its process.
+                self.lock().domains.retain(|domain| domain.uuid != uuid || domain.stored.is_some());
+            }
+            _ => {
+                self.unplug(uuid, alias, false);
+                if self.script.detach.event {
+                    self.tell(uuid, DEVICE_REMOVED, |out| out.text(alias));
+                }
+            }
+        }
+    }
+
+    fn unplug(&self, uuid: [u8; 16], alias: &str, stored: bool) {
+        let mut state = self.lock();
+        let Some(domain) = state.domains.iter_mut().find(|domain| domain.uuid == uuid) else { return };
+        let text = if stored { domain.stored.as_mut().unwrap_or(&mut domain.xml) } else { &mut domain.xml };
+        let all = devices(text, 2).expect("the XML is well-formed");
+        if let Some(device) = all.iter().find(|device| device.alias == alias) {
+            *text = without(text, &device.place);
+        }
+        if !stored && let Some(mut socket) = domain.sockets.remove(alias) {
+            socket.leave = self.script.detach.leave_socket;
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What libvirt refuses, and in which words. The same table holds the double and the real libvirtd to each other.
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use vhostuser_hotplug::deadline::Deadline;
+use vhostuser_hotplug::libvirt::connection::Connection;
+use vhostuser_hotplug::libvirt::devices::Attach;
+use vhostuser_hotplug::libvirt::procedures::{AuthList, Call, LibraryVersion, Lookup, Open};
+use vhostuser_hotplug::libvirt::xdr::{Fault, Reader, Writer};
+use vhostuser_hotplug::libvirt::{Client, Domain, Error, EventKind, Scope};
+
+use crate::harness::{Double, nic, plain, soon};
+
+/// Asserts on the error's number, its domain, the number that goes with it, and its words.
+#[track_caller]
+fn refused(what: &str, result: Result<(), Error>, numbers: (i32, i32, i32), message: &str) -> Error {
+    let error = match result {
+        Err(error) => error,
+        Ok(()) => panic!("{what}: libvirt took it"),
+    };
+    let refusal = error.refusal().unwrap_or_else(|| panic!("{what}: no refusal but {error}"));
+    let said = (refusal.code, refusal.domain, refusal.number);
+    assert_eq!((said, refusal.message.as_deref()), (numbers, Some(message)), "{what}");
+    error
+}
+
+/// Runs the table on a daemon with the three domains of `domains/`.
+pub fn table(client: &mut Client, dir: &Path) {
+    // An attach that is taken by mistake waits for a data plane without end.
+    let wait = || Deadline::after(Duration::from_secs(20));
+    let domain = plain(client);
+    let unshared = client.lookup("ns_unshared", soon()).unwrap();
+    let portless = client.lookup("ns_portless", soon()).unwrap();
+    let xml = nic("ua-nic", &dir.join("nic"));
+
+    let result = client.lookup("nobody", soon()).map(|_| ());
+    let error =
+        refused("unknown name", result, (42, 10, -1), "Domain not found: no domain with matching name 'nobody'");
+    assert!(error.is_no_domain());
+    let ghost = Domain { name: "ghost".into(), uuid: [0xab; 16], id: 1 };
+    let message = "Domain not found: no domain with matching uuid 'abababab-abab-abab-abab-abababababab' (ghost)";
+    let result = client.state(&ghost, soon()).map(|_| ());
+    assert!(refused("unknown uuid", result, (42, 10, -1), message).is_no_domain());
+    refused(
+        "detach from an unknown uuid",
+        client.detach_alias(&ghost, "ua-nic", Scope::Live, soon()),
+        (42, 10, -1),
+        message,
+    );
+
+    let message = "unsupported configuration: 'interface' requires shared memory";
+    let error =
+        refused("memory not shared", client.attach(&unshared, &xml, Scope::Live, wait()), (67, 10, -1), message);
+    assert!(error.is_memory_not_shared() && !error.is_retryable());
+    let error = refused(
+        "alias in use",
+        client.attach(&domain, &nic("ua-port", &dir.join("nic")), Scope::Live, wait()),
+        (67, 20, -1),
+        "unsupported configuration: non unique alias detected: ua-port",
+    );
+    assert!(error.is_duplicate_alias());
+    let message = "internal error: No more available PCI slots";
+    let error = refused("no port", client.attach(&portless, &xml, Scope::Live, wait()), (1, 20, -1), message);
+    assert!(error.is_no_pci_slot());
+    refused(
+        "model e1000",
+        client.attach(&domain, &xml.replace("virtio-non-transitional", "e1000"), Scope::Live, wait()),
+        (67, 10, -1),
+        "unsupported configuration: invalid model for interface of type 'vhostuser': 'e1000' - must be 'virtio'",
+    );
+    refused(
+        "mtu",
+        client.attach(&domain, &xml.replace("<alias", "<mtu size='1400'/><alias"), Scope::Live, wait()),
+        (38, 0, 19),
+        "Cannot set interface MTU on '': No such device",
+    );
+    let missing = dir.join("missing/nic");
+    refused(
+        "no directory",
+        client.attach(&domain, &nic("ua-nic", &missing), Scope::Live, wait()),
+        (1, 10, -1),
+        &format!(
+            "internal error: unable to execute QEMU command 'chardev-add': Failed to add chardev 'charua-nic': Failed to bind socket to {}: No such file or \
+             directory",
+            missing.display()
+        ),
+    );
+    refused(
+        "stored config of a transient domain",
+        client.attach(&domain, &xml, Scope::Config, wait()),
+        (55, 20, -1),
+        "Requested operation is not valid: transient domains do not have any persistent config",
+    );
+
+    let message = "internal error: no device found with alias ua-none";
+    let error =
+        refused("unknown alias", client.detach_alias(&domain, "ua-none", Scope::Live, soon()), (1, 20, -1), message);
+    assert!(error.is_device_missing());
+    let error = refused(
+        "unknown NIC",
+        client.detach_xml(&domain, &xml, Scope::Live, soon()),
+        (99, 20, -1),
+        "device not found: no device found at address '(<null>)' matching MAC address '00:00:00:24:65:f4' and alias \
+         'ua-nic'",
+    );
+    assert!(error.is_device_missing());
+    client.subscribe(EventKind::DeviceAdded, &domain, soon()).unwrap();
+    refused(
+        "subscribed twice",
+        client.subscribe(EventKind::DeviceAdded, &domain, soon()),
+        (8, 0, -1),
+        "invalid argument: event callback already tracked",
+    );
+}
+
+/// A call that the client itself never makes: arguments as they are, and whatever comes back.
+struct Raw<const PROCEDURE: i32>(Vec<u8>);
+
+impl<const PROCEDURE: i32> Call for Raw<PROCEDURE> {
+    const PROCEDURE: i32 = PROCEDURE;
+    const DOING: &'static str = "testing";
+    type Reply = ();
+
+    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+        writer.opaque(&self.0);
+        Ok(())
+    }
+
+    fn decode(_: &mut Reader<'_>) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// Runs what a well-behaved client never asks, on a fresh connection: answers that the double must not invent.
+pub fn rude_table(stream: UnixStream) {
+    let mut connection = Connection::new(stream).unwrap();
+    let mut refused = |what: &str, call: &dyn Fn(&mut Connection) -> Result<(), Error>, numbers, message: &str| {
+        refused(what, call(&mut connection), numbers, message);
+    };
+    let not_open = "internal error: hypervisor connection not open";
+    let version = |c: &mut Connection| c.call(&LibraryVersion, soon()).map(|_| ());
+    // Authentication comes first, as ever.
+    refused("auth list", &|c| c.call(&AuthList, soon()).and_then(|_| version(c)), (1, 7, -1), not_open);
+    let message = "no connection driver available for qemu+unix:///system";
+    refused("transport in the URI", &|c| c.call(&Open { uri: "qemu+unix:///system" }, soon()), (5, 0, -1), message);
+    let message = "internal error: unexpected qemu URI path '/', try qemu:///system";
+    refused("path of the URI", &|c| c.call(&Open { uri: "qemu:///" }, soon()), (1, 0, -1), message);
+    let open = |c: &mut Connection| c.call(&Open { uri: "qemu:///system" }, soon());
+    let message = "internal error: connection already open";
+    refused("open twice", &|c| open(c).and_then(|()| open(c)), (1, 7, -1), message);
+    refused("after opening twice", &version, (1, 7, -1), not_open);
+    let message = "unknown procedure: 9999";
+    refused("unknown procedure", &|c| c.call(&Raw::<9999>(vec![]), soon()), (39, 7, -1), message);
+    let message = "Unable to decode message payload";
+    refused("short arguments", &|c| c.call(&Raw::<212>(vec![0; 8]), soon()), (39, 7, -1), message);
+    let event = [0, 0, 0, 99, 0, 0, 0, 0].to_vec();
+    let message = "internal error: unsupported event ID 99";
+    refused(
+        "unknown event",
+        &|c| open(c).and_then(|()| c.call(&Raw::<316>(event.clone()), soon())),
+        (1, 7, -1),
+        message,
+    );
+    let domain = Lookup { name: "ns_plain" };
+    let flagged = |c: &mut Connection| {
+        let domain = c.call(&domain, soon())?;
+        c.call(&Attach { domain: &domain, xml: "<rng/>", flags: 4 }, soon())
+    };
+    let message = "unsupported flags (0x4) in function qemuDomainAttachDeviceLiveAndConfig";
+    refused("unknown flags", &flagged, (8, 10, 0), message);
+}
+
+#[test]
+fn the_double_refuses_as_the_table_says() {
+    let double = Double::start(&json!({}));
+    table(&mut double.client(), &double.dir);
+    rude_table(double.connect());
+}

@@ -1,0 +1,293 @@
+//! The share: made, mended, kept as long as it is needed, and taken away.
+
+use serde_json::json;
+
+use super::node::{Call, Node, Pod, SOCKETS, STATE, VOLUME, new_uid};
+
+/// A pod whose sandbox is only being created: a volume, a network namespace, no process.
+fn created(node: &Node) -> (String, String) {
+    let uid = new_uid();
+    node.make_volume(&uid);
+    let netns = node.make_netns(&uid[24..]);
+    (uid, netns)
+}
+
+#[test]
+fn a_sandbox_that_is_being_created_gets_its_share_and_its_result_back() {
+    let node = Node::new();
+    let (uid, netns) = created(&node);
+    let add = Call::new("ADD", &uid, &netns);
+    let answer = add.run(&node);
+    answer.succeeded();
+    assert_eq!(&answer.json, add.prev_result());
+    assert!(node.is_shared(&uid));
+    let options = node.sh(&format!("findmnt -n -o OPTIONS {}", node.target(&uid)));
+    for option in ["nosuid", "nodev", "noexec"] {
+        assert!(options.split(',').any(|is| is == option), "{options}");
+    }
+    let modes =
+        node.sh(&format!("stat -c %a {SOCKETS} {SOCKETS}/{uid}; stat -c %a {STATE} {STATE}/pods {STATE}/pods/{uid}"));
+    assert_eq!(modes, "777\n777\n700\n700\n700", "kube-ovn's modes for its directories, root's alone for the records");
+
+    add.run(&node).succeeded();
+    assert_eq!(
+        node.sh(&format!("grep -c {} /proc/self/mountinfo", node.target(&uid))),
+        "1",
+        "a second ADD mounts nothing"
+    );
+
+    let del = add.clone().command("DEL");
+    del.run(&node).succeeded();
+    assert!(node.is_clean(&uid));
+    assert!(node.holds(&format!("test -d /run/kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/{VOLUME}")));
+    del.run(&node).succeeded();
+    add.run(&node).succeeded();
+    assert!(node.is_shared(&uid), "an ADD after a DEL works again");
+}
+
+#[test]
+fn a_pod_without_the_volume_costs_nothing_and_leaves_nothing() {
+    let node = Node::new();
+    let netns = node.make_netns("n");
+    let add = Call::new("ADD", &new_uid(), &netns);
+    for call in [&add, &add.clone().command("CHECK"), &add.clone().command("DEL")] {
+        call.run(&node).succeeded();
+    }
+    assert!(node.holds(&format!("! test -e {STATE} && ! test -e {SOCKETS}")));
+    let answer = add.set("attach", json!("always")).run(&node);
+    assert_eq!(answer.code(), 101, "{answer:?}");
+    assert!(answer.text().contains(VOLUME), "{answer:?}");
+}
+
+#[test]
+fn a_directory_that_nothing_is_mounted_on_is_not_taken_for_a_share() {
+    let node = Node::new();
+    let (uid, netns) = created(&node);
+    node.sh(&format!("mkdir -p {}", node.target(&uid)));
+    assert!(!node.is_shared(&uid));
+    Call::new("ADD", &uid, &netns).run(&node).succeeded();
+    assert!(node.is_shared(&uid));
+}
+
+#[test]
+fn a_stale_mount_is_replaced_even_under_others() {
+    let node = Node::new();
+    let (uid, netns) = created(&node);
+    let add = Call::new("ADD", &uid, &netns);
+    add.run(&node).succeeded();
+    let volume = node.make_volume(&uid);
+    node.sh(&format!("rm -rf {volume}"));
+    node.make_volume(&uid);
+    assert!(!node.is_shared(&uid), "the mount shows the deleted volume");
+    add.run(&node).succeeded();
+    assert!(node.is_shared(&uid));
+
+    let target = node.target(&uid);
+    // Private first: else the new mounts would spread to the volume itself, which the share is a peer of.
+    node.sh(&format!(
+        "mkdir /run/a /run/b && mount --make-private {target} && mount --bind /run/a {target} && \
+                      mount --make-private {target} && mount --bind /run/b {target}"
+    ));
+    assert!(!node.is_shared(&uid));
+    add.run(&node).succeeded();
+    assert!(node.is_shared(&uid));
+    add.clone().command("DEL").run(&node).succeeded();
+    assert!(node.is_clean(&uid));
+}
+
+#[test]
+fn a_mount_made_by_somebody_else_is_as_good() {
+    let node = Node::new();
+    let (uid, netns) = created(&node);
+    let (volume, target) = (node.make_volume(&uid), node.target(&uid));
+    node.sh(&format!("mkdir -p {target} && mount --bind {volume} {target}"));
+    Call::new("ADD", &uid, &netns).run(&node).succeeded();
+    assert_eq!(node.sh(&format!("grep -c {target} /proc/self/mountinfo")), "1");
+}
+
+#[test]
+fn from_a_slave_mount_namespace_and_its_chroot_the_share_still_reaches_the_host() {
+    let node = Node::new();
+    // As thick Multus runs plugins: a mount namespace that only receives, and the host's root bound below another.
+    let script = "mount --make-rslave / && mkdir -p /run/multus/hostroot && \
+                  mount --rbind / /run/multus/hostroot && exec chroot /run/multus/hostroot \"$@\"";
+    for wrapper in [
+        vec!["unshare", "--mount", "--propagation", "slave"],
+        vec!["unshare", "--mount", "--propagation", "private"],
+        vec!["unshare", "--mount", "--propagation", "slave", "sh", "-ec", script, "sh"],
+    ] {
+        let (uid, netns) = created(&node);
+        let add = Call::new("ADD", &uid, &netns).through(&wrapper);
+        add.run(&node).succeeded();
+        assert!(node.is_shared(&uid), "{wrapper:?}");
+        add.command("DEL").run(&node).succeeded();
+        assert!(node.is_clean(&uid), "{wrapper:?}");
+    }
+}
+
+#[test]
+fn the_share_stays_until_the_pods_last_attachment_is_gone() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let first = Call::new("ADD", &pod.uid, &pod.netns()).set("attach", json!("never"));
+    let second = first.clone().ifname("net2");
+    first.run(&node).succeeded();
+    second.run(&node).succeeded();
+    first.clone().command("DEL").run(&node).succeeded();
+    assert!(node.is_shared(&pod.uid));
+    second.clone().command("DEL").run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid));
+}
+
+#[test]
+fn an_old_sandbox_does_not_take_the_new_ones_share() {
+    let node = Node::new();
+    let (uid, netns) = created(&node);
+    let old = Call::new("ADD", &uid, &netns).container("old");
+    let new = Call::new("ADD", &uid, &node.make_netns("new")).container("new");
+    old.run(&node).succeeded();
+    new.run(&node).succeeded();
+    // As containerd sends it, from the second time on: without a namespace and without prevResult.
+    old.clone().command("DEL").netns("").without("prevResult").run(&node).succeeded();
+    assert!(node.is_shared(&uid));
+    new.command("DEL").run(&node).succeeded();
+    assert!(node.is_clean(&uid));
+}
+
+#[test]
+fn a_del_finds_its_pod_by_the_record_alone() {
+    let node = Node::new();
+    let (uid, netns) = created(&node);
+    let add = Call::new("ADD", &uid, &netns);
+    add.run(&node).succeeded();
+    add.command("DEL").netns("").args("").without("prevResult").run(&node).succeeded();
+    assert!(node.is_clean(&uid));
+}
+
+#[test]
+fn a_del_cleans_up_after_the_pods_directory_and_after_the_records() {
+    let node = Node::new();
+    let (uid, netns) = created(&node);
+    let add = Call::new("ADD", &uid, &netns);
+    add.run(&node).succeeded();
+    node.sh(&format!("rm -rf /run/kubelet/pods/{uid}"));
+    add.clone().command("DEL").run(&node).succeeded();
+    assert!(node.is_clean(&uid), "kubelet was faster");
+
+    node.make_volume(&uid);
+    add.run(&node).succeeded();
+    node.sh(&format!("rm -rf {STATE}"));
+    add.command("DEL").run(&node).succeeded();
+    assert!(node.is_clean(&uid), "the records were lost");
+}
+
+#[test]
+fn sockets_in_use_keep_the_share_and_dead_ones_do_not() {
+    let node = Node::new();
+    let mut pod = Pod::new(&node);
+    let add = Call::new("ADD", &pod.uid, &pod.netns()).set("attach", json!("never"));
+    add.run(&node).succeeded();
+    let listen = format!(
+        "import socket,time; s=socket.socket(socket.AF_UNIX); s.bind('{}/cold'); s.listen(); print(1,flush=True); time.sleep(600)",
+        super::node::INSIDE
+    );
+    let mut listener =
+        pod.command("python3").args(["-c", &listen]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Read::read_exact(listener.stdout.as_mut().unwrap(), &mut [0; 2]).unwrap();
+    add.clone().command("DEL").run(&node).succeeded();
+    assert!(node.is_shared(&pod.uid), "a NIC that the VM was started with still needs it");
+    listener.kill().unwrap();
+    listener.wait().unwrap();
+    pod.die();
+    add.command("DEL").run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid));
+}
+
+#[test]
+fn what_a_pod_or_a_neighbour_put_in_the_way_is_not_followed() {
+    let node = Node::new();
+    let (uid, netns) = created(&node);
+    let volume = node.make_volume(&uid);
+    node.sh("mkdir -p /run/canary && touch /run/canary/file");
+    let untouched = || assert_eq!(node.sh("ls -A /run/canary; stat -c %a /run/canary"), "file\n755");
+
+    node.sh(&format!("rmdir {volume} && ln -s /run/canary {volume}"));
+    let answer = Call::new("ADD", &uid, &netns).run(&node);
+    assert_eq!(answer.code(), 103, "{answer:?}");
+    assert!(node.is_clean(&uid));
+    untouched();
+
+    node.sh(&format!("rm {volume} && touch {volume}"));
+    assert_eq!(Call::new("ADD", &uid, &netns).run(&node).code(), 103);
+    node.sh(&format!("rm {volume}"));
+    node.make_volume(&uid);
+
+    // kube-ovn leaves the directories open to everyone.
+    node.sh(&format!("mkdir -p {SOCKETS} && ln -s /run/canary {SOCKETS}/{uid}"));
+    let answer = Call::new("ADD", &uid, &netns).run(&node);
+    assert!(!answer.ok, "{answer:?}");
+    untouched();
+    assert!(node.holds(&format!("! grep -q /run/canary /proc/self/mountinfo && ! test -e {STATE}/pods/{uid}")));
+}
+
+#[test]
+fn gc_takes_what_is_not_listed_of_this_network_and_nothing_else() {
+    let node = Node::new();
+    let (uid, netns) = created(&node);
+    let add = Call::new("ADD", &uid, &netns).set("cniVersion", json!("1.1.0"));
+    let (stale, valid, foreign) =
+        (add.clone(), add.clone().ifname("net2"), add.clone().ifname("net3").set("name", json!("x")));
+    for call in [&stale, &valid, &foreign] {
+        call.run(&node).succeeded();
+    }
+    let list = json!([{"containerID": "4f3c2b1a09876543", "ifname": "net2"}]);
+    let gc = Call::new("GC", "", "")
+        .args("")
+        .container("")
+        .ifname("")
+        .without("prevResult")
+        .set("cniVersion", json!("1.1.0"));
+    gc.run(&node).succeeded();
+    let records = || node.sh(&format!("ls {STATE}/pods/{uid} | cut -d@ -f1 | tr '\\n' ' '"));
+    assert_eq!(records(), "net1 net2 net3", "no list is not an empty list");
+    gc.clone().set("cni.dev/valid-attachments", list).run(&node).succeeded();
+    assert_eq!(records(), "net2 net3");
+    gc.set("cni.dev/attachments", json!([])).run(&node).succeeded();
+    assert_eq!(records(), "net3");
+    assert!(node.is_shared(&uid));
+}
+
+#[test]
+fn check_misses_the_mount() {
+    let node = Node::new();
+    let (uid, netns) = created(&node);
+    let add = Call::new("ADD", &uid, &netns);
+    let check = add.clone().command("CHECK");
+    check.run(&node).succeeded();
+    add.run(&node).succeeded();
+    check.run(&node).succeeded();
+    node.sh(&format!("umount {}", node.target(&uid)));
+    let answer = check.run(&node);
+    assert_eq!(answer.code(), 104, "{answer:?}");
+    assert!(answer.text().contains("mount"), "{answer:?}");
+}
+
+#[test]
+fn parallel_calls_for_one_pod_take_turns_and_lose_nothing() {
+    let node = Node::new();
+    let (uid, netns) = created(&node);
+    let calls: Vec<Call> = (0..16).map(|n| Call::new("ADD", &uid, &netns).ifname(&format!("net{n}"))).collect();
+    let all = |command| {
+        let started: Vec<_> = calls.iter().map(|call| call.clone().command(command).start(&node)).collect();
+        for child in started {
+            super::node::answer(child.wait_with_output().unwrap()).succeeded();
+        }
+    };
+    all("ADD");
+    assert_eq!(
+        node.sh(&format!("ls {STATE}/pods/{uid} | wc -l; grep -c {uid}/{VOLUME} /proc/self/mountinfo")),
+        "16\n1"
+    );
+    all("DEL");
+    assert!(node.is_clean(&uid));
+}

@@ -1,0 +1,186 @@
+//! The lab's words, and calls of the plugins in it through libcni.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::{Value, json};
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+fn program() -> String {
+    std::env::var("LAB")
+        .expect("these tests need the lab: run tests/run, or set LAB to tests/lab/lab of a lab that is up")
+}
+
+fn output(words: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(program());
+    command.args(words).envs(variables.iter().copied());
+    command.output().expect("the lab's script")
+}
+
+/// Runs a command of the lab, which must succeed; its output.
+pub fn lab(words: &[&str]) -> String {
+    let output = output(words, &[]);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "lab {words:?}\n{out}{err}");
+    out.trim_end().to_owned()
+}
+
+/// Whether a command of the lab succeeds.
+pub fn holds(words: &[&str]) -> bool {
+    output(words, &[]).status.success()
+}
+
+/// A pod of the lab.
+pub struct Pod {
+    pub name: String,
+    facts: HashMap<String, String>,
+}
+
+/// A NIC's address, from the result of its ADD.
+pub struct Nic {
+    pub mac: String,
+    pub address: String,
+}
+
+/// What libcni answered.
+#[derive(Debug)]
+pub struct Answer {
+    pub ok: bool,
+    pub json: Value,
+    pub words: String,
+}
+
+impl Answer {
+    pub fn nic(&self) -> Nic {
+        assert!(self.ok, "{self:#?}\n{}", log());
+        let text = |pointer: &str| self.json.pointer(pointer).and_then(Value::as_str).unwrap().to_owned();
+        Nic { mac: text("/interfaces/0/mac"), address: text("/ips/0/address") }
+    }
+
+    pub fn succeeded(&self) {
+        assert!(self.ok, "{self:#?}\n{}", log());
+    }
+
+    pub fn code(&self) -> u64 {
+        assert!(!self.ok, "it succeeded: {}", self.words);
+        self.json["code"].as_u64().unwrap_or_else(|| panic!("{self:#?}"))
+    }
+}
+
+/// The end of what the plugin logged.
+pub fn log() -> String {
+    let log = lab(&["log"]);
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("vhostuser-hotplug")).collect();
+    lines.iter().skip(lines.len().saturating_sub(12)).map(|line| format!("{line}\n")).collect()
+}
+
+impl Pod {
+    /// Makes a pod; `options` are those of `lab pod`.
+    pub fn new(options: &[&str]) -> Self {
+        let name = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let facts = lab(&[&["pod", &name][..], options].concat());
+        let facts = facts.lines().filter_map(|line| line.split_once('='));
+        let facts = facts.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        Self { name, facts }
+    }
+
+    pub fn fact(&self, key: &str) -> &str {
+        self.facts.get(key).unwrap_or_else(|| panic!("the lab tells no {key}"))
+    }
+
+    /// The conflist of a hot-plug NIC, with keys of the test's own in the plugin's object.
+    fn conflist(&self, keys: &Value) -> PathBuf {
+        let mut list: Value = serde_json::from_str(include_str!("../../conflist/hotplug.conflist")).unwrap();
+        let ours = list["plugins"][1].as_object_mut().unwrap();
+        ours.insert("log_level".to_owned(), json!("debug"));
+        ours.extend(keys.as_object().unwrap().clone());
+        let path =
+            std::env::temp_dir().join(format!("{}-{}.conflist", self.name, COUNT.fetch_add(1, Ordering::Relaxed)));
+        std::fs::write(&path, list.to_string()).unwrap();
+        path
+    }
+
+    /// Calls the chain through libcni, as a controller of one's own does: no uid, the namespace of a process of the pod.
+    pub fn call(&self, command: &str, ifname: &str, keys: &Value) -> Answer {
+        let pid = self.facts.get("PID").or_else(|| self.facts.get("PAUSE_PID"));
+        let netns = pid.map_or_else(|| self.fact("NETNS").to_owned(), |pid| format!("/proc/{pid}/ns/net"));
+        let args = format!("K8S_POD_NAME={};K8S_POD_NAMESPACE={}", self.name, self.fact("NAMESPACE"));
+        self.call_with(command, ifname, keys, &netns, &args)
+    }
+
+    /// Calls the chain through libcni, as kubelet's runtime does.
+    pub fn call_as_kubelet(&self, command: &str, ifname: &str, keys: &Value) -> Answer {
+        let args = format!(
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={}",
+            self.fact("NAMESPACE"),
+            self.name,
+            self.fact("CID"),
+            self.fact("POD_UID")
+        );
+        self.call_with(command, ifname, keys, self.fact("NETNS"), &args)
+    }
+
+    fn call_with(&self, command: &str, ifname: &str, keys: &Value, netns: &str, args: &str) -> Answer {
+        let conflist = self.conflist(keys);
+        let variables =
+            [("CNI_CONTAINERID", self.fact("CID")), ("CNI_IFNAME", ifname), ("CNI_NETNS", netns), ("CNI_ARGS", args)];
+        let output = output(&["runtime", command, conflist.to_str().unwrap()], &variables);
+        std::fs::remove_file(conflist).unwrap();
+        Answer {
+            ok: output.status.success(),
+            json: serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),
+            words: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    pub fn add(&self, ifname: &str) -> Answer {
+        self.call("add", ifname, &json!({}))
+    }
+
+    pub fn del(&self, ifname: &str) -> Answer {
+        self.call("del", ifname, &json!({}))
+    }
+
+    /// Runs a command in the guest, which must succeed; its output.
+    pub fn guest(&self, script: &str) -> String {
+        lab(&["guest", &self.name, script])
+    }
+
+    /// Whether the guest has a NIC with this address.
+    pub fn guest_has(&self, nic: &Nic) -> bool {
+        holds(&["guest", &self.name, &format!("nic {}", nic.mac)])
+    }
+
+    /// Brings the NIC up in the guest and pings it from the node, through OVS-DPDK.
+    pub fn ping(&self, nic: &Nic) {
+        let (mac, address) = (&nic.mac, &nic.address);
+        self.guest(&format!("n=$(nic {mac}) && ip addr replace {address} dev $n && ip link set $n up"));
+        let target = address.split('/').next().unwrap();
+        lab(&["exec", "ping", "-c", "3", "-i", "0.2", "-w", "10", target]);
+    }
+
+    /// What is left of the pod on the node, besides what kubelet makes: nothing, if the list is empty.
+    pub fn leftovers(&self) -> Vec<String> {
+        let uid = self.fact("POD_UID");
+        let script = format!(
+            "ls -d /run/openvswitch/vhost_sockets/{uid} /run/vhostuser-hotplug/pods/{uid} /run/vhostuser-hotplug/locks/{uid} 2>/dev/null; \
+             grep -o '/run/openvswitch/vhost_sockets/{uid}[^ ]*' /proc/self/mountinfo; \
+             find /var/lib/kubelet/pods/{uid} -type s -path '*vhostuser-sockets*' 2>/dev/null; \
+             ovs-vsctl --bare --columns=name find interface external_ids:pod_name={}; true",
+            self.name
+        );
+        lab(&["exec", "sh", "-c", &script]).lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let removed = output(&["pod-rm", &self.name], &[]);
+        if !std::thread::panicking() {
+            assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
+        }
+    }
+}

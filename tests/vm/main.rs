@@ -1,0 +1,11 @@
+//! The plugin in the lab: a real OVS-DPDK, libvirtd, QEMU and guest kernel, called through a real libcni.
+//!
+//! `tests/run` brings the lab up and runs these one after another; alone: `tests/lab/lab up`, `tests/lab/lab cni-install …`,
+//! then `LAB=tests/lab/lab cargo test --test vm -- --ignored --test-threads=1`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod lab;
+mod life;
+mod plug;
+mod refuse;
