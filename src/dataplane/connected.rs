@@ -1,6 +1,8 @@
 //! Whether a vhost-user socket is listened on and connected to, from the kernel's list of unix sockets (proc(5),
 //! `/proc/<pid>/net/unix`): no data plane has to be asked, whichever it is.
 
+use std::collections::BTreeSet;
+
 /// `SS_CONNECTED` and `SS_UNCONNECTED` of include/uapi/linux/net.h, as net/unix/af_unix.c prints them.
 const CONNECTED: &str = "03";
 const UNCONNECTED: &str = "01";
@@ -12,7 +14,8 @@ const ACCEPTING: &str = "00010000";
 pub struct Use {
     /// QEMU listens.
     pub listening: bool,
-    /// A front end has been accepted: the data plane is connected.
+    /// A client has been accepted: the data plane is connected. One that waits to be is listed with another state
+    /// (`SS_CONNECTING`), since it has no socket of QEMU's yet.
     pub connected: bool,
 }
 
@@ -28,16 +31,25 @@ impl Use {
 #[must_use]
 pub fn look_up(list: &str, path: &str) -> Use {
     let mut found = Use::default();
-    for line in list.lines() {
-        // "Num RefCount Protocol Flags Type St Inode Path": seven fields, a space, and all the rest is the path.
-        let Some(head) = line.strip_suffix(path).and_then(|head| head.strip_suffix(' ')) else { continue };
-        let fields: Vec<&str> = head.split_ascii_whitespace().collect();
-        if let [_, _, _, flags, _, state, _] = fields.as_slice() {
-            found.listening |= *flags == ACCEPTING && *state == UNCONNECTED;
-            found.connected |= *state == CONNECTED;
-        }
+    for [_, _, _, flags, _, state, _] in lines(list, path) {
+        found.listening |= flags == ACCEPTING && state == UNCONNECTED;
+        found.connected |= state == CONNECTED;
     }
     found
+}
+
+/// The connections that QEMU has accepted on a path, by the inodes of its ends. An inode's number comes again only after
+/// four thousand million other sockets, pipes and the like.
+#[must_use]
+pub fn accepted(list: &str, path: &str) -> BTreeSet<u64> {
+    let connected = lines(list, path).filter(|[_, _, _, _, _, state, _]| *state == CONNECTED);
+    connected.filter_map(|[_, _, _, _, _, _, inode]| inode.parse().ok()).collect()
+}
+
+/// The lines of a path: "Num RefCount Protocol Flags Type St Inode", then a space, and all the rest is the path.
+fn lines<'a>(list: &'a str, path: &'a str) -> impl Iterator<Item = [&'a str; 7]> {
+    let heads = list.lines().filter_map(move |line| line.strip_suffix(path)?.strip_suffix(' '));
+    heads.filter_map(|head| head.split_ascii_whitespace().collect::<Vec<_>>().try_into().ok())
 }
 
 #[cfg(test)]
@@ -70,9 +82,17 @@ mod tests {
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         assert_eq!(look_up(&read(), name), Use { listening: true, connected: false });
         let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        let accepted = listener.accept().unwrap();
+        assert_eq!(look_up(&read(), name), Use { listening: true, connected: false });
+        let taken = listener.accept().unwrap();
         assert_eq!(look_up(&read(), name), Use { listening: true, connected: true });
-        drop((client, accepted, listener));
+        let inode = std::os::unix::fs::MetadataExt::ino(
+            &std::fs::metadata(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&taken.0))).unwrap(),
+        );
+        assert_eq!(accepted(&read(), name), BTreeSet::from([inode]));
+        // Hung up on, it stays accepted until it is closed.
+        drop(client);
+        assert_eq!(accepted(&read(), name), BTreeSet::from([inode]));
+        drop((taken, listener));
         assert_eq!(look_up(&read(), name), Use::default());
         std::fs::remove_file(path).unwrap();
     }

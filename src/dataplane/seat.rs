@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
@@ -139,6 +139,8 @@ fn unix_socket() -> Result<OwnedFd, Errno> {
 /// A directory of a test's own, gone with the value.
 #[cfg(test)]
 pub(super) mod scratch {
+    use std::path::PathBuf;
+
     use super::*;
 
     pub struct Scratch {

@@ -4,7 +4,7 @@ use crate::cni::Error;
 use crate::cni::error::code;
 use crate::libvirt;
 use crate::pod::{daemon, identity, volume};
-use crate::{record, share, sys, vm};
+use crate::{dataplane, record, share, sys, vm};
 
 /// A text as a sentence: the rooms below say theirs as parts of one.
 pub fn sentence(text: &str) -> String {
@@ -76,6 +76,28 @@ pub fn libvirt(error: &libvirt::Error) -> Error {
         Error::libvirt(sentence(&error.to_string()))
     } else {
         Error::new(if retry { code::TRY_AGAIN } else { code::LIBVIRT }, broken).with_details(error)
+    }
+}
+
+/// The data plane, before the VM was touched. `outside` is the socket's path as the data plane knows it.
+pub fn data_plane(error: &dataplane::probe::Error, outside: &str) -> Error {
+    use dataplane::probe::Error as E;
+    match error {
+        E::Nobody { .. } => Error::try_again(format!(
+            "No data plane connected to {outside}, so the VM was left as it is. Does OVS run (ovs-vsctl show), has it a port \
+             with that path (ovs-vsctl find Interface options:vhost-server-path={outside:?}), and does it see the path \
+             (ls -l, in its own container)?"
+        ))
+        .with_details(error),
+        E::Fault { .. } => Error::try_again(format!(
+            "What connected to {outside} did not answer as a data plane does, so the VM was left as it is. Does OVS hang?"
+        ))
+        .with_details(error),
+        E::System(cause) if error.is_foul() => Error::untrusted_files(format!(
+            "Something is at the NIC's socket {outside}, or is put there again and again, that is none of QEMU's sockets."
+        ))
+        .with_details(cause),
+        E::System(cause) => system("listening at the NIC's socket", cause),
     }
 }
 
