@@ -112,7 +112,10 @@ fn read_to_end(source: &impl AsFd, deadline: Deadline) -> Result<Vec<u8>, Error>
     loop {
         let mut ready = [PollFd::new(source.as_fd(), PollFlags::POLLIN)];
         match poll(&mut ready, deadline.poll_timeout()) {
-            Ok(0) => return Err(Error::io("The network configuration on stdin did not end in time.")),
+            // Also where there is always a little more to read.
+            _ if deadline.passed() => {
+                return Err(Error::io("The network configuration on stdin did not end in time."));
+            }
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
             Err(error) => return Err(unreadable(error)),
@@ -172,6 +175,22 @@ mod tests {
         let start = Instant::now();
         assert_eq!(read_to_end(&reader, Deadline::after(Duration::from_millis(50))).unwrap_err().code, 5);
         assert!(start.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn input_that_trickles_is_not_waited_for_long() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let sender = std::thread::spawn(move || {
+            while writer.write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let start = Instant::now();
+        let error = read_to_end(&reader, Deadline::after(Duration::from_millis(50))).unwrap_err();
+        assert!(error.code == 5 && error.msg.contains("in time"), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(5));
+        drop(reader);
+        sender.join().unwrap();
     }
 
     #[test]

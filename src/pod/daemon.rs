@@ -99,7 +99,12 @@ impl Search<'_> {
     pub fn connect(&self, processes: &[Process], deadline: Deadline) -> Result<Daemon, Error> {
         let mut tried = Vec::new();
         let mut foul = None;
+        let mut seen = BTreeSet::new();
         for (name, handle) in self.candidates(processes)? {
+            // One socket often has several names: /run and /var/run, a volume and where it is mounted.
+            if !seen.insert(sys::object(handle.as_fd())?) {
+                continue;
+            }
             match self.try_one(&name, &handle, deadline) {
                 Ok(daemon) => return Ok(daemon),
                 Err(Error::Absent { tried: here }) => tried.extend(here),

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
-use std::thread;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -158,18 +158,42 @@ impl Call {
         let input = self.input();
         // On a thread of its own, for a plugin that answers before it has read everything.
         let writer = thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(&input)));
-        let output = child.wait_with_output().unwrap();
+        let (stdout, stderr) = (collected(child.stdout.take()), collected(child.stderr.take()));
+        let status = ended(&mut child, start);
         drop(writer.join().unwrap());
         let outcome = Outcome {
             call: format!("{:?} {}", self.env, String::from_utf8_lossy(&self.input())).chars().take(2000).collect(),
-            status: output.status,
-            stdout: output.stdout,
-            stderr: output.stderr,
+            status,
+            stdout: stdout.join().unwrap(),
+            stderr: stderr.join().unwrap(),
         };
         assert!(start.elapsed() < PATIENCE, "took {:?}: {outcome:?}", start.elapsed());
-        assert!(matches!(output.status.code(), Some(0 | 1)), "exit status: {outcome:?}");
+        assert!(matches!(status.code(), Some(0 | 1)), "exit status: {outcome:?}");
         assert!(!String::from_utf8_lossy(&outcome.stderr).contains("panicked"), "{outcome:?}");
         outcome
+    }
+}
+
+/// All that comes out of this end of a pipe, if it is one.
+fn collected(source: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        source.map(|mut source| source.read_to_end(&mut bytes)).transpose().unwrap();
+        bytes
+    })
+}
+
+/// How the process ended; one that hangs is ended here.
+fn ended(child: &mut Child, start: Instant) -> ExitStatus {
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if start.elapsed() > 4 * PATIENCE {
+            child.kill().unwrap();
+            panic!("the plugin hung: {:?}", child.wait());
+        }
+        thread::sleep(Duration::from_micros(300));
     }
 }
 

@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod attach;
 mod identity;
 mod install;
+mod libvirt;
 mod node;
 mod share;

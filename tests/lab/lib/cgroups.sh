@@ -1,0 +1,59 @@
+# shellcheck shell=bash
+# Cgroups named as kubelet and the runtime name them, so that a process tells its pod. Sourced by ../lab.
+#
+# They are the machine's own hierarchies: what is made is written down, and removed by pod-rm or down.
+
+# Mount points to make them in: cgroup2, and of the old hierarchies the two that need no set-up and limit nothing.
+cgroup_roots() {
+    awk '$3 == "cgroup2" || ($3 == "cgroup" && $4 ~ /(^|,)(pids|name=systemd)(,|$)/) { print $2 }' /proc/mounts
+}
+
+# cgroup_of DRIVER UID CID: the path below a root, as containerd and kubelet name a burstable pod's container.
+cgroup_of() {
+    local driver=$1 uid=$2 cid=$3
+    case $driver in
+        cgroupfs) echo "kubepods/burstable/pod$uid/$cid" ;;
+        systemd) echo "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod${uid//-/_}.slice/cri-containerd-$cid.scope" ;;
+        *) die "--cgroup takes cgroupfs, systemd or none, not '$driver'" ;;
+    esac
+}
+
+# cgroup_join PATH PID: makes PATH below every root, and moves the process there.
+cgroup_join() {
+    local root part path joined=
+    for root in $(cgroup_roots); do
+        path=$root
+        for part in ${1//\// }; do
+            path=$path/$part
+            [ -d "$path" ] && continue
+            echo "$path" >>"$RUN/cgroups.made"
+            mkdir "$path" 2>/dev/null || continue 2
+        done
+        if echo "$2" 2>/dev/null >"$path/cgroup.procs"; then
+            joined=yes
+        fi
+    done
+    [ -n "$joined" ] || die "no cgroup hierarchy of this machine takes a directory: use --cgroup none"
+}
+
+# Removes what was made and is empty by now. A cgroup stays busy for a moment after its last process has gone.
+cgroups_sweep() {
+    [ -e "$RUN/cgroups.made" ] || return 0
+    sort -ru "$RUN/cgroups.made" | while read -r path; do
+        rmdir "$path" 2>/dev/null || true
+    done
+}
+
+cgroups_remove_all() {
+    [ -e "$RUN/cgroups.made" ] || return 0
+    wait_for 10 "the pods' cgroups to be empty" cgroups_gone
+}
+
+cgroups_gone() {
+    local path left=0
+    cgroups_sweep
+    while read -r path; do
+        [ ! -d "$path" ] || left=1
+    done <"$RUN/cgroups.made"
+    return $left
+}

@@ -1,0 +1,31 @@
+# shellcheck shell=bash
+# Words every part of the lab uses. Sourced by ../lab, never run.
+
+say() { printf 'lab: %s\n' "$*" >&2; }
+
+die() {
+    printf 'lab: %s\n' "$*" >&2
+    exit 1
+}
+
+need_root() { [ "$(id -u)" = 0 ] || die "$1 needs root"; }
+
+# wait_for SECONDS WHAT COMMAND...: polls COMMAND every 0.1 s; dies naming WHAT when the time is up.
+wait_for() {
+    local seconds=$1 what=$2 end
+    shift 2
+    end=$((SECONDS + seconds))
+    until "$@" >/dev/null 2>&1; do
+        [ "$SECONDS" -lt "$end" ] || die "waited $seconds s in vain for $what"
+        sleep 0.1
+    done
+}
+
+# unshared_by PID: the process that `unshare --fork`, running as PID, has started, once it has. What PID ran before it
+# became unshare may have had children too.
+unshared_by() {
+    local children
+    [ "$(cat "/proc/$1/comm")" = unshare ] || return 1
+    children=$(cat "/proc/$1/task/$1/children")
+    [ -n "$children" ] && echo "${children%% *}"
+}

@@ -1,0 +1,64 @@
+# shellcheck shell=bash
+# OVS-DPDK in the node. Sourced by ../lab; the ovs_* functions run inside the node.
+
+OVS_RUN=/var/run/openvswitch
+VSWITCHD=/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk
+VSWITCHD_PID=$OVS_RUN/ovs-vswitchd.pid
+NODE_ADDRESS=172.18.0.1/16
+
+ovs_create() {
+    local last=$(($(nproc --all) - 1))
+    ovsdb-tool create /etc/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema
+    ovsdb-server -vconsole:emer --remote=punix:$OVS_RUN/db.sock --pidfile=$OVS_RUN/ovsdb-server.pid \
+        --log-file="$NODE_LOG/ovsdb-server.log" --no-chdir --detach /etc/openvswitch/conf.db
+    ovs-vsctl --no-wait init
+    # The last CPU polls, the first does the rest. pmd-maxsleep lets the poller doze when there is nothing to poll,
+    # so that a lab does not cost a whole CPU.
+    ovs-vsctl --no-wait set open_vswitch . other_config:dpdk-init=true \
+        other_config:dpdk-extra="--no-pci -m ${LAB_DPDK_MEMORY:-1024}" other_config:dpdk-lcore-mask=0x1 \
+        other_config:pmd-cpu-mask="$(printf '0x%x' $((1 << (last > 62 ? 62 : last))))" \
+        other_config:pmd-maxsleep="${LAB_PMD_MAXSLEEP:-500}"
+    ovs_start
+    ovs-vsctl --may-exist add-br br-int -- set bridge br-int datapath_type=netdev
+    # The bridge's own port leads into the node: it can ping guests through OVS-DPDK.
+    ip address replace "$NODE_ADDRESS" dev br-int
+    ip link set br-int up
+}
+
+ovs_start() {
+    "$VSWITCHD" -vconsole:emer unix:$OVS_RUN/db.sock --pidfile=$VSWITCHD_PID --log-file="$NODE_LOG/ovs-vswitchd.log" --no-chdir --detach
+    if ovs-vsctl br-exists br-int; then
+        ip address replace "$NODE_ADDRESS" dev br-int
+        ip link set br-int up
+    fi
+}
+
+ovs_pid() { cat $VSWITCHD_PID; }
+
+# Ports go away with an orderly end: DPDK closes its connections first.
+ovs_stop() {
+    local pid
+    pid=$(ovs_pid)
+    ovs-appctl --timeout=10 -t "$OVS_RUN/ovs-vswitchd-dpdk.$pid.ctl" exit || kill "$pid"
+    wait_for 20 "ovs-vswitchd to end" test ! -d "/proc/$pid"
+}
+
+ovs_kill() {
+    local pid
+    pid=$(ovs_pid)
+    kill -KILL "$pid"
+    wait_for 20 "ovs-vswitchd to end" test ! -d "/proc/$pid"
+    rm -f $VSWITCHD_PID
+}
+
+ovs_pause() { kill -STOP "$(ovs_pid)"; }
+ovs_cont() { kill -CONT "$(ovs_pid)"; }
+
+ovs_version() {
+    echo "OVS $("$VSWITCHD" --version | sed -n '1s/.* //p'), $(ovs-vsctl get open_vswitch . dpdk_version | tr -d '"')"
+}
+
+ovs_status() {
+    echo "$(ovs_version), dpdk_initialized $(ovs-vsctl get open_vswitch . dpdk_initialized)"
+    ovs-vsctl --timeout=5 --columns=name,link_state,status --format=csv --no-headings list interface
+}

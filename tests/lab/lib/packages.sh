@@ -1,0 +1,114 @@
+# shellcheck shell=bash
+# What the lab is made of, from Debian's own archive. Sourced by ../lab.
+
+# bookworm's QEMU 7.2 crashes when a guest drives a hot-plugged vhost-user NIC; 10.0.2 does not.
+OLDEST_QEMU=10.0
+
+# Taken from backports on Debian 12, from the release itself later on.
+VIRT_PACKAGES=(qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients)
+
+# librte-mempool-ring (its name carries DPDK's ABI, so it is looked up) is no dependency of OVS, but without it
+# OVS adds vhost ports that pass no packet.
+OTHER_PACKAGES=(
+    openvswitch-switch openvswitch-switch-dpdk busybox-static cpio xz-utils socat iproute2 iputils-ping procps
+    golang-go golang-github-appc-cni-dev containernetworking-plugins
+)
+
+installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+version_of() { dpkg-query -W -f '${Version}' "$1" 2>/dev/null; }
+
+qemu_new_enough() {
+    local version
+    version=$(version_of qemu-system-x86) || return 1
+    # The epoch goes: it says nothing about QEMU's age.
+    dpkg --compare-versions "${version#*:}" ge "$OLDEST_QEMU"
+}
+
+packages_complete() {
+    local package
+    for package in "${VIRT_PACKAGES[@]}" "${OTHER_PACKAGES[@]}"; do
+        installed "$package" || return 1
+    done
+    dpkg-query -W -f '${db:Status-Status}\n' 'librte-mempool-ring*' 2>/dev/null | grep -qx installed || return 1
+    qemu_new_enough
+}
+
+# The machine's own archive for a release's main component, as the one line that a .list file would hold: whatever
+# mirror, key and format (deb822 or not) the machine uses, only the suite differs.
+sources_line() {
+    local release=$1 suite=$2 uri key
+    uri=$(apt-get indextargets --format '$(CREATED_BY) $(RELEASE) $(COMPONENT) $(REPO_URI)' |
+        awk -v release="$release" '$1 == "Packages" && $2 == release && $3 == "main" { print $4; exit }')
+    [ -n "$uri" ] || die "apt knows no archive of Debian $release (main): add one to /etc/apt/sources.list"
+    key=/usr/share/keyrings/debian-archive-keyring.gpg
+    if [ -e "$key" ]; then
+        echo "deb [signed-by=$key] $uri $suite main"
+    else
+        echo "deb $uri $suite main"
+    fi
+}
+
+suite_configured() {
+    apt-get indextargets --format '$(RELEASE)' | grep -qx "$1"
+}
+
+# While packages are put in, no service may start: Debian asks /usr/sbin/policy-rc.d, 101 means no.
+forbid_services() {
+    local policy=/usr/sbin/policy-rc.d
+    # One already put aside is the machine's own: a lab was interrupted here.
+    if [ -e "$policy" ] && [ ! -e "$policy.before-lab" ]; then
+        mv "$policy" "$policy.before-lab"
+    fi
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+}
+
+allow_services_again() {
+    local policy=/usr/sbin/policy-rc.d
+    rm -f "$policy"
+    if [ -e "$policy.before-lab" ]; then
+        mv "$policy.before-lab" "$policy"
+    fi
+}
+
+lab_packages() {
+    need_root packages
+    if ! packages_complete; then
+        install_packages
+        packages_complete || die "packages were installed, yet some are missing or QEMU is older than $OLDEST_QEMU"
+    fi
+    fetch_all
+    say "packages: QEMU $(version_of qemu-system-x86), libvirt $(version_of libvirt-daemon), OVS $(version_of openvswitch-switch-dpdk)"
+}
+
+install_packages() {
+    command -v apt-get >/dev/null || die "packages works on Debian only: no apt-get here"
+    local codename scratch suite=
+    codename=$(. /etc/os-release && [ "$ID" = debian ] && echo "$VERSION_CODENAME") || die "packages works on Debian only"
+    scratch=$(mktemp -d /var/tmp/lab-apt.XXXXXX)
+    local -a apt=(apt-get -o DPkg::Lock::Timeout=600)
+    # shellcheck disable=SC2064 # the names as they are now
+    trap "allow_services_again; rm -rf '$scratch'" EXIT
+    if [ "$codename" = bookworm ]; then
+        suite=bookworm-backports
+        if ! suite_configured "$suite"; then
+            # The extra source lives in a copy of the sources directory: /etc/apt itself is never touched.
+            cp /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources "$scratch/" 2>/dev/null || true
+            sources_line "$codename" "$suite" >"$scratch/lab-backports.list"
+            apt+=(-o "Dir::Etc::SourceParts=$scratch")
+        fi
+    fi
+    say "packages: asking the archive"
+    "${apt[@]}" -qq update
+    local mempool
+    mempool=$(apt-cache depends openvswitch-switch-dpdk | sed -n 's/.*Depends: librte-mempool\([0-9][0-9]*\)$/librte-mempool-ring\1/p' | head -n 1)
+    [ -n "$mempool" ] || mempool=$(apt-cache pkgnames librte-mempool-ring | sort -V | tail -n 1)
+    forbid_services
+    export DEBIAN_FRONTEND=noninteractive
+    "${apt[@]}" -qq -y --no-install-recommends ${suite:+-t "$suite"} install "${VIRT_PACKAGES[@]}"
+    "${apt[@]}" -qq -y --no-install-recommends install "${OTHER_PACKAGES[@]}" "$mempool"
+    allow_services_again
+    rm -rf "$scratch"
+    trap - EXIT
+}

@@ -1,0 +1,128 @@
+# shellcheck shell=bash
+# The VM in a pod, and its guest. Sourced by ../lab; runs inside the node, after pod_load.
+
+GUEST_MEMORY=256
+GUEST_SOCKET=/run/lab/guest.sock
+GUEST_CONSOLE=/run/lab/console.log
+
+# domain_xml VCPUS PORTS SHARED GUEST
+domain_xml() {
+    local vcpus=$1 ports=$2 shared=$3 guest=$4 port cpus access='' memory='' cmdline='console=ttyS0 quiet panic=1'
+    cpus=0$([ "$vcpus" = 1 ] || echo "-$((vcpus - 1))")
+    if [ "$shared" = yes ]; then
+        memory="<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
+        access=" memAccess='shared'"
+    fi
+    # acpiphp is built in; without it nobody in the guest answers the request to let a device go.
+    [ "$guest" = usual ] || cmdline+=" lab.$guest acpiphp.disable=1 pcie_ports=compat"
+    cat <<XML
+<domain type='qemu'>
+  <name>$DOMAIN</name>
+  <memory unit='MiB'>$GUEST_MEMORY</memory>
+  $memory
+  <vcpu>$vcpus</vcpu>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <kernel>$GUEST_KERNEL</kernel>
+    <initrd>$GUEST_INITRD</initrd>
+    <cmdline>$cmdline</cmdline>
+  </os>
+  <features><acpi/><apic/></features>
+  <cpu><numa><cell id='0' cpus='$cpus' memory='$GUEST_MEMORY' unit='MiB'$access/></numa></cpu>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <controller type='pci' index='0' model='pcie-root'/>
+$(for ((port = 1; port <= ports; port++)); do echo "    <controller type='pci' index='$port' model='pcie-root-port'/>"; done)
+    <controller type='usb' model='none'/>
+    <serial type='file'><source path='$GUEST_CONSOLE'/><target port='0'/></serial>
+    <serial type='unix'><source mode='bind' path='$GUEST_SOCKET'/><target port='1'/></serial>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+XML
+}
+
+# in_container COMMAND...: in the namespaces of the pod's container.
+in_container() {
+    [ -n "${PID:-}" ] && [ -d "/proc/$PID" ] || die "pod '$NAME' has no running container"
+    nsenter --target "$PID" --mount --net --pid --ipc --uts "$@"
+}
+
+virsh_in() { in_container virsh --quiet --connect "$LIBVIRT_URI" "$@"; }
+
+pod_virsh() {
+    pod_load "$1"
+    shift
+    virsh_in "$@"
+}
+
+vm_start() {
+    in_container rm -f "$GUEST_CONSOLE"
+    virsh_in start "$DOMAIN" >/dev/null
+}
+
+vm() {
+    pod_load "$1"
+    case ${2:-} in
+        start)
+            vm_start
+            guest_wait
+            ;;
+        reboot)
+            # A hardware reset, as the guest has nobody to answer an ACPI one.
+            in_container truncate -s 0 "$GUEST_CONSOLE"
+            virsh_in reset "$DOMAIN" >/dev/null
+            guest_wait
+            ;;
+        destroy | suspend | resume) virsh_in "$2" "$DOMAIN" >/dev/null ;;
+        *) die "vm takes start, destroy, reboot, suspend or resume" ;;
+    esac
+}
+
+guest_wait() {
+    wait_for 60 "the guest to boot ($GUEST_CONSOLE in the container)" \
+        grep -q 'lab guest is ready' "/proc/$PID/root$GUEST_CONSOLE"
+    guest_run 20 true
+}
+
+guest() {
+    pod_load "$1"
+    shift
+    guest_run "${LAB_GUEST_TIMEOUT:-30}" "$*"
+}
+
+# guest_run SECONDS SCRIPT: prints the script's output, returns its exit status; 124 when the guest does not answer.
+guest_run() {
+    local seconds=$1 id="$BASHPID-$RANDOM" line pending='' begun='' end status=124
+    local guest_in guest_out
+    exec 8>"$POD/guest.lock"
+    flock -w "$seconds" 8 || die "another guest command of pod '$NAME' did not end within $seconds s"
+    coproc SERIAL { exec nsenter --target "$PID" --mount socat - "UNIX-CONNECT:$GUEST_SOCKET" 8>&- 2>>"$POD_LOG"; }
+    guest_out=${SERIAL[0]} guest_in=${SERIAL[1]}
+    # The first newline ends whatever an interrupted caller left on the line.
+    printf '\n@@run %s %s %s\n' "$id" "$seconds" "$(printf '%s\n' "$2" | base64 -w 0)" >&"$guest_in"
+    end=$((SECONDS + seconds + 5))
+    while [ "$SECONDS" -lt "$end" ] && IFS= read -r -t $((end - SECONDS)) line <&"$guest_out"; do
+        if [ -z "$begun" ]; then
+            [ "$line" != "@@begin $id" ] || begun=first
+            continue
+        fi
+        if [[ $line == "@@end $id "* ]]; then
+            status=${line##* }
+            # The guest adds a newline of its own before this line: an empty line pending is that one.
+            [ -z "$pending" ] || printf '%s\n' "$pending"
+            break
+        fi
+        [ "$begun" = first ] || printf '%s\n' "$pending"
+        begun=more pending=$line
+    done
+    kill "$SERIAL_PID" 2>/dev/null || true
+    wait "$SERIAL_PID" 2>/dev/null || true
+    exec 8>&-
+    return "$status"
+}
+
+guest_console() {
+    pod_load "$1"
+    cat "/proc/$PID/root$GUEST_CONSOLE"
+}

@@ -1,0 +1,340 @@
+//! The conversation with the pod's libvirt, shown with its double: what is asked of it, in which order, and what becomes of
+//! each answer.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::libvirt::{DOMAIN, Double, PORTLESS, UNSHARED, domain};
+use super::node::{Answer, Call, INSIDE, Node, Pod, STATE};
+
+/// The ADD that plugs: by hand, into a pod whose VM runs.
+fn add(pod: &Pod<'_>) -> Call {
+    Call::new("ADD", &pod.uid, &pod.netns())
+}
+
+fn del(pod: &Pod<'_>) -> Call {
+    add(pod).command("DEL")
+}
+
+/// It failed with this code, its words hold that, and nothing is left.
+fn failed(node: &Node, pod: &Pod<'_>, answer: &Answer, code: u64, word: &str) {
+    assert_eq!(answer.code(), code, "{answer:?}");
+    assert!(answer.text().contains(word), "{word:?} is not in {answer:?}");
+    assert!(node.is_clean(&pod.uid), "{answer:?}");
+}
+
+#[test]
+fn the_nic_is_asked_for_as_it_must_be_and_let_go_by_its_alias() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let double = Double::start(&pod, &json!({}));
+    let answer = add(&pod).run(&node);
+    answer.succeeded();
+    assert_eq!(&answer.json, add(&pod).prev_result());
+    let (_, asked) = double.calls().into_iter().find(|(call, _)| call == "attach").unwrap();
+    let xml = asked["device"].as_str().unwrap_or_else(|| panic!("{asked}"));
+    for part in [
+        "type=\"vhostuser\"",
+        "<mac address=\"00:00:00:24:65:f4\"/>",
+        &format!("<source type=\"unix\" path=\"{INSIDE}/net1\" mode=\"server\"/>"),
+        "<model type=\"virtio-non-transitional\"/>",
+        "<driver name=\"vhost\" queues=\"2\"/>",
+        "<alias name=\"ua-net1\"/>",
+    ] {
+        assert!(xml.contains(part), "{part} is not in {xml}");
+    }
+    assert!(!xml.contains("mtu"), "{xml}");
+    assert_eq!(asked["flags"], 1, "live only: {asked}");
+
+    add(&pod).run(&node).succeeded();
+    assert_eq!(double.count("attach"), 1, "a repeated ADD does not touch the VM");
+    add(&pod).command("CHECK").run(&node).succeeded();
+
+    del(&pod).run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid));
+    let (_, asked) = double.calls().into_iter().find(|(call, _)| call == "detach-alias").unwrap();
+    assert_eq!(asked["device"], "ua-net1");
+    del(&pod).run(&node).succeeded();
+    assert_eq!(double.count("detach-alias"), 1);
+}
+
+#[test]
+fn what_is_configured_reaches_the_vm() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let double = Double::start(&pod, &json!({}));
+    let call = add(&pod)
+        .ifname("eth0.100")
+        .set("model", json!("virtio"))
+        .set("rx_queue_size", json!(1024))
+        .set("tx_queue_size", json!(256))
+        .set("vhost_user_socket_consumption", json!("other"))
+        .set("vhost_user_socket_name", json!("sock"))
+        .set("runtimeConfig", json!({"mac": "0A:58:00:00:00:01"}))
+        .set("args", json!({"cni": {"vhostuser-hotplug": {"queues": 4, "pci_address": "0000:02:00.0"}}}));
+    call.run(&node).succeeded();
+    let xml = double.calls().into_iter().find(|(call, _)| call == "attach").unwrap().1["device"].to_string();
+    for part in [
+        "0a:58:00:00:00:01",
+        &format!("{INSIDE}/sock"),
+        "type=\\\"virtio\\\"",
+        "queues=\\\"4\\\" rx_queue_size=\\\"1024\\\" tx_queue_size=\\\"256\\\"",
+        "ua-eth0_2e100-ifname-spelled",
+        "bus=\\\"0x02\\\"",
+    ] {
+        assert!(xml.contains(part), "{part} is not in {xml}");
+    }
+    call.command("DEL").run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid));
+}
+
+#[test]
+fn refusals_are_told_in_words_and_leave_nothing() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let run = |changes: &Value| {
+        let double = Double::start(&pod, changes);
+        (add(&pod).run(&node), double)
+    };
+    let one = |xml| json!({"domains": [domain("ns_vm", "1", xml)]});
+    for (changes, code, word, attaches) in [
+        (one(UNSHARED), 102, "access mode='shared'", 0),
+        (one(PORTLESS), 102, "pcie-root-port", 0),
+        (json!({"domains": []}), 11, "No VM runs", 0),
+        (json!({"domains": [domain("a", "1", DOMAIN), domain("b", "2", DOMAIN)]}), 7, "\"domain\"", 0),
+        (json!({"auth": "sasl"}), 102, "SASL", 0),
+        (json!({"auth": "polkit-refused"}), 102, "polkit", 0),
+        (
+            json!({"attach": {"refuse": {"code": 67, "message": "unsupported configuration: x"}}}),
+            102,
+            "configuration: x",
+            1,
+        ),
+        (
+            json!({"attach": {"refuse": {"code": 1, "message": "internal error: No more available PCI slots"}}}),
+            102,
+            "pcie-root-port",
+            1,
+        ),
+        (
+            json!({"attach": {"refuse": {"code": 67, "message": "unsupported configuration: non unique alias detected: ua-net1"}}}),
+            100,
+            "alias",
+            1,
+        ),
+        (
+            json!({"attach": {"refuse": {"code": 68, "message": "Timed out during operation: cannot acquire state change lock"}}}),
+            11,
+            "stuck",
+            1,
+        ),
+    ] {
+        let (answer, double) = run(&changes);
+        failed(&node, &pod, &answer, code, word);
+        assert_eq!(double.count("attach"), attaches, "{changes}");
+    }
+    assert_eq!(add(&pod).run(&node).code(), 11, "no daemon at all");
+    assert!(node.is_clean(&pod.uid));
+}
+
+#[test]
+fn one_of_several_vms_is_named_by_the_configuration() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let double = Double::start(&pod, &json!({"domains": [domain("a", "1", UNSHARED), domain("b", "2", DOMAIN)]}));
+    add(&pod).set("domain", json!("b")).run(&node).succeeded();
+    assert_eq!(double.count("attach"), 1);
+    let answer = add(&pod).ifname("net2").set("domain", json!("c")).run(&node);
+    assert_eq!(answer.code(), 11);
+    assert!(answer.text().contains("a, b"), "{answer:?}");
+    // The record knows which VM it was, whatever the configuration says by now.
+    del(&pod).run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid));
+}
+
+#[test]
+fn what_is_there_but_different_is_not_touched() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let double = Double::start(&pod, &json!({}));
+    add(&pod).run(&node).succeeded();
+    for (call, word) in [
+        (add(&pod).ifname("net2"), "MAC"),
+        (add(&pod).mac("00:00:00:00:00:02"), "lias"),
+        (add(&pod).set("queues", json!(1)), "queues"),
+        (add(&pod).set("model", json!("virtio")), "model"),
+    ] {
+        let answer = call.run(&node);
+        assert_eq!(answer.code(), 100, "{answer:?}");
+        assert!(answer.text().contains(word), "{answer:?}");
+    }
+    assert_eq!(double.count("attach"), 1);
+    add(&pod).command("CHECK").run(&node).succeeded();
+    del(&pod).run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid));
+}
+
+#[test]
+fn a_guest_that_needs_time_is_waited_for_and_one_that_refuses_keeps_its_nic() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    for detach in [json!({"after_ms": 700}), json!({"after_ms": 300, "event": false}), json!({"leave_socket": true})] {
+        let _double = Double::start(&pod, &json!({"detach": detach}));
+        add(&pod).run(&node).succeeded();
+        del(&pod).run(&node).succeeded();
+        assert!(node.is_clean(&pod.uid), "{detach}");
+        assert!(node.holds(&format!(
+            "! test -e /run/kubelet/pods/{}/volumes/kubernetes.io~empty-dir/vhostuser-sockets/net1",
+            pod.uid
+        )));
+    }
+
+    let double = Double::start(&pod, &json!({"detach": {"guest": "second-ask"}}));
+    add(&pod).run(&node).succeeded();
+    let began = Instant::now();
+    let answer = del(&pod).set("detach_timeout", json!(2)).run(&node);
+    assert_eq!(answer.code(), 11, "{answer:?}");
+    assert!(answer.text().contains("has not let go"), "{answer:?}");
+    assert!(began.elapsed() >= Duration::from_secs(2));
+    assert!(node.is_shared(&pod.uid) && node.holds(&format!("test -e {STATE}/pods/{}", pod.uid)), "it all stays");
+    assert_eq!(double.count("detach-alias"), 1, "a guest is not pressed");
+    del(&pod).run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid), "the next DEL goes on from there");
+}
+
+#[test]
+fn an_attach_that_is_no_success_is_none() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    for attach in [json!({"ignore": true}), json!({"data_plane": "none"})] {
+        let _double = Double::start(&pod, &json!({"attach": attach}));
+        let answer = add(&pod).set("attach_timeout", json!(1)).run(&node);
+        failed(&node, &pod, &answer, 11, "data plane");
+    }
+}
+
+#[test]
+fn an_attach_without_an_answer_keeps_what_it_needs_and_the_next_call_mends_it() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let double = Double::start(&pod, &json!({"lies": [{"at": "attach", "nth": 1, "lie": "done-but-close"}]}));
+    let answer = add(&pod).run(&node);
+    assert_eq!(answer.code(), 11, "{answer:?}");
+    assert!(node.is_shared(&pod.uid), "the NIC may be there, and then it needs its share");
+    add(&pod).run(&node).succeeded();
+    assert_eq!(double.count("attach"), 1);
+    del(&pod).run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid));
+}
+
+#[test]
+fn a_new_sandbox_takes_the_nic_over_from_the_old_one() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let double = Double::start(&pod, &json!({}));
+    add(&pod).container("old").run(&node).succeeded();
+    add(&pod).container("new").run(&node).succeeded();
+    for late in [
+        del(&pod).container("old"),
+        del(&pod).container("old").netns("").without("prevResult"),
+        del(&pod).container("older"),
+    ] {
+        late.run(&node).succeeded();
+    }
+    assert_eq!(double.count("detach-alias"), 0);
+    assert!(node.is_shared(&pod.uid));
+    add(&pod).container("new").command("CHECK").run(&node).succeeded();
+    del(&pod).container("new").run(&node).succeeded();
+    assert_eq!(double.count("detach-alias"), 1);
+    assert!(node.is_clean(&pod.uid));
+}
+
+#[test]
+fn del_without_a_record_finds_the_nic_and_del_without_libvirt_is_no_error() {
+    let node = Node::new();
+    let mut pod = Pod::new(&node);
+    let double = Double::start(&pod, &json!({}));
+    add(&pod).run(&node).succeeded();
+    node.sh(&format!("rm -rf {STATE}"));
+    del(&pod).run(&node).succeeded();
+    assert_eq!(double.count("detach-alias"), 1);
+    assert!(node.is_clean(&pod.uid));
+
+    add(&pod).run(&node).succeeded();
+    drop(double);
+    del(&pod).run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid), "libvirt is gone, and nobody has the socket");
+
+    let _double = Double::start(&pod, &json!({}));
+    add(&pod).run(&node).succeeded();
+    pod.die();
+    del(&pod).netns("").without("prevResult").run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid), "the pod is gone");
+}
+
+#[test]
+fn a_daemon_that_is_not_the_pods_own_is_not_spoken_to() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    // In the container's file system, but of the node's network namespace: as if a tenant had got hold of a host's socket.
+    let start = &mut |program: &std::path::PathBuf| {
+        let mut command = node.command("nsenter");
+        command.args(["--mount", "--target", &pod.pid.to_string(), "--"]).arg(program);
+        command
+    };
+    let double = Double::through(start, &json!({}));
+    let answer = add(&pod).run(&node);
+    failed(&node, &pod, &answer, 103, "network namespace");
+    assert!(double.calls().iter().all(|(call, _)| call == "connect"), "not a word: {:?}", double.calls());
+    drop(double);
+
+    assert!(
+        pod.command("sh")
+            .args(["-c", "rm -f /run/libvirt/libvirt-sock; echo > /run/libvirt/libvirt-sock"])
+            .status()
+            .unwrap()
+            .success()
+    );
+    failed(&node, &pod, &add(&pod).run(&node), 103, "not a socket");
+}
+
+#[test]
+fn lies_end_in_an_error_within_the_deadline() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    for lie in [
+        json!("silence"),
+        json!({"trickle": 200}),
+        json!("ping-flood"),
+        json!("unknown-event-flood"),
+        json!({"endless": 4_000_000}),
+        json!({"claim": 33_554_432}),
+        json!({"length": 4_294_967_295_u32}),
+        json!({"first-word": 4_294_967_295_u32}),
+        json!({"garbage": 4000}),
+        json!({"cut-at": 20}),
+        json!("not-utf8"),
+        json!("unsolicited"),
+        json!({"error": {"code": 1, "domain": 10, "message": "'/><x>\n\u{1b}[31m", "repeat": 5000}}),
+    ] {
+        let _double = Double::start(&pod, &json!({"lies": [{"at": "xml", "lie": lie}]}));
+        let began = Instant::now();
+        let answer = add(&pod).set("attach_timeout", json!(1)).run(&node);
+        assert!([11, 102].contains(&answer.code()), "{lie}: {answer:?}");
+        assert!(began.elapsed() < Duration::from_secs(4), "{lie}: {:?}", began.elapsed());
+        assert!(node.is_clean(&pod.uid), "{lie}");
+        assert!(!answer.log.contains('\u{1b}') && !answer.text().contains('\u{1b}'), "{lie}");
+    }
+}
+
+#[test]
+fn a_hostile_description_of_the_vm_is_an_error() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let deep = format!("<domain>{}{}</domain>", "<a>".repeat(10_000), "</a>".repeat(10_000));
+    for xml in ["", "<domain", "<!DOCTYPE a [<!ENTITY b 'c'>]><domain>&b;</domain>", "<a/><b/>", &deep] {
+        let _double = Double::start(&pod, &json!({"domains": [domain("ns_vm", "1", xml)]}));
+        failed(&node, &pod, &add(&pod).run(&node), 102, "cannot be read");
+    }
+}
