@@ -1,5 +1,10 @@
 //! Whether a vhost-user socket is listened on and connected to, from the kernel's list of unix sockets (proc(5),
 //! `/proc/<pid>/net/unix`): no data plane has to be asked, whichever it is.
+//!
+//! Each network namespace has a list of its own. A listening socket stands in that of the process that made it: the
+//! pod's. The end that it accepts stands in that of the process that connected (net/unix/af_unix.c,
+//! `unix_stream_connect`, makes it there): the data plane's, which is the host's. Pods of one node use the same paths, so
+//! there a path alone does not tell whose end it is; the descriptors of the pod's processes do.
 
 use std::collections::BTreeSet;
 
@@ -9,37 +14,14 @@ const UNCONNECTED: &str = "01";
 /// `__SO_ACCEPTCON`: the socket listens.
 const ACCEPTING: &str = "00010000";
 
-/// What the sockets bound to one path are at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Use {
-    /// QEMU listens.
-    pub listening: bool,
-    /// A client has been accepted: the data plane is connected. One that waits to be is listed with another state
-    /// (`SS_CONNECTING`), since it has no socket of QEMU's yet.
-    pub connected: bool,
-}
-
-impl Use {
-    /// Whether any process still has the path.
-    #[must_use]
-    pub fn any(self) -> bool {
-        self.listening || self.connected
-    }
-}
-
-/// Looks a path up in the list. The path is the one that was bound, as QEMU spells it.
+/// Whether somebody listens on the path. The path is the one that was bound, as QEMU spells it.
 #[must_use]
-pub fn look_up(list: &str, path: &str) -> Use {
-    let mut found = Use::default();
-    for [_, _, _, flags, _, state, _] in lines(list, path) {
-        found.listening |= flags == ACCEPTING && state == UNCONNECTED;
-        found.connected |= state == CONNECTED;
-    }
-    found
+pub fn is_listening(list: &str, path: &str) -> bool {
+    lines(list, path).any(|[_, _, _, flags, _, state, _]| flags == ACCEPTING && state == UNCONNECTED)
 }
 
-/// The connections that QEMU has accepted on a path, by the inodes of its ends. An inode's number comes again only after
-/// four thousand million other sockets, pipes and the like.
+/// The connections that were accepted on the path, by the inodes of the ends that were. One that waits to be is listed
+/// in another state (`SS_CONNECTING`). An inode's number comes again only after four thousand million others.
 #[must_use]
 pub fn accepted(list: &str, path: &str) -> BTreeSet<u64> {
     let connected = lines(list, path).filter(|[_, _, _, _, _, state, _]| *state == CONNECTED);
@@ -55,10 +37,14 @@ fn lines<'a>(list: &'a str, path: &'a str) -> impl Iterator<Item = [&'a str; 7]>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
     const LIST: &str = "Num       RefCount Protocol Flags    Type St Inode Path
 0000000000000000: 00000002 00000000 00010000 0001 01 1122863 /run/vm/pod1
 0000000000000000: 00000003 00000000 00000000 0001 03  1122 /run/vm/pod1
+0000000000000000: 00000002 00000000 00000000 0001 02     0 /run/vm/pod1
 0000000000000000: 00000002 00000000 00010000 0001 01 99999 /run/vm/pod2
 0000000000000000: 00000003 00000000 00000000 0001 03 44444
 0000000000000000: 00000002 00000000 00010000 0001 01 12345 /run/vm/a b
@@ -66,11 +52,12 @@ mod tests {
 
     #[test]
     fn a_socket_is_listened_on_connected_to_or_neither() {
-        assert_eq!(look_up(LIST, "/run/vm/pod1"), Use { listening: true, connected: true });
-        assert_eq!(look_up(LIST, "/run/vm/pod2"), Use { listening: true, connected: false });
-        assert_eq!(look_up(LIST, "/run/vm/a b"), Use { listening: true, connected: false });
+        for (path, inodes) in [("/run/vm/pod1", &[1122][..]), ("/run/vm/pod2", &[]), ("/run/vm/a b", &[])] {
+            assert!(is_listening(LIST, path));
+            assert_eq!(accepted(LIST, path), inodes.iter().copied().collect());
+        }
         for other in ["/run/vm/pod", "pod1", "b", "/run/vm/pod3", "12345 /run/vm/a b"] {
-            assert_eq!(look_up(LIST, other), Use::default(), "{other}");
+            assert!(!is_listening(LIST, other) && accepted(LIST, other).is_empty(), "{other}");
         }
     }
 
@@ -79,21 +66,17 @@ mod tests {
         let path = std::env::temp_dir().join(format!("vhu-connected-{}", std::process::id()));
         let name = path.to_str().unwrap();
         let read = || std::fs::read_to_string("/proc/self/net/unix").unwrap();
-        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        assert_eq!(look_up(&read(), name), Use { listening: true, connected: false });
-        let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        assert_eq!(look_up(&read(), name), Use { listening: true, connected: false });
-        let taken = listener.accept().unwrap();
-        assert_eq!(look_up(&read(), name), Use { listening: true, connected: true });
-        let inode = std::os::unix::fs::MetadataExt::ino(
-            &std::fs::metadata(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&taken.0))).unwrap(),
-        );
-        assert_eq!(accepted(&read(), name), BTreeSet::from([inode]));
-        // Hung up on, it stays accepted until it is closed.
+        let look = || (is_listening(&read(), name), accepted(&read(), name));
+        let listener = UnixListener::bind(&path).unwrap();
+        let client = UnixStream::connect(&path).unwrap();
+        assert_eq!(look(), (true, BTreeSet::new()), "not accepted yet");
+        let (taken, _) = listener.accept().unwrap();
+        let inode = std::fs::metadata(format!("/proc/self/fd/{}", taken.as_raw_fd())).unwrap().ino();
+        assert_eq!(look(), (true, BTreeSet::from([inode])));
         drop(client);
-        assert_eq!(accepted(&read(), name), BTreeSet::from([inode]));
+        assert_eq!(look(), (true, BTreeSet::from([inode])), "hung up on, but not closed yet");
         drop((taken, listener));
-        assert_eq!(look_up(&read(), name), Use::default());
+        assert_eq!(look(), (false, BTreeSet::new()));
         std::fs::remove_file(path).unwrap();
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! QEMU, as the vhost-user server, waits in its main loop for a client that answers, and the VM stands still meanwhile.
 //! So the data plane is asked for its [`figures`] before ([`probe`]), and a stand-in that answers with them at once serves
-//! QEMU while it plugs the NIC ([`standin`]). Whoever is connected afterwards is told by the kernel ([`connected`]).
+//! QEMU while it plugs the NIC ([`standin`]). Whoever is connected afterwards is told by the kernel ([`connected`]), and one
+//! that hangs then is cut off ([`guard`]).
 //!
 //! # Why this is not built on the crate `vhost`
 //! The protocol's front end and back end are both in rust-vmm's `vhost` (looked at: 0.18.0). Neither serves here:
@@ -22,6 +23,7 @@
 pub mod backend;
 pub mod connected;
 pub mod figures;
+pub mod guard;
 pub mod message;
 pub mod probe;
 pub mod seat;

@@ -91,6 +91,8 @@ impl std::error::Error for Error {}
 pub struct Met {
     /// What it offers.
     pub figures: Figures,
+    /// The process that connected.
+    pub pid: i32,
     line: Line,
 }
 
@@ -146,7 +148,7 @@ fn meet(
             continue;
         }
         match talk(stream, deadline.at_most(PATIENCE)) {
-            Ok(met) => return Ok(met),
+            Ok((figures, line)) => return Ok(Met { figures, pid: peer.pid(), line }),
             Err(fault) => last = Some(fault),
         }
     }
@@ -157,10 +159,10 @@ fn meet(
     })
 }
 
-fn talk(stream: UnixStream, deadline: Deadline) -> Result<Met, Fault> {
+fn talk(stream: UnixStream, deadline: Deadline) -> Result<(Figures, Line), Fault> {
     let mut line = Line::new(stream)?;
     let figures = Figures::learn(&mut line, deadline)?;
-    Ok(Met { figures, line })
+    Ok((figures, line))
 }
 
 /// The next connection; `None` at the deadline.

@@ -2,7 +2,6 @@
 
 use crate::cni::{Error, Request};
 use crate::config::Config;
-use crate::dataplane::connected;
 use crate::deadline::Deadline;
 use crate::pod::identity::PodUid;
 use crate::pod::volume::{Entry, Volume};
@@ -58,7 +57,7 @@ fn missing(record: &Record, request: &Request, uid: &PodUid, config: &Config) ->
     if let Some(what) = missing_nic(nic, uid, &living, config) {
         missing.push(what);
     }
-    if !connected::look_up(&living.unix_sockets(), &nic.path).connected {
+    if living.accepted(&nic.path, None).is_empty() {
         missing.push(format!("data plane: nobody is connected to {}", nic.path));
     }
     Ok(missing)

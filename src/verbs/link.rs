@@ -11,7 +11,7 @@ use crate::cni::Error;
 use crate::dataplane::message::Fault;
 use crate::dataplane::probe::{self, Met};
 use crate::dataplane::seat::Seat;
-use crate::dataplane::{connected, standin};
+use crate::dataplane::{connected, guard, standin};
 use crate::deadline::Deadline;
 use crate::libvirt::{Client, Domain};
 use crate::pod::process::Process;
@@ -53,7 +53,7 @@ impl Link<'_> {
     /// # Errors
     /// That the socket is in use, that no data plane came, or that it does not answer.
     pub fn meet(&self) -> Result<Met, Error> {
-        if connected::look_up(&self.living.unix_sockets(), self.inside).any() {
+        if connected::is_listening(&self.living.unix_sockets(), self.inside) {
             return Err(Error::try_again(format!(
                 "Some process of the pod has the NIC's socket {}, though libvirt shows no such NIC: another client's attach \
                  may be under way, and stuck until the data plane connects to {} (does OVS run?).",
@@ -80,49 +80,52 @@ impl Link<'_> {
         journal: &mut Journal,
     ) -> Result<(), Failure> {
         let figures = met.figures;
-        let plugged = standin::during(
-            self.seat,
-            figures,
-            || self.accepted(),
-            || {
-                attach::attach(client, domain, asked, self.deadline)?;
-                journal.did(format_args!("attach {} {} queues={}", asked.alias, asked.mac, asked.queues));
-                // QEMU is not handed over to a data plane that hangs. To one that is gone it is: the next will be awake.
-                match met.is_awake(self.deadline) {
-                    Err(Fault::Silent) => {
-                        let why = "the data plane stopped answering";
-                        Err(self.take_back(client, domain, asked, why, journal))
-                    }
-                    _ => Ok(()),
+        // Gone, it has no connection either.
+        let data_plane = Process::open(met.pid).ok();
+        let ends = || self.living.accepted(self.inside, data_plane.as_ref());
+        let accepted = || ends().into_iter().map(|end| end.inode).collect();
+        let plugged = standin::during(self.seat, figures, accepted, || {
+            attach::attach(client, domain, asked, self.deadline)?;
+            journal.did(format_args!("attach {} {} queues={}", asked.alias, asked.mac, asked.queues));
+            // QEMU is not handed over to a data plane that hangs. To one that is gone it is: the next will be awake.
+            match met.is_awake(self.deadline) {
+                Err(Fault::Silent) => {
+                    let why = "the data plane stopped answering";
+                    Err(self.take_back(client, domain, asked, why, journal))
                 }
-            },
-        );
+                _ => Ok(()),
+            }
+        });
         let (outcome, served) = plugged.map_err(|error| fault::system("starting the stand-in", &error))?;
         if let Some(fault) = &served.fault {
             journal.warn(format_args!("the stand-in's connection to QEMU ended early: {fault}"));
         }
         outcome?;
         journal.saw(format_args!("stand-in: {} messages", served.requests));
-        drop(met);
-        if !self.is_connected(&served.accepted) {
+        // From here on QEMU waits for the data plane's answers.
+        let linked = guard::during(ends, || {
+            drop(met);
+            if self.is_connected(&served.accepted, accepted) {
+                journal.saw("data plane connected");
+                return Ok(());
+            }
             let why = "the data plane did not connect to its socket";
-            return Err(self.take_back(client, domain, asked, why, journal));
+            Err(self.take_back(client, domain, asked, why, journal))
+        });
+        let (outcome, cut) = linked.map_err(|error| fault::system("starting the guard", &error))?;
+        if cut > 0 {
+            journal.warn(format_args!("the data plane hung, and was cut off to let the VM run on ({cut} times)"));
         }
-        journal.saw("data plane connected");
-        Ok(())
-    }
-
-    fn accepted(&self) -> BTreeSet<u64> {
-        connected::accepted(&self.living.unix_sockets(), self.inside)
+        outcome
     }
 
     /// Waits until another than these has connected to QEMU, and stays.
-    fn is_connected(&self, own: &BTreeSet<u64>) -> bool {
+    fn is_connected(&self, own: &BTreeSet<u64>, accepted: impl Fn() -> BTreeSet<u64>) -> bool {
         loop {
-            let others: BTreeSet<u64> = self.accepted().difference(own).copied().collect();
+            let others: BTreeSet<u64> = accepted().difference(own).copied().collect();
             if !others.is_empty() {
                 std::thread::sleep(SETTLED);
-                if !others.is_disjoint(&self.accepted()) {
+                if !others.is_disjoint(&accepted()) {
                     return true;
                 }
             }

@@ -1,12 +1,15 @@
 //! The pod of a call: who it is, and what of it lives.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::cni::{Error, Request};
 use crate::config::Config;
+use crate::dataplane::connected;
+use crate::dataplane::guard::End;
 use crate::pod::identity::{self, PodUid};
 use crate::pod::netns::Sandbox;
-use crate::pod::process::Process;
+use crate::pod::process::{self, Process};
 use crate::pod::volume::Volume;
 
 use super::fault;
@@ -74,5 +77,24 @@ impl Living {
     /// The unix sockets of the pod's network namespace, as the kernel lists them.
     pub fn unix_sockets(&self) -> String {
         self.processes.iter().find_map(|process| process.unix_sockets().ok()).unwrap_or_default()
+    }
+
+    /// The connections that processes of the pod have accepted on the unix socket that they bound to this path: their
+    /// ends. Clients are looked for in the host's network namespace, this process' own; in the pod's; and
+    /// in that of `data_plane`, if it is known who that is.
+    pub fn accepted(&self, path: &str, data_plane: Option<&Process>) -> Vec<End> {
+        let own = process::own_unix_sockets().unwrap_or_default();
+        let theirs = data_plane.and_then(|process| process.unix_sockets().ok()).unwrap_or_default();
+        let lists = [own, self.unix_sockets(), theirs];
+        let sockets: BTreeSet<u64> = lists.iter().flat_map(|list| connected::accepted(list, path)).collect();
+        if sockets.is_empty() {
+            return Vec::new();
+        }
+        let of = |process: &Process| {
+            let (pid, proc) = (process.pid(), process.path(""));
+            let found = process.descriptors(&sockets).unwrap_or_default();
+            found.into_iter().map(move |(inode, descriptor)| End { pid, proc: proc.clone(), descriptor, inode })
+        };
+        self.processes.iter().flat_map(of).collect()
     }
 }
