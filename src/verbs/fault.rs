@@ -113,16 +113,30 @@ pub fn vm(error: &vm::error::Error) -> Error {
     }
 }
 
+/// Describing the VM, which libvirt does at once unless another operation holds it (libvirt 11: for 30 s, then error 68).
+pub fn describing(error: &vm::error::Error) -> Error {
+    match error {
+        vm::error::Error::Libvirt(error @ libvirt::Error::TimedOut { .. }) => busy(error),
+        _ => vm(error),
+    }
+}
+
+fn busy(error: &libvirt::Error) -> Error {
+    Error::try_again(
+        "Another operation on the VM is stuck or still at work. If that is an attach of a vhost-user NIC by another client, \
+         the VM stands still until the NIC's data plane connects: look for QEMU's \"waiting for connection on\" in the VM's \
+         log, and whether OVS runs and has a port with that path.",
+    )
+    .with_details(error)
+}
+
 /// What libvirt refused to do to a VM, with a hint where its words do not say what to do.
 fn refusal(error: &libvirt::Error) -> Error {
     if error.is_no_domain() || error.is_wrong_state() {
         return Error::try_again("The VM is not running (any more).").with_details(error);
     }
     if error.is_busy() {
-        return Error::try_again(
-            "Another operation on the VM is stuck or still at work: an attach that waits for its data plane, a migration.",
-        )
-        .with_details(error);
+        return busy(error);
     }
     if error.refusal().is_none() {
         return libvirt(error);

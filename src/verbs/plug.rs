@@ -80,7 +80,7 @@ impl Plug<'_> {
         let path = self.inside(&libvirt.process, socket, &outside)?;
         let client = &mut libvirt.client;
         let domain = attach::choose(client, config.domain.as_deref(), deadline)?;
-        let description = attach::describe(client, &domain, deadline)?;
+        let description = attach::describe(client, &domain, deadline).map_err(|error| fault::describing(&error))?;
         let (mut asked, queues_matter) = self.interface(mac, path, &description);
 
         let mut nic = Nic {

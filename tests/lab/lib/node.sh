@@ -59,6 +59,8 @@ lab_up() {
     take_down
     mkdir -p "$RUN/pods" "$NODE_LOG"
     trap 'say "up failed, taking it down; see $NODE_LOG"; take_down' EXIT
+    # shellcheck disable=SC2086 # a list
+    [ -z "${LAB_GUEST_PROGRAMS:-}" ] || add_guest_programs $LAB_GUEST_PROGRAMS
     raise_hugepages
     make_node_dirs
     start_node
