@@ -1,6 +1,6 @@
 //! The plumbing: system calls that need more than `std`, each with an error that names the call and what it was for.
 //!
-//! Everything goes through `nix`, so there is no `unsafe` here or anywhere else in the crate.
+//! Everything goes through `nix` (or `rustix`, for pidfd_getfd(2)), so there is no `unsafe` here or anywhere else in the crate.
 
 use std::fmt;
 use std::fs::{DirBuilder, File};
@@ -16,6 +16,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{FileStat, Mode, fstat, mkdirat, umask};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 /// A system call that failed: which, on what, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -284,6 +285,18 @@ pub fn in_netns<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send)
             .join()
             .unwrap_or_else(|_| Err(Error::new("join", "thread", Errno::EFAULT)))
     })
+}
+
+/// A duplicate of another process' descriptor (pidfd_getfd(2), Linux 5.6). The number may stand for something else by
+/// now, so that the caller has to look at what it got.
+///
+/// # Errors
+/// pidfd_open(2)'s and pidfd_getfd(2)'s, among them `EPERM` for who may not trace the process.
+pub fn duplicate(pid: i32, descriptor: i32) -> Result<OwnedFd, Error> {
+    let failed = |call, errno: rustix::io::Errno| Error::new(call, pid, Errno::from_raw(errno.raw_os_error()));
+    let process = Pid::from_raw(pid).ok_or_else(|| Error::new("pidfd_open", pid, Errno::ESRCH))?;
+    let process = pidfd_open(process, PidfdFlags::empty()).map_err(|errno| failed("pidfd_open", errno))?;
+    pidfd_getfd(&process, descriptor, PidfdGetfdFlags::empty()).map_err(|errno| failed("pidfd_getfd", errno))
 }
 
 #[cfg(test)]

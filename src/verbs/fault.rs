@@ -4,7 +4,7 @@ use crate::cni::Error;
 use crate::cni::error::code;
 use crate::libvirt;
 use crate::pod::{daemon, identity, volume};
-use crate::{record, share, sys, vm};
+use crate::{dataplane, record, share, sys, vm};
 
 /// A text as a sentence: the rooms below say theirs as parts of one.
 pub fn sentence(text: &str) -> String {
@@ -79,6 +79,28 @@ pub fn libvirt(error: &libvirt::Error) -> Error {
     }
 }
 
+/// The data plane, before the VM was touched. `outside` is the socket's path as the data plane knows it.
+pub fn data_plane(error: &dataplane::probe::Error, outside: &str) -> Error {
+    use dataplane::probe::Error as E;
+    match error {
+        E::Nobody { .. } => Error::try_again(format!(
+            "No data plane connected to {outside}, so the VM was left as it is. Does OVS run (ovs-vsctl show), has it a port \
+             with that path (ovs-vsctl find Interface options:vhost-server-path={outside:?}), and does it see the path \
+             (ls -l, in its own container)?"
+        ))
+        .with_details(error),
+        E::Fault { .. } => Error::try_again(format!(
+            "What connected to {outside} did not answer as a data plane does, so the VM was left as it is. Does OVS hang?"
+        ))
+        .with_details(error),
+        E::System(cause) if error.is_foul() => Error::untrusted_files(format!(
+            "Something is at the NIC's socket {outside}, or is put there again and again, that is none of QEMU's sockets."
+        ))
+        .with_details(cause),
+        E::System(cause) => system("listening at the NIC's socket", cause),
+    }
+}
+
 /// Plugging and unplugging.
 pub fn vm(error: &vm::error::Error) -> Error {
     use vm::error::Error as E;
@@ -93,16 +115,30 @@ pub fn vm(error: &vm::error::Error) -> Error {
     }
 }
 
+/// Describing the VM, which libvirt does at once unless another operation holds it (libvirt 11: for 30 s, then error 68).
+pub fn describing(error: &vm::error::Error) -> Error {
+    match error {
+        vm::error::Error::Libvirt(error @ libvirt::Error::TimedOut { .. }) => busy(error),
+        _ => vm(error),
+    }
+}
+
+fn busy(error: &libvirt::Error) -> Error {
+    Error::try_again(
+        "Another operation on the VM is stuck or still at work. If that is an attach of a vhost-user NIC by another client, \
+         the VM stands still until the NIC's data plane connects: look for QEMU's \"waiting for connection on\" in the VM's \
+         log, and whether OVS runs and has a port with that path.",
+    )
+    .with_details(error)
+}
+
 /// What libvirt refused to do to a VM, with a hint where its words do not say what to do.
 fn refusal(error: &libvirt::Error) -> Error {
     if error.is_no_domain() || error.is_wrong_state() {
         return Error::try_again("The VM is not running (any more).").with_details(error);
     }
     if error.is_busy() {
-        return Error::try_again(
-            "Another operation on the VM is stuck or still at work: an attach that waits for its data plane, a migration.",
-        )
-        .with_details(error);
+        return busy(error);
     }
     if error.refusal().is_none() {
         return libvirt(error);

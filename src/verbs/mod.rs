@@ -7,6 +7,7 @@ mod fault;
 mod gc;
 mod hypervisor;
 mod journal;
+mod link;
 mod plug;
 mod sandbox;
 mod sweep;

@@ -1,25 +1,26 @@
-//! The NIC's part of ADD: find the pod's libvirt, prepare the NIC, attach it, wait until the data plane is connected.
+//! The NIC's part of ADD: find the pod's libvirt, prepare the NIC, link it with the data plane.
 
-use std::time::Duration;
+use std::path::Path;
 
 use crate::cni::mac::Mac;
 use crate::cni::{Error, Request};
 use crate::config::{Config, Queues};
+use crate::dataplane::figures::Figures;
+use crate::dataplane::seat::Seat;
 use crate::deadline::Deadline;
-use crate::libvirt::{Client, Domain};
 use crate::pod::identity::PodUid;
 use crate::pod::process::Process;
 use crate::pod::volume::Volume;
 use crate::record::{Nic, Record, Store};
 use crate::share::Share;
 use crate::vm::attach;
-use crate::vm::detach::{self, Target};
 use crate::vm::domain::Description;
 use crate::vm::error::Error as VmError;
 use crate::vm::interface::{Interface, alias_of};
 
 use super::hypervisor::Hypervisor;
 use super::journal::Journal;
+use super::link::Link;
 use super::sandbox::Living;
 use super::{fault, prev_result};
 
@@ -28,12 +29,6 @@ const SUN_PATH: usize = 107;
 
 /// Most queue pairs that are taken unasked; a guest with more vCPUs seldom gains by more.
 const AUTO_QUEUES: u16 = 16;
-
-/// How often the data plane's connection is looked for.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
-
-/// How long the guest has to let go of a NIC that turned out to be of no use.
-const TAKE_BACK: Duration = Duration::from_secs(10);
 
 /// Why a NIC was not plugged.
 pub struct Failure {
@@ -81,11 +76,12 @@ impl Plug<'_> {
         let socket = config.socket_name(&self.request.ifname)?;
         let mut libvirt = Hypervisor::reach(config, self.uid, self.living, deadline).map_err(|error| error.told())?;
         journal.saw("libvirt");
-        let path = self.socket_path(&libvirt.process, socket)?;
+        let outside = self.outside(socket);
+        let path = self.inside(&libvirt.process, socket, &outside)?;
         let client = &mut libvirt.client;
         let domain = attach::choose(client, config.domain.as_deref(), deadline)?;
-        let description = attach::describe(client, &domain, deadline)?;
-        let (asked, queues_matter) = self.interface(mac, path, &description);
+        let description = attach::describe(client, &domain, deadline).map_err(|error| fault::describing(&error))?;
+        let (mut asked, queues_matter) = self.interface(mac, path, &description);
 
         let mut nic = Nic {
             alias: asked.alias.clone(),
@@ -103,13 +99,15 @@ impl Plug<'_> {
             nic.alias = there.alias.unwrap_or(nic.alias);
             journal.saw("already plugged");
         } else {
+            // First, so that a DEL removes what a call that is killed leaves.
             keep(&nic)?;
-            attach::attach(client, &domain, &asked, deadline)?;
-            journal.did(format_args!("attach {} {} queues={}", asked.alias, asked.mac, asked.queues));
-            if !self.connected(&asked.path) {
-                return Err(self.take_back(client, &domain, &asked, journal));
-            }
-            journal.saw("data plane connected");
+            let seat = Seat::new(self.volume.fd(), socket, Path::new(&outside));
+            let inside = asked.path.clone();
+            let link = Link { living: self.living, seat, inside: &inside, outside: &outside, deadline };
+            let met = link.meet()?;
+            journal.saw(format_args!("data plane met: {}", met.figures));
+            asked.queues = agreed(asked.queues, queues_matter, met.figures)?;
+            link.plug(client, &domain, &asked, met, journal)?;
         }
         nic.attached = true;
         keep(&nic)?;
@@ -138,8 +136,15 @@ impl Plug<'_> {
         })
     }
 
+    /// The socket's path as the data plane knows it.
+    fn outside(&self, socket: &str) -> String {
+        let path = self.share.target().join(socket);
+        // OVS is told the same place by the way of /var (kube-ovn, pkg/daemon/ovs_linux.go).
+        if path.starts_with("/run") { format!("/var{}", path.display()) } else { path.display().to_string() }
+    }
+
     /// The socket's path as QEMU knows it: where the daemon's container has the volume, and the socket's name.
-    fn socket_path(&self, daemon: &Process, socket: &str) -> Result<String, Error> {
+    fn inside(&self, daemon: &Process, socket: &str, outside: &str) -> Result<String, Error> {
         let location = self.volume.location().map_err(|error| fault::system("locating the pod's volume", &error))?;
         let point = daemon.mount_point(&location);
         let point = point.map_err(|error| fault::system("reading the mounts of the pod's libvirt daemon", &error))?;
@@ -150,9 +155,7 @@ impl Plug<'_> {
             ))
         })?;
         let inside = point.join(socket);
-        // OVS is told the same place by the way of /var (kube-ovn, pkg/daemon/ovs_linux.go).
-        let outside = format!("/var{}/{socket}", self.share.target().display());
-        for path in [inside.to_string_lossy().as_ref(), &outside] {
+        for path in [inside.to_string_lossy().as_ref(), outside] {
             if path.len() > SUN_PATH {
                 return Err(Error::invalid_config(format!(
                     "The socket's path {path} has {} bytes, and a unix socket's may have {SUN_PATH}: mount the volume \
@@ -191,35 +194,18 @@ impl Plug<'_> {
         };
         (interface, queues_matter)
     }
+}
 
-    /// Waits until the data plane has connected to QEMU.
-    fn connected(&self, path: &str) -> bool {
-        loop {
-            if self.living.socket(path).connected {
-                return true;
-            }
-            if self.deadline.passed() {
-                return false;
-            }
-            std::thread::sleep(LOOK_AGAIN.min(self.deadline.remaining()));
-        }
+/// The queue pairs that both sides can have: QEMU would never be done with a NIC that has more than its data plane.
+fn agreed(queues: u16, queues_matter: bool, figures: Figures) -> Result<u16, Error> {
+    let offered = u16::try_from(figures.queues).unwrap_or(u16::MAX);
+    if queues_matter && queues > offered {
+        return Err(Error::invalid_config(format!(
+            "The key \"queues\" asks for {queues} queue pairs, and the data plane offers {offered}: ask for less, or for \
+             \"auto\"."
+        )));
     }
-
-    /// Unplugs a NIC that no data plane has connected to.
-    fn take_back(&self, client: &mut Client, domain: &Domain, asked: &Interface, journal: &mut Journal) -> Failure {
-        let error = Error::try_again(format!(
-            "The NIC was plugged, but no data plane connected to its socket, so it was unplugged again. Does OVS run, and \
-             has it a port with vhost-server-path {}/{}?",
-            self.share.target().display(),
-            asked.path.rsplit('/').next().unwrap_or_default()
-        ));
-        let target = Target { mac: Some(&asked.mac), path: &asked.path, alias: &asked.alias };
-        let taken = detach::detach(client, domain, target, Deadline::after(TAKE_BACK));
-        if let Err(error) = &taken {
-            journal.warn(format_args!("the NIC could not be unplugged again: {error}"));
-        }
-        Failure { error, open: taken.is_err() }
-    }
+    Ok(queues.min(offered))
 }
 
 /// A NIC belongs to the attachment that plugged it last: a pod's new sandbox takes it over from the old one, whose late

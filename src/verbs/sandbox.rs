@@ -1,10 +1,12 @@
 //! The pod of a call: who it is, and what of it lives.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::cni::{Error, Request};
 use crate::config::Config;
 use crate::dataplane::connected;
+use crate::dataplane::guard::End;
 use crate::pod::identity::{self, PodUid};
 use crate::pod::netns::Sandbox;
 use crate::pod::process::{self, Process};
@@ -72,31 +74,27 @@ impl Living {
         })
     }
 
-    /// What the pod's socket of this path, as QEMU spells it, is at.
-    pub fn socket(&self, path: &str) -> Socket {
-        let list = self.processes.iter().find_map(|process| process.unix_sockets().ok()).unwrap_or_default();
-        let inside = connected::look_up(&list, path);
-        // The data plane runs in the host's network namespace, and so do we.
-        let own = process::unix_sockets_of_this_namespace().unwrap_or_default();
-        let mut accepted = inside.accepted;
-        accepted.extend(connected::look_up(&own, path).accepted);
-        let connected = !accepted.is_empty() && self.processes.iter().any(|process| process.has_socket(&accepted));
-        Socket { listening: inside.listening, connected }
+    /// The unix sockets of the pod's network namespace, as the kernel lists them.
+    pub fn unix_sockets(&self) -> String {
+        self.processes.iter().find_map(|process| process.unix_sockets().ok()).unwrap_or_default()
     }
-}
 
-/// What a NIC's socket is at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Socket {
-    /// A process of the pod listens.
-    pub listening: bool,
-    /// A process of the pod has accepted a connection to it: the data plane is connected.
-    pub connected: bool,
-}
-
-impl Socket {
-    /// Whether any process of the pod still has it.
-    pub fn is_held(self) -> bool {
-        self.listening || self.connected
+    /// The connections that processes of the pod have accepted on the unix socket that they bound to this path: their
+    /// ends. Clients are looked for in the host's network namespace, this process' own; in the pod's; and
+    /// in that of `data_plane`, if it is known who that is.
+    pub fn accepted(&self, path: &str, data_plane: Option<&Process>) -> Vec<End> {
+        let own = process::own_unix_sockets().unwrap_or_default();
+        let theirs = data_plane.and_then(|process| process.unix_sockets().ok()).unwrap_or_default();
+        let lists = [own, self.unix_sockets(), theirs];
+        let sockets: BTreeSet<u64> = lists.iter().flat_map(|list| connected::accepted(list, path)).collect();
+        if sockets.is_empty() {
+            return Vec::new();
+        }
+        let of = |process: &Process| {
+            let (pid, proc) = (process.pid(), process.path(""));
+            let found = process.descriptors(&sockets).unwrap_or_default();
+            found.into_iter().map(move |(inode, descriptor)| End { pid, proc: proc.clone(), descriptor, inode })
+        };
+        self.processes.iter().flat_map(of).collect()
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::cni::Error;
 use crate::config::Config;
+use crate::dataplane::{connected, guard};
 use crate::deadline::Deadline;
 use crate::libvirt::Domain;
 use crate::pod::identity::PodUid;
@@ -21,6 +22,9 @@ use super::sandbox::Living;
 
 /// How long QEMU may take to remove its socket once the NIC is gone; it does so before libvirt hears of it.
 const SOCKET_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often that is looked for.
+const SOCKET_PAUSE: Duration = Duration::from_millis(2);
 
 /// An attachment that is to be undone. The pod's lock is held, and this process is in the host's mount namespace.
 pub struct Undo<'a> {
@@ -136,7 +140,7 @@ impl Undo<'_> {
     /// Makes the guest let go of the NIC, if there is a guest that has it.
     fn unplug(&self, sought: &Sought, living: &Living, journal: &mut Journal) -> Result<(), Error> {
         let nic = &sought.nic;
-        let held = || living.socket(&nic.path).is_held();
+        let held = || connected::is_listening(&living.unix_sockets(), &nic.path);
         let mut libvirt = match Hypervisor::reach(self.config, self.uid, living, self.deadline) {
             Ok(libvirt) => libvirt,
             // Nobody listens on the NIC's socket: whatever became of the VM, it has the NIC no more.
@@ -154,14 +158,22 @@ impl Undo<'_> {
         let target =
             Target { mac: Some(nic.mac.as_str()).filter(|mac| !mac.is_empty()), path: &nic.path, alias: &nic.alias };
         for domain in domains.iter().filter(is_it) {
-            if detach::detach(client, domain, target, self.deadline).map_err(|error| fault::vm(&error))? {
+            // A guest that lets go of the NIC makes QEMU stop its rings, and wait for the data plane to say where.
+            let ends = || living.accepted(&nic.path, None);
+            let detached = guard::during(ends, || detach::detach(client, domain, target, self.deadline));
+            let (detached, cut) = detached.map_err(|error| fault::system("starting the guard", &error))?;
+            if cut > 0 {
+                journal.warn(format_args!("the data plane hung, and was cut off to let the VM run on ({cut} times)"));
+            }
+            if detached.map_err(|error| fault::vm(&error))? {
                 journal.did(format_args!("detach {}", nic.alias));
             }
         }
         Ok(())
     }
 
-    /// Removes the socket's file, if QEMU has not: one that died has left it.
+    /// Removes the socket's file, if QEMU has not: one that died has left it. Waits until nobody listens there any more, for
+    /// an ADD that comes next would find the name in use.
     fn remove_socket(
         &self,
         nic: &Nic,
@@ -171,21 +183,21 @@ impl Undo<'_> {
     ) -> Result<(), Error> {
         let patience = self.deadline.at_most(SOCKET_PATIENCE);
         let looking = |error| fault::system("looking at the NIC's socket", &error);
-        while volume.entry(&nic.socket).map_err(looking)? == Entry::Socket {
-            let held = living.is_some_and(|living| living.socket(&nic.path).is_held());
-            if !held {
-                if volume.remove_socket(&nic.socket).map_err(looking)? {
-                    journal.did("remove socket");
-                }
-                break;
-            }
-            if patience.passed() {
+        let is_held = || living.is_some_and(|living| connected::is_listening(&living.unix_sockets(), &nic.path));
+        while is_held() {
+            if !patience.passed() {
+                std::thread::sleep(SOCKET_PAUSE);
+            } else if volume.entry(&nic.socket).map_err(looking)? == Entry::Socket {
                 return Err(Error::try_again(format!(
                     "The VM no longer has the NIC, but some process of the pod still listens on its socket {}.",
                     nic.path
                 )));
+            } else {
+                return Ok(()); // on something that no path leads to
             }
-            std::thread::sleep(Duration::from_millis(10));
+        }
+        if volume.remove_socket(&nic.socket).map_err(looking)? {
+            journal.did("remove socket");
         }
         Ok(())
     }
@@ -198,9 +210,12 @@ fn any_in_use(volume: &Volume, living: &Living) -> bool {
         return false;
     }
     let Ok(location) = volume.location() else { return true };
+    let list = living.unix_sockets();
     let points = living.processes.iter().filter_map(|process| process.mount_point(&location).ok().flatten());
     let points: std::collections::BTreeSet<_> = points.collect();
-    points.iter().any(|point| names.iter().any(|name| living.socket(&point.join(name).to_string_lossy()).is_held()))
+    points
+        .iter()
+        .any(|point| names.iter().any(|name| connected::is_listening(&list, &point.join(name).to_string_lossy())))
 }
 
 fn id(domain: &Domain) -> String {

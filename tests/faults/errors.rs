@@ -2,7 +2,7 @@
 //! is nothing, or what the next call completes or undoes.
 
 use super::node::{Node, answer};
-use super::scene::Scene;
+use super::scene::{Scene, Told};
 use super::strace::{fail, points};
 
 /// System calls on the host's files, and how they fail.
@@ -40,6 +40,7 @@ fn a_call_whose_system_calls_fail_says_so_and_leaves_nothing_for_good() {
                     scene.forget_the_node();
                 }
                 made += 1;
+                let told_at = Told::at(format!("{command}, {errno} from {}({}", point.call, point.words));
                 let answer = answer(fail(&node, &scene.call(command), point, errno));
                 if !answer.ok {
                     told += 1;
@@ -48,13 +49,15 @@ fn a_call_whose_system_calls_fail_says_so_and_leaves_nothing_for_good() {
                 if command == "ADD" && answer.ok {
                     scene.is_whole();
                 }
-                // A NIC that is, or may be, there keeps what it needs; a lock that cannot be had is not ours to remove.
-                let may_leave = scene.has_nic() || ["flock", "sendto"].contains(&&point.call[..]);
+                // A NIC that is, or may be, there keeps what it needs; a lock that cannot be had is not ours to remove, and a
+                // socket that cannot be removed stays for the DEL.
+                let may_leave = scene.has_nic() || ["flock", "sendto", "unlinkat"].contains(&&point.call[..]);
                 if command == "ADD" && !answer.ok && !may_leave {
                     scene.is_clean();
                 }
                 scene.run("DEL");
                 scene.is_clean();
+                drop(told_at);
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::node::Node;
-use super::scene::Scene;
+use super::scene::{Scene, Told};
 use super::strace::{Point, kill, points};
 
 /// How many pods are worked on at once.
@@ -42,7 +42,8 @@ fn at_every_step(command: &'static str, ready: fn(&Scene<'_>)) {
                 let node = Node::new();
                 let scene = Scene::new(&node);
                 while let Some((point, next)) = todo.get(turn.fetch_add(1, Ordering::SeqCst)) {
-                    let told = Told(format!("{command} killed before {} ({}), then {next}", point.call, point.words));
+                    let told =
+                        Told::at(format!("{command} killed before {} ({}), then {next}", point.call, point.words));
                     ready(&scene);
                     killed.fetch_add(usize::from(kill(&node, &scene.call(command), point)), Ordering::SeqCst);
                     follow(&scene, next);
@@ -54,17 +55,6 @@ fn at_every_step(command: &'static str, ready: fn(&Scene<'_>)) {
     let (killed, all) = (killed.into_inner(), todo.len());
     println!("{command}: {} points, killed {killed} times of {all}", found.len());
     assert!(killed * 100 >= all * 95, "only {killed} of {all} calls were killed: the points are wrong");
-}
-
-/// Says where a test was when it failed.
-struct Told(String);
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("failed at: {}", self.0);
-        }
-    }
 }
 
 #[test]

@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+#[path = "../node/dataplane.rs"]
+#[allow(dead_code, reason = "shared with the group tests/node, which uses the rest")]
+mod dataplane;
 #[path = "../node/libvirt.rs"]
 #[allow(dead_code, reason = "shared with the group tests/node, which uses the rest")]
 mod libvirt;

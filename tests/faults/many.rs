@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use vhostuser_hotplug::libvirt::Xml;
 
+use super::dataplane::DataPlane;
 use super::libvirt::{DOMAIN, Double, domain, nics};
 use super::node::{Answer, Call, Node, Pod, answer};
 use super::scene::Scene;
@@ -13,6 +14,11 @@ use super::signals::{self, plugin};
 
 /// Calls at once.
 const MANY: usize = 64;
+
+/// A call with deadlines for a busy machine.
+fn patient(call: Call) -> Call {
+    call.set("attach_timeout", json!(120)).set("detach_timeout", json!(120))
+}
 
 fn end(child: Child) -> Answer {
     answer(child.wait_with_output().unwrap())
@@ -30,7 +36,7 @@ fn all(node: &Node, calls: impl Iterator<Item = Call>) -> Duration {
 fn many_pods() {
     let node = Node::new();
     let scenes: Vec<Scene<'_>> = (0..MANY).map(|_| Scene::new(&node)).collect();
-    let calls = |command: &'static str| scenes.iter().map(move |scene| scene.call(command).patient());
+    let calls = |command: &'static str| scenes.iter().map(move |scene| patient(scene.call(command)));
     println!("{MANY} ADDs of as many pods: {:?}", all(&node, calls("ADD")));
     scenes.iter().for_each(Scene::is_whole);
     println!("{MANY} DELs of as many pods: {:?}", all(&node, calls("DEL")));
@@ -47,8 +53,9 @@ fn many_nics_of_one_pod() {
         .collect();
     let domain = domain("ns_vm", "1", &DOMAIN.replace("</devices>", &(ports + "</devices>")));
     let double = Double::start(&pod, &json!({"domains": [domain]}));
+    let _planes: Vec<DataPlane> = (0..MANY).map(|n| DataPlane::start(&node, &pod, &format!("net{n}"))).collect();
     let calls = |command: &'static str| {
-        let call = Call::new(command, &pod.uid, &pod.netns()).patient();
+        let call = patient(Call::new(command, &pod.uid, &pod.netns()));
         (0..MANY).map(move |n| call.clone().ifname(&format!("net{n}")).mac(&format!("00:00:00:00:01:{n:02x}")))
     };
     println!("{MANY} ADDs of one pod: {:?}", all(&node, calls("ADD")));
@@ -68,7 +75,7 @@ fn add_and_del_of_the_same_nic() {
     let node = Node::new();
     let scene = Scene::new(&node);
     for _ in 0..3 {
-        let calls = (0..MANY).map(|n| scene.call(if n % 2 == 0 { "ADD" } else { "DEL" }).patient());
+        let calls = (0..MANY).map(|n| patient(scene.call(if n % 2 == 0 { "ADD" } else { "DEL" })));
         all(&node, calls);
         // Whichever came last, all of it is there or none.
         if scene.has_nic() { scene.is_whole() } else { scene.is_clean() }
@@ -82,7 +89,7 @@ fn add_and_del_of_the_same_nic() {
 /// A call that holds its pod's lock: its guest never lets go of the NIC.
 fn holder(node: &Node, pod: &Pod<'_>, double: &Double) -> Child {
     Call::new("ADD", &pod.uid, &pod.netns()).run(node).succeeded();
-    let child = Call::new("DEL", &pod.uid, &pod.netns()).patient().start(node);
+    let child = patient(Call::new("DEL", &pod.uid, &pod.netns())).start(node);
     while double.count("detach-alias") == 0 {
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -94,9 +101,10 @@ fn a_holder_of_the_lock_that_is_killed_lets_go_of_it() {
     let node = Node::new();
     let pod = Pod::new(&node);
     let double = Double::start(&pod, &json!({"detach": {"guest": "second-ask"}}));
+    let _plane = DataPlane::start(&node, &pod, "net1");
     let holder = holder(&node, &pod, &double);
     let began = Instant::now();
-    let waiting = Call::new("DEL", &pod.uid, &pod.netns()).patient().start(&node);
+    let waiting = patient(Call::new("DEL", &pod.uid, &pod.netns())).start(&node);
     std::thread::sleep(Duration::from_millis(100));
     signals::end(holder);
     end(waiting).succeeded();
@@ -109,6 +117,7 @@ fn a_holder_of_the_lock_that_hangs_keeps_its_own_pod_alone() {
     let node = Node::new();
     let pod = Pod::new(&node);
     let double = Double::start(&pod, &json!({"detach": {"guest": "second-ask"}}));
+    let _plane = DataPlane::start(&node, &pod, "net1");
     let other = Scene::new(&node);
     let holder = holder(&node, &pod, &double);
     signals::send("STOP", plugin(&holder));

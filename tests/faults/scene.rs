@@ -3,6 +3,7 @@
 use serde_json::json;
 use vhostuser_hotplug::libvirt::Xml;
 
+use super::dataplane::DataPlane;
 use super::libvirt::{Double, nics};
 use super::node::{Call, KUBELET, Node, Pod, SOCKETS, STATE, VOLUME};
 
@@ -11,13 +12,15 @@ pub struct Scene<'a> {
     pub node: &'a Node,
     pub pod: Pod<'a>,
     _double: Double,
+    _plane: DataPlane,
 }
 
 impl<'a> Scene<'a> {
     pub fn new(node: &'a Node) -> Self {
         let pod = Pod::new(node);
         let double = Double::start(&pod, &json!({}));
-        Self { node, pod, _double: double }
+        let plane = DataPlane::start(node, &pod, "net1");
+        Self { node, pod, _double: double, _plane: plane }
     }
 
     pub fn call(&self, command: &'static str) -> Call {
@@ -67,5 +70,22 @@ impl<'a> Scene<'a> {
              grep -F ' {SOCKETS}' /proc/self/mountinfo || true"
         ));
         assert_eq!(left, "", "left of {uid}");
+    }
+}
+
+/// Says where a test was when it failed.
+pub struct Told(String);
+
+impl Told {
+    pub fn at(place: String) -> Self {
+        Self(place)
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("failed at: {}", self.0);
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use vhostuser_hotplug::libvirt::Xml;
 
+use super::dataplane::DataPlane;
 use super::libvirt::{DOMAIN, Double, domain, nics};
 use super::node::{Call, INSIDE, Node, Pod, answer};
 
@@ -41,6 +42,7 @@ fn detaches(double: &Double) -> Vec<(String, u64)> {
 fn a_nic_that_was_made_persistent_is_forgotten_before_it_is_unplugged() {
     let node = Node::new();
     let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
     for (alias, call) in [(Some("ua-net1"), "detach-alias"), (None, "detach")] {
         let double = Double::start(&pod, &persistent(alias));
         add(&pod).run(&node).succeeded();
@@ -56,6 +58,7 @@ fn a_nic_that_was_made_persistent_is_forgotten_before_it_is_unplugged() {
 fn a_domain_that_is_not_stored_is_asked_that_once_and_no_more() {
     let node = Node::new();
     let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
     let double = Double::start(&pod, &json!({}));
     add(&pod).run(&node).succeeded();
     assert_eq!(double.count("persistent"), 0);
@@ -70,6 +73,7 @@ fn a_domain_that_is_not_stored_is_asked_that_once_and_no_more() {
 fn a_nic_that_cannot_be_forgotten_is_not_unplugged_either() {
     let node = Node::new();
     let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
     let mut changes = persistent(Some("ua-net1"));
     changes["detach"] =
         json!({"refuse": {"code": 38, "message": "cannot write the configuration: No space", "once": true}});
@@ -89,6 +93,7 @@ fn a_nic_that_cannot_be_forgotten_is_not_unplugged_either() {
 fn a_domain_that_ends_has_let_go() {
     let node = Node::new();
     let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
     for changes in [json!({}), persistent(Some("ua-net1"))] {
         let mut changes = changes;
         changes["detach"] = json!({"guest": "stops", "after_ms": 300});
@@ -125,12 +130,12 @@ fn the_guest_is_asked_again_but_not_pressed() {
         .iter()
         .zip(&pods)
         .map(|((detach, timeout, ..), pod)| {
-            let double = Double::start(pod, &json!({"detach": detach}));
+            let double = (Double::start(pod, &json!({"detach": detach})), DataPlane::start(&node, pod, "net1"));
             add(pod).run(&node).succeeded();
             (double, del(pod).set("detach_timeout", json!(timeout)).start(&node))
         })
         .collect();
-    for (((detach, _, asks, words), pod), (double, child)) in rows.iter().zip(&pods).zip(started) {
+    for (((detach, _, asks, words), pod), ((double, _), child)) in rows.iter().zip(&pods).zip(started) {
         let answer = answer(child.wait_with_output().unwrap());
         let asked = double.times(&json!("detach-alias"));
         assert_eq!(asked.len(), *asks, "{detach}: {answer:?}");

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::dataplane::DataPlane;
 use super::libvirt::Double;
 use super::node::{Call, Node, Pod, SOCKETS, STATE, VOLUME, new_uid};
 
@@ -121,17 +122,18 @@ fn an_error_stops_nothing_and_all_are_told() {
         .zip(guests)
         .map(|(pod, guest)| {
             let double = Double::start(pod, &json!({"detach": {"guest": guest}}));
+            let plane = DataPlane::start(&node, pod, "net1");
             Call::new("ADD", &pod.uid, &pod.netns())
                 .container(&format!("sandbox-{}", &pod.uid[24..]))
                 .run(&node)
                 .succeeded();
-            double
+            (double, plane)
         })
         .collect();
     let answer = gc_of_all().set("detach_timeout", json!(1)).run(&node);
     assert_eq!(answer.code(), 11, "{answer:?}");
     assert!(answer.text().contains("2 leftovers"), "{answer:?}");
-    for ((pod, double), guest) in pods.iter().zip(&doubles).zip(guests) {
+    for ((pod, (double, _)), guest) in pods.iter().zip(&doubles).zip(guests) {
         assert_eq!(double.count("detach-alias"), 1);
         assert_eq!(node.is_clean(&pod.uid), guest == "obeys");
         assert_eq!(answer.text().contains(&pod.uid[24..]), guest == "never", "{answer:?}");

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-fn program() -> String {
+/// The lab's script.
+pub fn program() -> String {
     std::env::var("LAB")
         .expect("these tests need the lab: run tests/run, or set LAB to tests/lab/lab of a lab that is up")
 }
@@ -129,6 +130,44 @@ impl Pod {
             [("CNI_CONTAINERID", self.fact("CID")), ("CNI_IFNAME", ifname), ("CNI_NETNS", netns), ("CNI_ARGS", args)];
         let output = output(&["runtime", command, conflist.to_str().unwrap()], &variables);
         std::fs::remove_file(conflist).unwrap();
+        Answer {
+            ok: output.status.success(),
+            json: serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),
+            words: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Calls the plugin alone, with what the ones before it in the chain would have answered.
+    pub fn call_plugin_alone(&self, command: &str, ifname: &str, keys: &Value, result: &Value) -> Answer {
+        let mut list: Value = serde_json::from_str(include_str!("../../conflist/hotplug.conflist")).unwrap();
+        let mut conf = list["plugins"][1].take();
+        let ours = conf.as_object_mut().unwrap();
+        ours.extend(keys.as_object().unwrap().clone());
+        ours.insert("cniVersion".to_owned(), list["cniVersion"].take());
+        ours.insert("name".to_owned(), list["name"].take());
+        ours.insert("log_level".to_owned(), json!("debug"));
+        if !result.is_null() {
+            ours.insert("prevResult".to_owned(), result.clone());
+        }
+        let path = std::env::temp_dir().join(format!("{}-{}.json", self.name, COUNT.fetch_add(1, Ordering::Relaxed)));
+        std::fs::write(&path, conf.to_string()).unwrap();
+        let netns = format!("/proc/{}/ns/net", self.fact("PID"));
+        let args = format!("K8S_POD_NAME={};K8S_POD_NAMESPACE={}", self.name, self.fact("NAMESPACE"));
+        let variables = [
+            ("CNI_COMMAND", command.to_uppercase()),
+            ("CNI_CONTAINERID", self.fact("CID").to_owned()),
+            ("CNI_IFNAME", ifname.to_owned()),
+            ("CNI_NETNS", netns),
+            ("CNI_ARGS", args),
+            ("CNI_PATH", "/opt/cni/bin".to_owned()),
+        ];
+        let output = Command::new(program())
+            .args(["exec", "/opt/cni/bin/vhostuser-hotplug"])
+            .envs(variables)
+            .stdin(std::fs::File::open(&path).unwrap())
+            .output()
+            .expect("the lab's script");
+        std::fs::remove_file(path).unwrap();
         Answer {
             ok: output.status.success(),
             json: serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),

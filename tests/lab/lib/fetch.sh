@@ -67,6 +67,20 @@ build_initramfs() {
     rm -rf "$root"
 }
 
+# add_guest_programs FILE...: the cached initramfs with these programs in its /bin, for the VMs of this node. The kernel
+# unpacks archives that follow one another.
+add_guest_programs() {
+    local root
+    root=$(mktemp -d "$CACHE/programs.XXXXXX")
+    mkdir "$root/bin"
+    install -m 755 "$@" "$root/bin/"
+    {
+        cat "$CACHE/initramfs.gz"
+        (cd "$root" && find . | cpio --quiet -o -H newc | gzip -1)
+    } >"$RUN/initramfs.gz"
+    rm -rf "$root"
+}
+
 build_runtime() {
     say "building the CNI runtime on libcni"
     # Debian ships libcni as source for GOPATH builds: nothing is fetched.

@@ -63,6 +63,8 @@ lab_up() {
     rm -rf "$NODE_LOG"
     mkdir -p "$RUN/pods" "$NODE_LOG"
     trap 'say "up failed, taking it down; see $NODE_LOG"; take_down' EXIT
+    # shellcheck disable=SC2086 # a list
+    [ -z "${LAB_GUEST_PROGRAMS:-}" ] || add_guest_programs $LAB_GUEST_PROGRAMS
     raise_hugepages
     start_node
     inside ovs_create

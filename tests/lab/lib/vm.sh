@@ -8,6 +8,8 @@ GUEST_CONSOLE=/run/lab/console.log
 # domain_xml VCPUS PORTS SHARED GUEST
 domain_xml() {
     local vcpus=$1 ports=$2 shared=$3 guest=$4 port cpus access='' memory='' cmdline='console=ttyS0 quiet panic=1'
+    local initrd=$GUEST_INITRD
+    [ ! -s "$RUN/initramfs.gz" ] || initrd=$RUN/initramfs.gz
     cpus=0$([ "$vcpus" = 1 ] || echo "-$((vcpus - 1))")
     if [ "$shared" = yes ]; then
         memory="<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
@@ -24,7 +26,7 @@ domain_xml() {
   <os>
     <type arch='x86_64' machine='q35'>hvm</type>
     <kernel>$GUEST_KERNEL</kernel>
-    <initrd>$GUEST_INITRD</initrd>
+    <initrd>$initrd</initrd>
     <cmdline>$cmdline</cmdline>
   </os>
   <features><acpi/><apic/></features>

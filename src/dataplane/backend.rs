@@ -1,0 +1,161 @@
+//! The back end's answers while it stands in for a data plane: all that QEMU may ask a NIC's back end, answered at once
+//! and truthfully for a data plane that has not moved a packet yet.
+
+use std::collections::BTreeMap;
+
+use super::figures::{Figures, protocol};
+use super::message::{Fault, LAST_REQUEST, Message, request};
+
+/// Most rings whose base is kept; as many as 256 queue pairs and a control queue of each have. QEMU passes a ring's
+/// index in 8 bits wherever a descriptor goes with it.
+const RING_LIMIT: u32 = 1024;
+
+/// The state of a back end that moves no packets.
+#[derive(Debug)]
+pub struct BackEnd {
+    figures: Figures,
+    offered: u64,
+    agreed: u64,
+    status: u64,
+    bases: BTreeMap<u32, u32>,
+}
+
+impl BackEnd {
+    /// One that offers what this data plane offers.
+    #[must_use]
+    pub fn new(figures: Figures) -> Self {
+        Self { figures, offered: figures.stand_in(), agreed: 0, status: 0, bases: BTreeMap::new() }
+    }
+
+    /// The answer to a message, if it has one.
+    ///
+    /// Setting something is answered only where the front end waits for it (REPLY_ACK, "Need reply"), with 0 for
+    /// success; asking for something always.
+    ///
+    /// # Errors
+    /// [`Fault::Nonsense`] for what cannot be answered, or was not offered: the connection is to be closed then, so that
+    /// the front end does not wait.
+    pub fn answer(&mut self, message: &Message) -> Result<Option<Message>, Fault> {
+        let word = |value: u64| Ok(Some(message.reply(&value.to_ne_bytes())));
+        if message.is_reply || !(1..=LAST_REQUEST).contains(&message.request) {
+            return Err(nonsense(message));
+        }
+        match message.request {
+            request::GET_FEATURES => return word(self.figures.features),
+            request::GET_PROTOCOL_FEATURES => return word(self.offered),
+            request::GET_QUEUE_NUM => return word(self.figures.queues),
+            request::GET_MAX_MEM_SLOTS => {
+                return word(self.figures.memory_slots.ok_or_else(|| nonsense(message))?);
+            }
+            request::GET_STATUS => return word(self.status),
+            // Answered whether asked for or not, once the log's memory comes as a descriptor.
+            request::SET_LOG_BASE if self.agreed & protocol::LOG_SHMFD != 0 => return word(0),
+            request::GET_VRING_BASE => {
+                let (ring, _) = message.ring().ok_or_else(|| nonsense(message))?;
+                // Nothing was taken from the ring: it stands where it was set.
+                let base = self.bases.get(&ring).copied().unwrap_or_default();
+                return Ok(Some(message.reply(&[ring.to_ne_bytes(), base.to_ne_bytes()].concat())));
+            }
+            // GET_CONFIG, CREATE_CRYPTO_SESSION, POSTCOPY_ADVISE, _LISTEN and _END, GET_INFLIGHT_FD, GET_SHARED_OBJECT,
+            // SET_DEVICE_STATE_FD, CHECK_DEVICE_STATE, GET_SHMEM_CONFIG: none of them was offered, and each would wait
+            // for an answer of its own.
+            24 | 26 | 28..=31 | 41..=44 => return Err(nonsense(message)),
+            request::SET_PROTOCOL_FEATURES => {
+                self.agreed = message.word().ok_or_else(|| nonsense(message))? & self.offered;
+            }
+            request::SET_STATUS => self.status = message.word().ok_or_else(|| nonsense(message))? & 0xff,
+            request::SET_VRING_BASE => {
+                let (ring, base) = message.ring().ok_or_else(|| nonsense(message))?;
+                if ring >= RING_LIMIT {
+                    return Err(nonsense(message));
+                }
+                self.bases.insert(ring, base);
+            }
+            // Features the guest took, memory, rings, eventfds, MTU, RARP…: nothing here uses them.
+            _ => {}
+        }
+        if message.needs_reply && self.agreed & protocol::REPLY_ACK != 0 {
+            return word(0);
+        }
+        Ok(None)
+    }
+}
+
+fn nonsense(message: &Message) -> Fault {
+    let kind = if message.is_reply { "a reply to request" } else { "request" };
+    Fault::Nonsense(format!("{kind} {} of {} bytes, which it cannot send here", message.request, message.payload.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OVS: Figures =
+        Figures { features: 0xd7c6_6a7ca, protocol_features: 0x10cbf, queues: 128, memory_slots: None };
+
+    fn asked(back_end: &mut BackEnd, request: u32, payload: &[u8], needs_reply: bool) -> Option<Vec<u8>> {
+        let message = Message { request, is_reply: false, needs_reply, payload: payload.to_vec() };
+        let answer = back_end.answer(&message).unwrap()?;
+        assert!(answer.is_reply && !answer.needs_reply && answer.request == request);
+        Some(answer.payload)
+    }
+
+    fn word(value: u64) -> Vec<u8> {
+        value.to_ne_bytes().to_vec()
+    }
+
+    #[test]
+    fn the_figures_are_the_data_planes() {
+        let back_end = &mut BackEnd::new(OVS);
+        for (request, value) in [(1, 0xd7c6_6a7ca), (15, 0x1001f), (17, 128), (40, 0)] {
+            assert_eq!(asked(back_end, request, &[], false), Some(word(value)), "request {request}");
+        }
+    }
+
+    #[test]
+    fn a_status_is_given_back_as_it_was_set() {
+        let back_end = &mut BackEnd::new(OVS);
+        assert_eq!(asked(back_end, 39, &word(0xb), false), None);
+        assert_eq!(asked(back_end, 40, &[], false), Some(word(0xb)));
+    }
+
+    #[test]
+    fn setting_is_answered_where_that_was_agreed_and_asked_for() {
+        let back_end = &mut BackEnd::new(OVS);
+        assert_eq!(asked(back_end, 5, &[0; 8], true), None);
+        // The message that agrees on it is itself answered.
+        assert_eq!(asked(back_end, 16, &word(u64::MAX), true), Some(word(0)));
+        for request in [2, 3, 5, 8, 9, 12, 18, 19, 20, 22, 23, 37, 39] {
+            assert_eq!(asked(back_end, request, &[0; 8], true), Some(word(0)), "request {request}");
+            assert_eq!(asked(back_end, request, &[0; 8], false), None, "request {request}");
+        }
+        assert_eq!(asked(back_end, 6, &[0; 16], false), Some(word(0)));
+    }
+
+    #[test]
+    fn a_ring_stands_where_it_was_set() {
+        let back_end = &mut BackEnd::new(OVS);
+        let ring = |index: u32, base: u32| [index.to_ne_bytes(), base.to_ne_bytes()].concat();
+        assert_eq!(asked(back_end, 10, &ring(3, 0x8001), false), None);
+        assert_eq!(asked(back_end, 11, &ring(3, 0), false), Some(ring(3, 0x8001)));
+        assert_eq!(asked(back_end, 11, &ring(4, 0), false), Some(ring(4, 0)));
+    }
+
+    #[test]
+    fn what_cannot_be_answered_ends_the_connection_and_never_panics() {
+        let back_end = &mut BackEnd::new(OVS);
+        for request in [0, 24, 26, 28, 29, 30, 31, 36, 41, 42, 43, 44, 45, u32::MAX] {
+            assert!(back_end.answer(&Message::ask(request, &[])).is_err(), "request {request}");
+        }
+        for (request, size) in [(10, 4), (10, 9), (11, 0), (16, 4), (39, 1)] {
+            assert!(back_end.answer(&Message::ask(request, &vec![0xff; size])).is_err(), "request {request}");
+        }
+        assert!(back_end.answer(&Message::ask(10, &[0xff; 8])).is_err(), "ring 4294967295");
+        assert!(back_end.answer(&Message::ask(1, &[]).reply(&[0; 8])).is_err());
+        for request in 0..64 {
+            for size in [0, 1, 8, 12, 264, 4096] {
+                let _ = back_end.answer(&Message::ask(request, &vec![0xff; size]));
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What a data plane offers, as it says itself.
+
+use std::fmt;
+
+use super::message::{Fault, Line, Message, request};
+use crate::deadline::Deadline;
+
+/// `VHOST_USER_F_PROTOCOL_FEATURES`: the virtio feature bit by which a back end says that it has protocol features.
+const F_PROTOCOL_FEATURES: u64 = 1 << 30;
+
+/// `VIRTIO_F_IOMMU_PLATFORM` (virtio 1.0, 6): QEMU takes a back end that offers it only with BACKEND_REQ beside it.
+pub(super) const F_IOMMU_PLATFORM: u64 = 1 << 33;
+
+/// Most queue pairs and memory slots that are believed: virtio numbers queues with 16 bits.
+const COUNT_LIMIT: u64 = 1 << 15;
+
+/// Protocol features that matter here; "Protocol features" of the specification.
+pub(super) mod protocol {
+    pub const MQ: u64 = 1 << 0;
+    pub const LOG_SHMFD: u64 = 1 << 1;
+    pub const RARP: u64 = 1 << 2;
+    pub const REPLY_ACK: u64 = 1 << 3;
+    pub const NET_MTU: u64 = 1 << 4;
+    pub const BACKEND_REQ: u64 = 1 << 5;
+    pub const CROSS_ENDIAN: u64 = 1 << 6;
+    pub const RESET_DEVICE: u64 = 1 << 13;
+    pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
+    pub const STATUS: u64 = 1 << 16;
+}
+
+/// What a data plane offers for one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Figures {
+    /// Virtio features.
+    pub features: u64,
+    /// Vhost-user protocol features; none if it does not know of such.
+    pub protocol_features: u64,
+    /// Queue pairs, 1 to 32768. A NIC with more would keep QEMU in a loop for ever.
+    pub queues: u64,
+    /// Memory regions that it can have added one by one, if it offers that.
+    pub memory_slots: Option<u64>,
+}
+
+impl Figures {
+    /// Asks the data plane at the other end of the line, as QEMU would as front end, in QEMU's order.
+    ///
+    /// # Errors
+    /// Any [`Fault`], among them that an answer cannot be true.
+    pub fn learn(line: &mut Line, deadline: Deadline) -> Result<Self, Fault> {
+        let features = line.ask(request::GET_FEATURES, deadline)?;
+        let mut figures = Self { features, protocol_features: 0, queues: 1, memory_slots: None };
+        if features & F_PROTOCOL_FEATURES == 0 {
+            return Ok(figures);
+        }
+        figures.protocol_features = line.ask(request::GET_PROTOCOL_FEATURES, deadline)?;
+        // What follows may be asked only by one who took the feature.
+        let taken = figures.protocol_features & (protocol::MQ | protocol::CONFIGURE_MEM_SLOTS);
+        line.send(&Message::ask(request::SET_PROTOCOL_FEATURES, &taken.to_ne_bytes()), deadline)?;
+        if taken & protocol::MQ != 0 {
+            figures.queues = believable("queue pairs", line.ask(request::GET_QUEUE_NUM, deadline)?)?;
+        }
+        if taken & protocol::CONFIGURE_MEM_SLOTS != 0 {
+            let slots = believable("memory slots", line.ask(request::GET_MAX_MEM_SLOTS, deadline)?)?;
+            figures.memory_slots = Some(slots);
+        }
+        Ok(figures)
+    }
+
+    /// The protocol features that a stand-in offers for this data plane: those that it can keep to, and no others. QEMU
+    /// agrees on them anew when the data plane itself connects, so that less is no loss; the virtio features, which the
+    /// guest sees, must be exactly the data plane's.
+    ///
+    /// Left out are those that bring an answer with a descriptor (INFLIGHT_SHMFD, PAGEFAULT, SHARED_OBJECT,
+    /// DEVICE_STATE), another layout (XEN_MMAP) or another channel (INBAND_NOTIFICATIONS, BACKEND_REQ and what rides on
+    /// it), and CONFIG, which QEMU does not take from a NIC's back end.
+    #[must_use]
+    pub fn stand_in(&self) -> u64 {
+        use protocol as p;
+        let mut kept = p::MQ | p::LOG_SHMFD | p::RARP | p::REPLY_ACK | p::NET_MTU | p::CROSS_ENDIAN | p::RESET_DEVICE;
+        kept |= p::CONFIGURE_MEM_SLOTS | p::STATUS;
+        if self.features & F_IOMMU_PLATFORM != 0 {
+            kept |= p::BACKEND_REQ;
+        }
+        self.protocol_features & kept
+    }
+}
+
+fn believable(what: &str, count: u64) -> Result<u64, Fault> {
+    if (1..=COUNT_LIMIT).contains(&count) {
+        return Ok(count);
+    }
+    Err(Fault::Nonsense(format!("it says that it has {count} {what}")))
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { features, protocol_features, queues, .. } = self;
+        write!(f, "features={features:#x} protocol_features={protocol_features:#x} queues={queues}")?;
+        self.memory_slots.map_or(Ok(()), |slots| write!(f, " memory_slots={slots}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    /// Lets a data plane answer with these words in turn, and returns what was learnt and what it was asked.
+    fn learn(answers: &[u64]) -> (Result<Figures, Fault>, Vec<u32>) {
+        let (peer, own) = UnixStream::pair().unwrap();
+        let mut own = Line::new(own).unwrap();
+        let deadline = Deadline::after(Duration::from_millis(500));
+        let answers = answers.to_vec();
+        let data_plane = std::thread::spawn(move || {
+            let mut peer = Line::new(peer).unwrap();
+            let (mut answers, mut asked) = (answers.into_iter(), Vec::new());
+            while let Ok(message) = peer.receive(deadline) {
+                asked.push(message.request);
+                if message.request == request::SET_PROTOCOL_FEATURES {
+                    continue;
+                }
+                let Some(answer) = answers.next() else { break };
+                peer.send(&message.reply(&answer.to_ne_bytes()), deadline).unwrap();
+            }
+            asked
+        });
+        let learnt = Figures::learn(&mut own, deadline);
+        drop(own);
+        (learnt, data_plane.join().unwrap())
+    }
+
+    #[test]
+    fn ovs_is_understood() {
+        let (learnt, asked) = learn(&[0xd7c6_6a7ca, 0x10cbf, 128]);
+        let ovs = Figures { features: 0xd7c6_6a7ca, protocol_features: 0x10cbf, queues: 128, memory_slots: None };
+        assert_eq!((learnt, asked.as_slice()), (Ok(ovs), [1, 15, 16, 17].as_slice()));
+        // MQ, LOG_SHMFD, RARP, REPLY_ACK, NET_MTU and STATUS; not BACKEND_REQ (5), nor 7, 10, 11.
+        assert_eq!(ovs.stand_in(), 0x1001f);
+        assert_eq!(ovs.to_string(), "features=0xd7c66a7ca protocol_features=0x10cbf queues=128");
+    }
+
+    #[test]
+    fn an_old_data_plane_has_one_queue_pair_and_is_asked_no_more() {
+        let (learnt, asked) = learn(&[0x1_0000_0000]);
+        assert_eq!((learnt.unwrap().queues, asked), (1, vec![1]));
+        let (learnt, asked) = learn(&[F_PROTOCOL_FEATURES, protocol::STATUS]);
+        assert_eq!((learnt.unwrap().queues, asked), (1, vec![1, 15, 16]));
+    }
+
+    #[test]
+    fn memory_slots_are_learnt_where_they_are_offered() {
+        let (learnt, _) = learn(&[F_PROTOCOL_FEATURES, protocol::CONFIGURE_MEM_SLOTS, 32]);
+        assert_eq!(learnt.unwrap().memory_slots, Some(32));
+    }
+
+    #[test]
+    fn back_end_requests_are_offered_only_where_qemu_insists_on_them() {
+        let (learnt, _) = learn(&[F_PROTOCOL_FEATURES | F_IOMMU_PLATFORM, u64::MAX, 4, 8]);
+        assert_eq!(learnt.unwrap().stand_in() & protocol::BACKEND_REQ, protocol::BACKEND_REQ);
+    }
+
+    #[test]
+    fn counts_that_cannot_be_are_not_believed() {
+        for count in [0, COUNT_LIMIT + 1, u64::MAX] {
+            let (learnt, _) = learn(&[F_PROTOCOL_FEATURES, protocol::MQ, count]);
+            assert!(matches!(learnt, Err(Fault::Nonsense(_))), "{learnt:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_hangs_up_half_way_is_closed() {
+        assert_eq!(learn(&[F_PROTOCOL_FEATURES]).0, Err(Fault::Closed));
+    }
+}

@@ -1,0 +1,234 @@
+//! The guard: frees a VM that waits for a data plane which hangs while it is connected.
+//!
+//! QEMU asks its back end, and waits for the answer without end and with its global lock held: in the handshake, when the
+//! guest's driver starts or stops the NIC, and so also when the NIC is unplugged. A data plane that is killed ends that
+//! wait, since its connection closes; one that is stopped (SIGSTOP, a debugger) or stuck does not, and no command to QEMU
+//! or libvirt does either. What does is closing the connection: QEMU takes that as a link that went down, and the data
+//! plane connects again when it is back.
+//!
+//! So while it is the plugin that makes QEMU speak with the data plane, a guard looks whether a thread of QEMU's waits in
+//! a call on its end of the connection (`/proc/<pid>/task/<tid>/syscall`, proc(5)). If the data plane's process is stopped
+//! then, or the wait has lasted longer than any handshake does, it takes a duplicate of QEMU's end (pidfd_getfd(2), Linux
+//! 5.6) and shuts it down. Both need what ptrace(2) needs, which root on the host has (unless `kernel.yama.ptrace_scope`
+//! is 3): without it, the guard guards nothing, and all else works the same.
+//!
+//! QEMU's descriptors are the tenant's. A duplicate is used only if it is the very socket that was accepted at the NIC's
+//! path, so that the worst a tenant gets by tricks is its own connection closed.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::socket::{Shutdown, getsockopt, shutdown, sockopt};
+
+use crate::deadline::Deadline;
+use crate::sys;
+
+/// How often QEMU's threads are looked at: a part of the time that the VM stands still.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// How long an answer may take of a data plane that is not stopped. Mapping a large VM's memory takes some time.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How many looks are made with what was found at one.
+const LOOKS: u32 = 40;
+
+/// Most threads of a QEMU that are looked at.
+const THREAD_LIMIT: usize = 1024;
+
+/// QEMU's end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The process that has it.
+    pub pid: i32,
+    /// That process' directory below `/proc`, by a path that stays with the process.
+    pub proc: PathBuf,
+    /// Its descriptor.
+    pub descriptor: i32,
+    /// The socket's inode.
+    pub inode: u64,
+}
+
+/// Does some work under guard, and tells how many connections had to be shut down. `ends` tells QEMU's ends of all
+/// connections at the NIC's socket.
+///
+/// # Errors
+/// That no thread could be made; the work is not begun then.
+pub fn during<T>(ends: impl Fn() -> Vec<End> + Send, work: impl FnOnce() -> T) -> Result<(T, u32), sys::Error> {
+    during_with(PATIENCE, ends, work)
+}
+
+fn during_with<T>(
+    patience: Duration,
+    ends: impl Fn() -> Vec<End> + Send,
+    work: impl FnOnce() -> T,
+) -> Result<(T, u32), sys::Error> {
+    let failed = |error: &std::io::Error| sys::Error::of("clone", Path::new("guard"), error);
+    let (here, there) = UnixStream::pair().map_err(|error| failed(&error))?;
+    thread::scope(|scope| {
+        let guard = thread::Builder::new().spawn_scoped(scope, move || guard(patience, &ends, &there));
+        let guard = guard.map_err(|error| failed(&error))?;
+        let outcome = work();
+        drop(here);
+        Ok((outcome, guard.join().unwrap_or_default()))
+    })
+}
+
+fn guard(patience: Duration, ends: &impl Fn() -> Vec<End>, leave: &UnixStream) -> u32 {
+    let mut cut = 0_u32;
+    // The ends, each with the time since when it has been seen waited on.
+    let mut seen: Vec<(End, Option<Instant>)> = Vec::new();
+    let mut looks = 0_u32;
+    loop {
+        if looks == 0 || seen.is_empty() {
+            let before = std::mem::take(&mut seen);
+            let since = |end: &End| before.iter().find(|(other, _)| other == end).and_then(|(_, since)| *since);
+            seen = ends().into_iter().map(|end| (end.clone(), since(&end))).collect();
+            looks = LOOKS;
+        }
+        looks = looks.saturating_sub(1);
+        for (end, since) in &mut seen {
+            if !end.is_waited_on() {
+                *since = None;
+                continue;
+            }
+            let begun = *since.get_or_insert_with(Instant::now);
+            if end.cut_if(|data_plane| begun.elapsed() >= patience || is_stopped(data_plane)) {
+                cut = cut.saturating_add(1);
+                (*since, looks) = (None, 0);
+            }
+        }
+        let mut leaving = [PollFd::new(leave.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut leaving, Deadline::after(LOOK_AGAIN).poll_timeout()) != Ok(0) {
+            return cut;
+        }
+    }
+}
+
+impl End {
+    /// Whether a thread waits in a call on this descriptor.
+    fn is_waited_on(&self) -> bool {
+        let Ok(threads) = std::fs::read_dir(self.proc.join("task")) else { return false };
+        threads.take(THREAD_LIMIT).flatten().any(|thread| {
+            // "47 0x1d 0x7ffd… …": the call's number and its arguments; "running" if it is in none.
+            let text = sys::read_text(&thread.path().join("syscall"), 1024).unwrap_or_default();
+            let first = text.split_ascii_whitespace().nth(1).and_then(|argument| argument.strip_prefix("0x"));
+            first.and_then(|digits| u64::from_str_radix(digits, 16).ok()) == u64::try_from(self.descriptor).ok()
+        })
+    }
+
+    /// Shuts the connection down if that is found right for the process at its other end.
+    fn cut_if(&self, is_right: impl FnOnce(i32) -> bool) -> bool {
+        let Ok(own) = sys::duplicate(self.pid, self.descriptor) else { return false };
+        self.is_this(&own)
+            && getsockopt(&own, sockopt::PeerCredentials).is_ok_and(|peer| is_right(peer.pid()))
+            && shutdown(own.as_raw_fd(), Shutdown::Both).is_ok()
+    }
+
+    fn is_this(&self, own: &OwnedFd) -> bool {
+        sys::object(own.as_fd()).is_ok_and(|(_, inode)| inode == self.inode)
+    }
+}
+
+/// Whether a process is stopped by a signal or a debugger: the states T and t of proc(5), `/proc/<pid>/stat`.
+fn is_stopped(pid: i32) -> bool {
+    let text = sys::read_text(Path::new(&format!("/proc/{pid}/stat")), 4096).unwrap_or_default();
+    // The command's name, in parentheses, may hold anything.
+    let state = text.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    matches!(state, Some('T' | 't'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::process::{Child, Command, Stdio};
+
+    use rustix::process::{Pid, Signal, kill_process};
+
+    /// This process' end of a connection, as that of a QEMU.
+    fn end(stream: &UnixStream) -> End {
+        let inode = sys::object(stream.as_fd()).unwrap().1;
+        let pid = i32::try_from(std::process::id()).unwrap();
+        End { pid, proc: PathBuf::from(format!("/proc/{pid}")), descriptor: stream.as_raw_fd(), inode }
+    }
+
+    fn read(stream: &UnixStream) -> usize {
+        let mut stream = stream.try_clone().unwrap();
+        stream.read(&mut [0]).unwrap()
+    }
+
+    #[test]
+    fn a_wait_that_lasts_too_long_is_ended() {
+        let (qemu, _data_plane) = UnixStream::pair().unwrap();
+        let ends = || vec![end(&qemu)];
+        // Read through the very descriptor, as QEMU does.
+        let (read, cut) = during_with(Duration::from_millis(100), ends, || (&qemu).read(&mut [0]).unwrap()).unwrap();
+        assert_eq!((read, cut), (0, 1));
+    }
+
+    #[test]
+    fn a_wait_that_is_answered_in_time_is_not_ended() {
+        let (qemu, data_plane) = UnixStream::pair().unwrap();
+        let ends = || vec![end(&qemu)];
+        let answer = move || {
+            thread::sleep(Duration::from_millis(80));
+            std::io::Write::write_all(&mut &data_plane, &[1]).unwrap();
+            data_plane
+        };
+        let work = || {
+            let answering = thread::spawn(answer);
+            let read = (&qemu).read(&mut [0]).unwrap();
+            (read, answering.join().unwrap())
+        };
+        let ((read, _data_plane), cut) = during_with(Duration::from_secs(5), ends, work).unwrap();
+        assert_eq!((read, cut), (1, 0));
+    }
+
+    #[test]
+    fn a_connection_that_nobody_waits_on_is_left_alone() {
+        let (qemu, data_plane) = UnixStream::pair().unwrap();
+        let ends = || vec![end(&qemu)];
+        let ((), cut) =
+            during_with(Duration::from_millis(1), ends, || thread::sleep(Duration::from_millis(60))).unwrap();
+        assert_eq!(cut, 0);
+        std::io::Write::write_all(&mut &data_plane, &[1]).unwrap();
+        assert_eq!(read(&qemu), 1);
+    }
+
+    #[test]
+    fn another_socket_that_took_the_descriptors_number_is_left_alone() {
+        let (qemu, data_plane) = UnixStream::pair().unwrap();
+        let ends = || vec![End { inode: 1, ..end(&qemu) }];
+        let answer = move || {
+            thread::sleep(Duration::from_millis(80));
+            std::io::Write::write_all(&mut &data_plane, &[1]).unwrap();
+        };
+        let work = || {
+            let answering = thread::spawn(answer);
+            let read = (&qemu).read(&mut [0]).unwrap();
+            answering.join().unwrap();
+            read
+        };
+        assert_eq!(during_with(Duration::ZERO, ends, work).unwrap(), (1, 0));
+    }
+
+    #[test]
+    fn a_stopped_process_is_told_from_a_sleeping_one() {
+        let mut child: Child = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap();
+        let (number, pid) = (i32::try_from(child.id()).unwrap(), Pid::from_child(&child));
+        assert!(!is_stopped(number));
+        kill_process(pid, Signal::Stop).unwrap();
+        let soon = Deadline::after(Duration::from_secs(2));
+        while !is_stopped(number) && !soon.passed() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(is_stopped(number));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!is_stopped(number));
+    }
+}

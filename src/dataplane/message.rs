@@ -1,0 +1,376 @@
+//! Vhost-user messages on a stream (QEMU's docs/interop/vhost-user.rst, "Message Specification"): a header of three
+//! 32-bit words (request, flags, size of the payload) and the payload, in the machine's byte order.
+//!
+//! A peer's descriptors (memory, eventfds) are never received: without a buffer for control messages, the kernel drops
+//! those that come with the bytes (unix(7), net/unix/af_unix.c `unix_stream_read_generic`, `scm_recv`), so that they need
+//! neither be counted nor closed. All reads and writes end at a deadline.
+
+use std::fmt;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use nix::poll::{PollFd, PollFlags, poll};
+
+use crate::deadline::Deadline;
+
+/// The requests that are sent or answered here by name; "Front-end message types" of the specification.
+pub mod request {
+    /// Virtio features.
+    pub const GET_FEATURES: u32 = 1;
+    /// Virtio features that the guest took.
+    pub const SET_FEATURES: u32 = 2;
+    /// The memory in which dirty pages are logged.
+    pub const SET_LOG_BASE: u32 = 6;
+    /// Where a ring is to go on.
+    pub const SET_VRING_BASE: u32 = 10;
+    /// Where a ring was stopped.
+    pub const GET_VRING_BASE: u32 = 11;
+    /// Protocol features.
+    pub const GET_PROTOCOL_FEATURES: u32 = 15;
+    /// Protocol features that the front end took.
+    pub const SET_PROTOCOL_FEATURES: u32 = 16;
+    /// Queue pairs.
+    pub const GET_QUEUE_NUM: u32 = 17;
+    /// Memory regions that can be added one by one.
+    pub const GET_MAX_MEM_SLOTS: u32 = 36;
+    /// The device status, to the back end.
+    pub const SET_STATUS: u32 = 39;
+    /// The device status, from the back end.
+    pub const GET_STATUS: u32 = 40;
+}
+
+/// Highest request that the specification numbers today (`GET_SHMEM_CONFIG`).
+pub const LAST_REQUEST: u32 = 44;
+
+/// Largest payload that is taken, in bytes. The largest that QEMU sends here is a memory table of some 300.
+pub const PAYLOAD_LIMIT: usize = 4096;
+
+const HEADER: usize = 12;
+const VERSION_MASK: u32 = 0x3;
+const VERSION: u32 = 0x1;
+const REPLY: u32 = 0x4;
+const NEED_REPLY: u32 = 0x8;
+
+/// What is wrong with a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It closed the connection.
+    Closed,
+    /// It did not answer, or did not send the rest of a message, in time.
+    Silent,
+    /// It sent something that no vhost-user peer sends: in words.
+    Nonsense(String),
+    /// The connection failed: in words.
+    Broken(String),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("it closed the connection"),
+            Self::Silent => f.write_str("it did not answer in time"),
+            Self::Nonsense(what) => write!(f, "it does not speak vhost-user: {what}"),
+            Self::Broken(error) => write!(f, "the connection failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Broken(error.to_string()),
+        }
+    }
+}
+
+impl From<nix::Error> for Fault {
+    fn from(errno: nix::Error) -> Self {
+        std::io::Error::from(errno).into()
+    }
+}
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Its request.
+    pub request: u32,
+    /// Whether it answers one.
+    pub is_reply: bool,
+    /// Whether its sender waits for an answer that this kind of message would not have by itself (REPLY_ACK).
+    pub needs_reply: bool,
+    /// Its payload.
+    pub payload: Vec<u8>,
+}
+
+impl Message {
+    /// A request.
+    #[must_use]
+    pub fn ask(request: u32, payload: &[u8]) -> Self {
+        Self { request, is_reply: false, needs_reply: false, payload: payload.to_vec() }
+    }
+
+    /// The answer to a message.
+    #[must_use]
+    pub fn reply(&self, payload: &[u8]) -> Self {
+        Self { request: self.request, is_reply: true, needs_reply: false, payload: payload.to_vec() }
+    }
+
+    /// The payload as one 64-bit word, if it is that.
+    #[must_use]
+    pub fn word(&self) -> Option<u64> {
+        self.payload.as_slice().try_into().ok().map(u64::from_ne_bytes)
+    }
+
+    /// The payload as a ring's index and a number, if it is that ("A vring state description").
+    #[must_use]
+    pub fn ring(&self) -> Option<(u32, u32)> {
+        let (index, number) = self.payload.split_first_chunk()?;
+        Some((u32::from_ne_bytes(*index), u32::from_ne_bytes(number.try_into().ok()?)))
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut flags = VERSION;
+        flags |= if self.is_reply { REPLY } else { 0 };
+        flags |= if self.needs_reply { NEED_REPLY } else { 0 };
+        // Payloads are made in this crate: a few words.
+        let size = u32::try_from(self.payload.len()).unwrap_or(u32::MAX);
+        let mut bytes = Vec::with_capacity(HEADER.saturating_add(self.payload.len()));
+        for word in [self.request, flags, size] {
+            bytes.extend_from_slice(&word.to_ne_bytes());
+        }
+        bytes.extend_from_slice(&self.payload);
+        bytes
+    }
+
+    /// A message without its payload, and how long that is.
+    fn head(header: [u8; HEADER]) -> Result<(Self, usize), Fault> {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = header;
+        let [request, flags, size] = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes);
+        if flags & VERSION_MASK != VERSION {
+            return Err(Fault::Nonsense(format!("a message of version {}", flags & VERSION_MASK)));
+        }
+        let size = usize::try_from(size).ok().filter(|size| *size <= PAYLOAD_LIMIT).ok_or_else(|| {
+            Fault::Nonsense(format!("a message of {size} bytes, of which {PAYLOAD_LIMIT} would be taken"))
+        })?;
+        let (is_reply, needs_reply) = (flags & REPLY != 0, flags & NEED_REPLY != 0);
+        Ok((Self { request, is_reply, needs_reply, payload: Vec::new() }, size))
+    }
+}
+
+/// A connection on which messages go.
+#[derive(Debug)]
+pub struct Line {
+    stream: UnixStream,
+}
+
+impl Line {
+    /// Takes over a connected stream.
+    ///
+    /// # Errors
+    /// fcntl(2)'s.
+    pub fn new(stream: UnixStream) -> Result<Self, Fault> {
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream })
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    /// Any [`Fault`]; [`Fault::Silent`] if the message is not here in full at the deadline.
+    pub fn receive(&mut self, deadline: Deadline) -> Result<Message, Fault> {
+        let mut header = [0; HEADER];
+        self.fill(&mut header, deadline)?;
+        let (mut message, size) = Message::head(header)?;
+        message.payload.resize(size, 0);
+        self.fill(&mut message.payload, deadline)?;
+        Ok(message)
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// Any [`Fault`]; [`Fault::Silent`] if the peer has not taken it all by the deadline.
+    pub fn send(&mut self, message: &Message, deadline: Deadline) -> Result<(), Fault> {
+        let bytes = message.bytes();
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            match self.stream.write(rest) {
+                Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::POLLOUT, deadline)?,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks, and waits for the answer to that and nothing else.
+    ///
+    /// # Errors
+    /// Any [`Fault`].
+    pub fn ask(&mut self, request: u32, deadline: Deadline) -> Result<u64, Fault> {
+        self.send(&Message::ask(request, &[]), deadline)?;
+        let answer = self.receive(deadline)?;
+        if answer.request != request || !answer.is_reply {
+            return Err(Fault::Nonsense(format!(
+                "request {request} was answered by {} {}",
+                if answer.is_reply { "a reply to" } else { "the request" },
+                answer.request
+            )));
+        }
+        answer.word().ok_or_else(|| {
+            Fault::Nonsense(format!("request {request} was answered by {} bytes, not by 8", answer.payload.len()))
+        })
+    }
+
+    fn fill(&mut self, mut buffer: &mut [u8], deadline: Deadline) -> Result<(), Fault> {
+        while !buffer.is_empty() {
+            match self.stream.read(buffer) {
+                Ok(0) => return Err(Fault::Closed),
+                Ok(read) => buffer = buffer.get_mut(read..).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::POLLIN, deadline)?,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+            // A peer that sends byte by byte, without a pause, is stopped here.
+            if !buffer.is_empty() && deadline.passed() {
+                return Err(Fault::Silent);
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&self, flags: PollFlags, deadline: Deadline) -> Result<(), Fault> {
+        match poll(&mut [PollFd::new(self.stream.as_fd(), flags)], deadline.poll_timeout()) {
+            Ok(0) => Err(Fault::Silent),
+            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl AsFd for Line {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::IoSlice;
+    use std::os::fd::AsRawFd;
+    use std::time::{Duration, Instant};
+
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+    fn pair() -> (UnixStream, Line) {
+        let (peer, own) = UnixStream::pair().unwrap();
+        (peer, Line::new(own).unwrap())
+    }
+
+    fn soon() -> Deadline {
+        Deadline::after(Duration::from_millis(50))
+    }
+
+    #[test]
+    fn what_is_sent_arrives_as_it_was() {
+        let (peer, mut own) = pair();
+        let mut peer = Line::new(peer).unwrap();
+        let mut message = Message::ask(request::SET_STATUS, &7_u64.to_ne_bytes());
+        message.needs_reply = true;
+        own.send(&message, soon()).unwrap();
+        let seen = peer.receive(soon()).unwrap();
+        assert_eq!((&seen, seen.word()), (&message, Some(7)));
+        peer.send(&seen.reply(&0_u64.to_ne_bytes()), soon()).unwrap();
+        let answer = own.receive(soon()).unwrap();
+        assert!(answer.is_reply && !answer.needs_reply);
+    }
+
+    #[test]
+    fn the_bytes_are_the_specifications() {
+        let (mut peer, mut own) = pair();
+        own.send(&Message::ask(request::GET_FEATURES, &[]), soon()).unwrap();
+        let mut bytes = [0; 12];
+        peer.read_exact(&mut bytes).unwrap();
+        let words = [1_u32, 1, 0].map(u32::to_ne_bytes).concat();
+        assert_eq!(bytes.as_slice(), words);
+    }
+
+    #[test]
+    fn a_payload_of_another_size_is_no_word_and_no_ring() {
+        for size in [0, 7, 9, 16] {
+            let message = Message::ask(1, &vec![0; size]);
+            assert_eq!((message.word(), message.ring()), (None, None));
+        }
+    }
+
+    #[test]
+    fn oversized_truncated_and_foreign_messages_are_faults() {
+        let cases: [(&[u32], Fault); 3] = [
+            (&[1, 1, 4097], Fault::Nonsense("a message of 4097 bytes, of which 4096 would be taken".to_owned())),
+            (&[1, 2, 0], Fault::Nonsense("a message of version 2".to_owned())),
+            (&[1, 1, 8, 0], Fault::Closed),
+        ];
+        for (words, fault) in cases {
+            let (mut peer, mut own) = pair();
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            peer.write_all(&bytes).unwrap();
+            drop(peer);
+            assert_eq!(own.receive(soon()), Err(fault));
+        }
+    }
+
+    #[test]
+    fn silence_and_slow_bytes_end_at_the_deadline() {
+        let (peer, mut own) = pair();
+        let begun = Instant::now();
+        assert_eq!(own.receive(soon()), Err(Fault::Silent));
+        let slow = std::thread::spawn(move || {
+            let mut peer = peer;
+            while peer.write_all(&[1]).is_ok() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        assert_eq!(own.receive(soon()), Err(Fault::Silent));
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        drop(own);
+        slow.join().unwrap();
+    }
+
+    #[test]
+    fn a_peer_that_takes_nothing_ends_at_the_deadline() {
+        let (_peer, mut own) = pair();
+        let big = Message::ask(1, &[0; PAYLOAD_LIMIT]);
+        let fault = std::iter::repeat_with(|| own.send(&big, soon())).find_map(Result::err);
+        assert_eq!(fault, Some(Fault::Silent));
+    }
+
+    #[test]
+    fn no_descriptor_of_a_peer_enters_the_process() {
+        // A file that nobody else has open, so that its descriptors can be told from those of tests beside this one.
+        let path = std::env::temp_dir().join(format!("vhu-message-{}", std::process::id()));
+        let file = std::fs::File::create(&path).unwrap();
+        let open = || {
+            let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            links.filter(|link| std::fs::read_link(link.path()).is_ok_and(|to| to == path)).count()
+        };
+        let before = open();
+        let (peer, mut own) = pair();
+        let mut message = Message::ask(5, &[0; 8]);
+        message.needs_reply = true;
+        let descriptors = [file.as_raw_fd(); 250];
+        for _ in 0..20 {
+            let bytes = message.bytes();
+            let (iov, control) = ([IoSlice::new(&bytes)], [ControlMessage::ScmRights(&descriptors)]);
+            sendmsg::<()>(peer.as_raw_fd(), &iov, &control, MsgFlags::empty(), None).unwrap();
+            assert_eq!(own.receive(soon()).unwrap(), message);
+        }
+        assert_eq!((before, open()), (1, 1));
+        std::fs::remove_file(path).unwrap();
+    }
+}

@@ -1,0 +1,330 @@
+//! The probe: before the VM is touched, the data plane is met at the socket's own path, and asked what it offers.
+//!
+//! QEMU will be the server there, and the data plane the client that tries again and again. So listening at the path for
+//! a moment shows that a data plane runs, has the port, and sees the path, whichever data plane it is.
+//!
+//! Who else might come: the socket lies in the pod's volume, where the pod's processes may connect to it too, or put
+//! something else at the name. Connections of the pod's own are refused, so that a tenant does not play the data plane by
+//! accident or for fun. One that gets past that (by handing its connection on) gains nothing but wrong figures for its
+//! own NIC, and one that takes the name away keeps the probe from being reached: both only harm themselves.
+//!
+//! A call that is killed here leaves a socket file that nobody listens on; the next one removes it.
+
+use std::fmt;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::socket::{getsockopt, sockopt};
+
+use super::figures::Figures;
+use super::message::{Fault, Line};
+use super::seat::{Seat, SocketFile};
+use crate::deadline::Deadline;
+use crate::sys;
+
+/// How long one data plane may take to say what it offers. OVS needs less than 10 ms.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why the data plane was not met.
+#[derive(Clone, Debug)]
+pub enum Error {
+    /// Nobody connected, but for `refused` connections of the pod's own.
+    Nobody {
+        /// The socket's path on the host.
+        path: PathBuf,
+        /// How many were refused.
+        refused: u32,
+    },
+    /// Somebody did, and did not answer as a data plane does.
+    Fault {
+        /// The socket's path on the host.
+        path: PathBuf,
+        /// What was wrong with the last one.
+        fault: Fault,
+    },
+    /// Something else than a socket is at the socket's name, or it cannot be listened on.
+    System(sys::Error),
+}
+
+impl Error {
+    /// Whether something is at the socket's name that must not be there.
+    #[must_use]
+    pub fn is_foul(&self) -> bool {
+        matches!(self, Self::System(error) if matches!(error.errno(), Errno::ENOTSOCK | Errno::EADDRINUSE))
+    }
+}
+
+impl From<sys::Error> for Error {
+    fn from(error: sys::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nobody { path, refused } => {
+                write!(f, "no data plane connected to {}", path.display())?;
+                if *refused > 0 {
+                    write!(f, " ({refused} connections of the pod's own processes were refused)")?;
+                }
+                Ok(())
+            }
+            Self::Fault { path, fault } => {
+                write!(f, "what connected to {} did not answer as a data plane does: {fault}", path.display())
+            }
+            Self::System(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A data plane that was met. As long as this value lives, it takes itself for connected, and does not come to QEMU's
+/// socket: OVS-DPDK tries again at once when its connection closes (DPDK, lib/vhost/socket.c, `vhost_user_read_cb`), so
+/// that dropping this at the right moment saves the wait for its next round, up to a second.
+#[derive(Debug)]
+pub struct Met {
+    /// What it offers.
+    pub figures: Figures,
+    /// The process that connected.
+    pub pid: i32,
+    line: Line,
+}
+
+impl Met {
+    /// Whether it still answers.
+    ///
+    /// # Errors
+    /// [`Fault::Closed`] if it is gone, [`Fault::Silent`] if it hangs.
+    pub fn is_awake(&mut self, deadline: Deadline) -> Result<(), Fault> {
+        self.line.ask(super::message::request::GET_FEATURES, deadline).map(|_| ())
+    }
+}
+
+/// Listens at the seat until a data plane has connected and answered. `is_foreign` tells whether a process, by its pid,
+/// is none of the pod's. A socket that is at the name already must be one that nobody holds: it is removed.
+///
+/// # Errors
+/// Any [`Error`]; nothing is left at the name then.
+pub fn probe(seat: Seat<'_>, is_foreign: impl Fn(i32) -> bool, deadline: Deadline) -> Result<Met, Error> {
+    if let Some(left_over) = seat.file()? {
+        seat.remove(&left_over)?;
+    }
+    let (listener, file) = seat.listen()?;
+    let met = meet(&listener, seat, is_foreign, deadline);
+    // Whoever still waits to be taken is turned away before the name is free for QEMU.
+    drop(listener);
+    let removed = remove(seat, &file);
+    let met = met?;
+    removed?;
+    Ok(met)
+}
+
+/// Removes our socket's file. What somebody put in its place stays, and is told of: QEMU could not listen there.
+fn remove(seat: Seat<'_>, file: &SocketFile) -> Result<(), Error> {
+    if !seat.remove(file)? && seat.file()?.is_some() {
+        return Err(sys::Error::of("unlinkat", seat.path(), &Errno::EADDRINUSE.into()).into());
+    }
+    Ok(())
+}
+
+fn meet(
+    listener: &UnixListener,
+    seat: Seat<'_>,
+    is_foreign: impl Fn(i32) -> bool,
+    deadline: Deadline,
+) -> Result<Met, Error> {
+    let mut refused = 0_u32;
+    let mut last = None;
+    while let Some(stream) = next(listener, deadline).map_err(|errno| failed(seat, "accept", errno))? {
+        let peer = getsockopt(&stream, sockopt::PeerCredentials).map_err(|errno| failed(seat, "getsockopt", errno))?;
+        if !is_foreign(peer.pid()) {
+            refused = refused.saturating_add(1);
+            continue;
+        }
+        match talk(stream, deadline.at_most(PATIENCE)) {
+            Ok((figures, line)) => return Ok(Met { figures, pid: peer.pid(), line }),
+            Err(fault) => last = Some(fault),
+        }
+    }
+    let path = seat.path().to_owned();
+    Err(match last {
+        Some(fault) => Error::Fault { path, fault },
+        None => Error::Nobody { path, refused },
+    })
+}
+
+fn talk(stream: UnixStream, deadline: Deadline) -> Result<(Figures, Line), Fault> {
+    let mut line = Line::new(stream)?;
+    let figures = Figures::learn(&mut line, deadline)?;
+    Ok((figures, line))
+}
+
+/// The next connection; `None` at the deadline.
+fn next(listener: &UnixListener, deadline: Deadline) -> Result<Option<UnixStream>, Errno> {
+    loop {
+        if deadline.passed() {
+            return Ok(None);
+        }
+        match poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], deadline.poll_timeout()) {
+            Ok(0) | Err(Errno::EINTR) => continue,
+            Ok(_) => {}
+            Err(errno) => return Err(errno),
+        }
+        match listener.accept() {
+            Ok((stream, _)) => return Ok(Some(stream)),
+            // Gone again before it was taken.
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {}
+            Err(error) => return Err(Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO))),
+        }
+    }
+}
+
+fn failed(seat: Seat<'_>, call: &'static str, errno: Errno) -> Error {
+    sys::Error::of(call, seat.path(), &errno.into()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::backend::BackEnd;
+    use super::super::seat::scratch::Scratch;
+    use super::*;
+    use std::io::Write;
+    use std::path::Path;
+    use std::thread::{self, JoinHandle};
+    use std::time::Instant;
+
+    const OVS: Figures =
+        Figures { features: 0xd7c6_6a7ca, protocol_features: 0x1001f, queues: 128, memory_slots: None };
+
+    fn within(millis: u64) -> Deadline {
+        Deadline::after(Duration::from_millis(millis))
+    }
+
+    /// Connects to the path as soon as somebody listens there, and does with the connection what it is told.
+    fn client(path: &Path, act: impl FnOnce(UnixStream) + Send + 'static) -> JoinHandle<()> {
+        let path = path.to_owned();
+        thread::spawn(move || {
+            let stream = loop {
+                match UnixStream::connect(&path) {
+                    Ok(stream) => break stream,
+                    Err(_) => thread::sleep(Duration::from_millis(1)),
+                }
+            };
+            act(stream);
+        })
+    }
+
+    /// A data plane: answers until it is hung up on.
+    fn answers(stream: UnixStream) {
+        let (mut line, mut back_end) = (Line::new(stream).unwrap(), BackEnd::new(OVS));
+        while let Ok(message) = line.receive(within(2000)) {
+            if let Some(answer) = back_end.answer(&message).unwrap() {
+                line.send(&answer, within(100)).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_data_plane_is_met_and_nothing_is_left_at_the_name() {
+        let scratch = Scratch::new("probe-met");
+        let data_plane = client(&scratch.path, answers);
+        let mut met = probe(scratch.seat(), |_| true, within(5000)).unwrap();
+        assert_eq!(met.figures, OVS);
+        assert!(!scratch.path.exists());
+        met.is_awake(within(500)).unwrap();
+        drop(met);
+        data_plane.join().unwrap();
+    }
+
+    #[test]
+    fn nobody_is_waited_for_until_the_deadline() {
+        let scratch = Scratch::new("probe-nobody");
+        let begun = Instant::now();
+        let error = probe(scratch.seat(), |_| true, within(60)).unwrap_err();
+        assert!(matches!(error, Error::Nobody { refused: 0, .. }), "{error}");
+        assert!(error.to_string().contains(scratch.path.to_str().unwrap()));
+        assert!((60..1000).contains(&begun.elapsed().as_millis()) && !scratch.path.exists());
+    }
+
+    #[test]
+    fn the_pods_own_processes_are_refused() {
+        let scratch = Scratch::new("probe-refused");
+        let own = i32::try_from(std::process::id()).unwrap();
+        let tenant = client(&scratch.path, answers);
+        let error = probe(scratch.seat(), |pid| pid != own, within(200)).unwrap_err();
+        assert!(matches!(error, Error::Nobody { refused: 1, .. }), "{error}");
+        tenant.join().unwrap();
+    }
+
+    #[test]
+    fn after_one_that_hangs_up_another_is_taken() {
+        let scratch = Scratch::new("probe-second");
+        client(&scratch.path, drop).join_when_met(&scratch, OVS);
+    }
+
+    trait JoinWhenMet {
+        fn join_when_met(self, scratch: &Scratch, figures: Figures);
+    }
+
+    impl JoinWhenMet for JoinHandle<()> {
+        fn join_when_met(self, scratch: &Scratch, figures: Figures) {
+            let path = scratch.path.clone();
+            let second = thread::spawn(move || {
+                self.join().unwrap();
+                client(&path, answers).join().unwrap();
+            });
+            assert_eq!(probe(scratch.seat(), |_| true, within(5000)).unwrap().figures, figures);
+            second.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn silence_slow_bytes_and_nonsense_are_faults() {
+        let slow = |mut stream: UnixStream| {
+            while stream.write_all(&[1]).is_ok() {
+                thread::sleep(Duration::from_millis(5));
+            }
+        };
+        let liar = |mut stream: UnixStream| {
+            let words = [17_u32, 5, 8, 0, 0].map(u32::to_ne_bytes).concat();
+            let _ = stream.write_all(&words);
+            thread::sleep(Duration::from_millis(50));
+        };
+        let silent = |stream: UnixStream| {
+            thread::sleep(Duration::from_millis(400));
+            drop(stream);
+        };
+        let mut faults = Vec::new();
+        let acts: [Box<dyn FnOnce(UnixStream) + Send>; 3] = [Box::new(slow), Box::new(liar), Box::new(silent)];
+        for act in acts {
+            let scratch = Scratch::new("probe-fault");
+            let data_plane = client(&scratch.path, act);
+            match probe(scratch.seat(), |_| true, within(200)) {
+                Err(Error::Fault { fault, .. }) => faults.push(fault),
+                other => panic!("{other:?}"),
+            }
+            assert!(!scratch.path.exists());
+            data_plane.join().unwrap();
+        }
+        assert!(matches!(faults.as_slice(), [_, Fault::Nonsense(_), Fault::Silent]), "{faults:?}");
+    }
+
+    #[test]
+    fn a_left_over_socket_is_removed_and_anything_else_is_foul() {
+        let scratch = Scratch::new("probe-left-over");
+        drop(UnixListener::bind(&scratch.path).unwrap());
+        let error = probe(scratch.seat(), |_| true, within(20)).unwrap_err();
+        assert!(matches!(error, Error::Nobody { .. }) && !scratch.path.exists(), "{error}");
+        std::fs::write(&scratch.path, "").unwrap();
+        assert!(probe(scratch.seat(), |_| true, within(20)).unwrap_err().is_foul());
+        std::fs::remove_file(&scratch.path).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &scratch.path).unwrap();
+        assert!(probe(scratch.seat(), |_| true, within(20)).unwrap_err().is_foul());
+    }
+}

@@ -1,0 +1,164 @@
+//! The NIC's link to the data plane, as ADD makes it: meet the data plane, plug the NIC with a stand-in in its place, and
+//! hand QEMU over to it.
+//!
+//! In this order nothing that may hang is ever waited for by QEMU, unless the data plane stops in the few milliseconds
+//! in which QEMU speaks with it: it has just answered when QEMU is handed over.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::cni::Error;
+use crate::dataplane::message::Fault;
+use crate::dataplane::probe::{self, Met};
+use crate::dataplane::seat::Seat;
+use crate::dataplane::{connected, guard, standin};
+use crate::deadline::Deadline;
+use crate::libvirt::{Client, Domain};
+use crate::pod::process::Process;
+use crate::vm::attach;
+use crate::vm::detach::{self, Target};
+use crate::vm::interface::Interface;
+
+use super::fault;
+use super::journal::Journal;
+use super::plug::Failure;
+use super::sandbox::Living;
+
+/// How often the data plane's connection is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// How long the data plane's connection must last: QEMU closes one that it cannot use, some milliseconds after it came.
+const SETTLED: Duration = Duration::from_millis(50);
+
+/// How long the guest has to let go of a NIC that turned out to be of no use.
+const TAKE_BACK: Duration = Duration::from_secs(10);
+
+/// A link that is to be made.
+pub struct Link<'a> {
+    /// What lives of the pod.
+    pub living: &'a Living,
+    /// The NIC's socket in the pod's volume.
+    pub seat: Seat<'a>,
+    /// Its path as QEMU knows it.
+    pub inside: &'a str,
+    /// Its path as the data plane knows it.
+    pub outside: &'a str,
+    /// When to give up.
+    pub deadline: Deadline,
+}
+
+impl Link<'_> {
+    /// Meets the data plane, before the VM is touched.
+    ///
+    /// # Errors
+    /// That the socket is in use, that no data plane came, or that it does not answer.
+    pub fn meet(&self) -> Result<Met, Error> {
+        if connected::is_listening(&self.living.unix_sockets(), self.inside) {
+            return Err(Error::try_again(format!(
+                "Some process of the pod has the NIC's socket {}, though libvirt shows no such NIC: another client's attach \
+                 may be under way, and stuck until the data plane connects to {} (does OVS run?).",
+                self.inside, self.outside
+            )));
+        }
+        let sandbox = &self.living.sandbox;
+        let is_foreign = |pid| Process::open(pid).is_ok_and(|process| !sandbox.holds(&process));
+        // What is left of the time is for plugging: an attach that is begun should not be given up on.
+        let deadline = self.deadline.at_most(self.deadline.remaining() / 2);
+        probe::probe(self.seat, is_foreign, deadline).map_err(|error| fault::data_plane(&error, self.outside))
+    }
+
+    /// Plugs the NIC, and waits until the data plane that was met has it.
+    ///
+    /// # Errors
+    /// Those of attaching; or that the data plane did not connect, and then the NIC is unplugged again.
+    pub fn plug(
+        &self,
+        client: &mut Client,
+        domain: &Domain,
+        asked: &Interface,
+        mut met: Met,
+        journal: &mut Journal,
+    ) -> Result<(), Failure> {
+        let figures = met.figures;
+        // Gone, it has no connection either.
+        let data_plane = Process::open(met.pid).ok();
+        let ends = || self.living.accepted(self.inside, data_plane.as_ref());
+        let accepted = || ends().into_iter().map(|end| end.inode).collect();
+        let plugged = standin::during(self.seat, figures, accepted, || {
+            attach::attach(client, domain, asked, self.deadline)?;
+            journal.did(format_args!("attach {} {} queues={}", asked.alias, asked.mac, asked.queues));
+            // QEMU is not handed over to a data plane that hangs. To one that is gone it is: the next will be awake.
+            match met.is_awake(self.deadline) {
+                Err(Fault::Silent) => {
+                    let why = "the data plane stopped answering";
+                    Err(self.take_back(client, domain, asked, why, journal))
+                }
+                _ => Ok(()),
+            }
+        });
+        let (outcome, served) = plugged.map_err(|error| fault::system("starting the stand-in", &error))?;
+        if let Some(fault) = &served.fault {
+            journal.warn(format_args!("the stand-in's connection to QEMU ended early: {fault}"));
+        }
+        outcome?;
+        journal.saw(format_args!("stand-in: {} messages", served.requests));
+        // From here on QEMU waits for the data plane's answers.
+        let linked = guard::during(ends, || {
+            drop(met);
+            if self.is_connected(&served.accepted, accepted) {
+                journal.saw("data plane connected");
+                return Ok(());
+            }
+            let why = "the data plane did not connect to its socket";
+            Err(self.take_back(client, domain, asked, why, journal))
+        });
+        let (outcome, cut) = linked.map_err(|error| fault::system("starting the guard", &error))?;
+        if cut > 0 {
+            journal.warn(format_args!("the data plane hung, and was cut off to let the VM run on ({cut} times)"));
+        }
+        outcome
+    }
+
+    /// Waits until another than these has connected to QEMU, and stays.
+    fn is_connected(&self, own: &BTreeSet<u64>, accepted: impl Fn() -> BTreeSet<u64>) -> bool {
+        loop {
+            let others: BTreeSet<u64> = accepted().difference(own).copied().collect();
+            if !others.is_empty() {
+                std::thread::sleep(SETTLED);
+                if !others.is_disjoint(&accepted()) {
+                    return true;
+                }
+            }
+            if self.deadline.passed() {
+                return false;
+            }
+            std::thread::sleep(LOOK_AGAIN.min(self.deadline.remaining()));
+        }
+    }
+
+    /// Unplugs a NIC that is of no use without a data plane.
+    fn take_back(
+        &self,
+        client: &mut Client,
+        domain: &Domain,
+        asked: &Interface,
+        why: &str,
+        journal: &mut Journal,
+    ) -> Failure {
+        let target = Target { mac: Some(&asked.mac), path: &asked.path, alias: &asked.alias };
+        let taken = detach::detach(client, domain, target, Deadline::after(TAKE_BACK));
+        let (then, open) = match &taken {
+            Ok(_) => ("so it was unplugged again", false),
+            Err(error) => {
+                journal.warn(format_args!("the NIC could not be unplugged again: {error}"));
+                ("and it could not be unplugged again: DEL will do it", true)
+            }
+        };
+        journal.did("detach");
+        let error = Error::try_again(format!(
+            "The NIC was plugged, but {why}, {then}. Does OVS still run, with a port that has vhost-server-path {}?",
+            self.outside
+        ));
+        Failure { error, open }
+    }
+}
