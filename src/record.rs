@@ -305,10 +305,15 @@ fn read(path: &Path) -> Option<Record> {
         warn!("record {} cannot be read: {error}", path.display());
         return None;
     }
-    match serde_json::from_slice::<Record>(&text) {
-        Ok(record) if record.format <= FORMAT => Some(record),
-        Ok(record) => {
-            warn!("record {} is of format {}, newer than this plugin", path.display(), record.format);
+    // The format first: what else is in a newer one is for its own version to know.
+    let record = serde_json::from_slice::<Head>(&text).and_then(|head| match head.format {
+        ..=FORMAT => serde_json::from_slice(&text).map(Ok),
+        newer => Ok(Err(newer)),
+    });
+    match record {
+        Ok(Ok(record)) => Some(record),
+        Ok(Err(newer)) => {
+            warn!("record {} is of format {newer}, newer than this plugin", path.display());
             None
         }
         Err(error) => {
@@ -316,6 +321,12 @@ fn read(path: &Path) -> Option<Record> {
             None
         }
     }
+}
+
+/// What every format has.
+#[derive(Deserialize)]
+struct Head {
+    format: u32,
 }
 
 impl Record {

@@ -14,9 +14,12 @@ mod libvirt;
 #[allow(dead_code, reason = "shared with the group tests/node, which uses the rest")]
 mod node;
 
+mod daemon;
 mod errors;
+mod event;
 mod kill;
 mod many;
+mod records;
 mod scene;
 mod signals;
 mod strace;

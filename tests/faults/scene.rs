@@ -1,6 +1,6 @@
 //! A pod with a VM, the calls for its NIC, and what must be true after them.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use vhostuser_hotplug::libvirt::Xml;
 
 use super::dataplane::DataPlane;
@@ -11,16 +11,21 @@ use super::node::{Call, KUBELET, Node, Pod, SOCKETS, STATE, VOLUME};
 pub struct Scene<'a> {
     pub node: &'a Node,
     pub pod: Pod<'a>,
-    _double: Double,
+    pub double: Double,
     _plane: DataPlane,
 }
 
 impl<'a> Scene<'a> {
     pub fn new(node: &'a Node) -> Self {
+        Self::with(node, &json!({}))
+    }
+
+    /// With a daemon of its own ways.
+    pub fn with(node: &'a Node, changes: &Value) -> Self {
         let pod = Pod::new(node);
-        let double = Double::start(&pod, &json!({}));
+        let double = Double::start(&pod, changes);
         let plane = DataPlane::start(node, &pod, "net1");
-        Self { node, pod, _double: double, _plane: plane }
+        Self { node, pod, double, _plane: plane }
     }
 
     pub fn call(&self, command: &'static str) -> Call {

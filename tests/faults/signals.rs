@@ -17,7 +17,13 @@ pub fn plugin(call: &Child) -> u32 {
     program(call.id())
 }
 
-/// Lets a stopped call end: nsenter stops along with its child, and only going on itself lets it go on.
+/// Lets a program go on that was stopped. nsenter stops along with its child.
+pub fn go_on(of: u32) {
+    send("CONT", program(of));
+    send("CONT", of);
+}
+
+/// Ends a call, stopped or not.
 pub fn end(call: Child) {
     send("KILL", plugin(&call));
     send("CONT", call.id());

@@ -71,6 +71,11 @@ impl Double {
         Self { child, directory }
     }
 
+    /// The pid of the process that started it, which stays its parent.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The calls received so far, as (name, arguments).
     pub fn calls(&self) -> Vec<(String, Value)> {
         let log = std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
