@@ -117,12 +117,12 @@ fn a_daemon_that_hangs_and_goes_on() {
     let node = Node::new();
     let place = Place::new(&node);
     let double = Double::start(&place.pod, &json!({}));
-    let pid = signals::program(double.pid());
+    let pid = signals::program(double.child.id());
 
     signals::send("STOP", pid);
     place.try_again(&place.short("ADD"), "ADD");
     assert!(node.is_clean(&place.pod.uid), "nothing was asked of the VM, so nothing is left");
-    signals::go_on(double.pid());
+    signals::go_on(double.child.id());
     place.call("ADD").run(&node).succeeded();
     place.whole("ADD");
 
@@ -131,7 +131,7 @@ fn a_daemon_that_hangs_and_goes_on() {
     assert!(node.is_shared(&place.pod.uid), "whether the VM has the NIC is not known");
     let check = place.short("CHECK").run(&node);
     assert_eq!(check.code(), 104, "{check:?}");
-    signals::go_on(double.pid());
+    signals::go_on(double.child.id());
     place.call("CHECK").run(&node).succeeded();
     place.call("DEL").run(&node).succeeded();
     place.clean("DEL");
@@ -146,11 +146,11 @@ fn a_daemon_that_hangs_in_the_middle_of_an_attach() {
     while double.count("attach") == 0 {
         std::thread::sleep(Duration::from_millis(5));
     }
-    signals::send("STOP", signals::program(double.pid()));
+    signals::send("STOP", signals::program(double.child.id()));
     let answer = answer(add.wait_with_output().unwrap());
     assert_eq!(answer.code(), 11, "{answer:?}");
     assert!(node.is_shared(&place.pod.uid), "the attach goes on when libvirt does, and then the NIC needs its share");
-    signals::go_on(double.pid());
+    signals::go_on(double.child.id());
     place.call("ADD").set("attach_timeout", json!(20)).run(&node).succeeded();
     place.whole("ADD");
     assert_eq!(double.count("attach"), 1);

@@ -30,7 +30,8 @@ pub fn example(name: &str) -> PathBuf {
 
 /// A double at work; it ends, and its files go, with this value.
 pub struct Double {
-    child: Child,
+    /// Its starter, nsenter(1).
+    pub child: Child,
     directory: PathBuf,
 }
 
@@ -69,11 +70,6 @@ impl Double {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n", "the double did not start");
         Self { child, directory }
-    }
-
-    /// The pid of the process that started it, which stays its parent.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// The calls received so far, as (name, arguments).
