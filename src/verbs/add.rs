@@ -65,7 +65,14 @@ fn serve(request: &Request, config: &Config, uid: &PodUid, netns: &Path, journal
     let lock = store.lock(uid, deadline).map_err(|error| fault::record(&error))?;
     journal.saw("lock");
     // Again, in the host's namespace and behind the lock.
-    let volume = sandbox::volume(config, uid)?.ok_or_else(|| no_volume(config, Some(uid)))?;
+    let volume = sandbox::volume(config, uid).and_then(|there| there.ok_or_else(|| no_volume(config, Some(uid))));
+    let volume = match volume {
+        Ok(volume) => volume,
+        Err(error) => {
+            undo::let_go(lock, &store, uid);
+            return Err(error);
+        }
+    };
     let share = Share::new(&config.socket_base_dir, uid, &config.volume_name);
 
     let before = store.find(uid, &request.container_id, &request.ifname);

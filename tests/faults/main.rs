@@ -15,6 +15,7 @@ mod libvirt;
 mod node;
 
 mod daemon;
+mod docs;
 mod errors;
 mod event;
 mod kill;
