@@ -102,11 +102,11 @@ fn a_holder_of_the_lock_that_is_killed_lets_go_of_it() {
     let pod = Pod::new(&node);
     let double = Double::start(&pod, &json!({"detach": {"guest": "second-ask"}}));
     let _plane = DataPlane::start(&node, &pod, "net1");
-    let holder = holder(&node, &pod, &double);
+    let mut holder = holder(&node, &pod, &double);
     let began = Instant::now();
     let waiting = patient(Call::new("DEL", &pod.uid, &pod.netns())).start(&node);
     std::thread::sleep(Duration::from_millis(100));
-    signals::end(holder);
+    super::node::end(&mut holder);
     end(waiting).succeeded();
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert!(node.is_clean(&pod.uid));
@@ -119,7 +119,7 @@ fn a_holder_of_the_lock_that_hangs_keeps_its_own_pod_alone() {
     let double = Double::start(&pod, &json!({"detach": {"guest": "second-ask"}}));
     let _plane = DataPlane::start(&node, &pod, "net1");
     let other = Scene::new(&node);
-    let holder = holder(&node, &pod, &double);
+    let mut holder = holder(&node, &pod, &double);
     signals::send("STOP", plugin(&holder));
     let calls = ["ADD", "DEL"].map(|command| {
         let call = Call::new(command, &pod.uid, &pod.netns());
@@ -136,7 +136,7 @@ fn a_holder_of_the_lock_that_hangs_keeps_its_own_pod_alone() {
         assert!(answer.text().contains("still at work"), "{answer:?}");
     }
     assert!(began.elapsed() < Duration::from_secs(4), "bounded by their deadlines: {:?}", began.elapsed());
-    signals::end(holder);
+    super::node::end(&mut holder);
     calls[1].run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
 }

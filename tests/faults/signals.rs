@@ -23,13 +23,6 @@ pub fn go_on(of: u32) {
     send("CONT", of);
 }
 
-/// Ends a call, stopped or not.
-pub fn end(call: Child) {
-    send("KILL", plugin(&call));
-    send("CONT", call.id());
-    drop(call.wait_with_output().unwrap());
-}
-
 pub fn send(signal: &str, pid: u32) {
     let sent = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().unwrap();
     assert!(sent.success(), "kill -{signal} {pid}");

@@ -34,6 +34,8 @@ pub fn end(command: &mut Child) {
         Some(child) => drop(kill(Pid::from_raw(child), Signal::SIGKILL)),
         None => drop(command.kill()),
     }
+    // It stops along with a command that is stopped.
+    let _ = kill(Pid::from_raw(i32::try_from(command.id()).unwrap()), Signal::SIGCONT);
     let _ = command.wait();
 }
 
