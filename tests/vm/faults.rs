@@ -162,6 +162,53 @@ fn a_nic_that_was_made_persistent_does_not_hold_up_the_next_start() {
     assert_eq!(pod.leftovers(), Vec::<String>::new());
 }
 
+/// Kills the plugin's call for the pod, this long after it was first seen.
+fn kill_plugin(pod: &Pod, after: f64) -> bool {
+    let script = format!(
+        "for i in $(seq 500); do for p in /proc/[0-9]*; do \
+         if [ $p/exe -ef /opt/cni/bin/vhostuser-hotplug ] && grep -q {} $p/environ; then \
+         sleep {after}; kill -KILL ${{p#/proc/}}; exit; fi; done; sleep 0.01; done; exit 1",
+        pod.fact("CID")
+    );
+    holds(&["exec", "sh", "-c", &script])
+}
+
+#[test]
+#[ignore = "needs the lab: run tests/run"]
+fn the_plugin_is_killed_in_the_middle_of_an_add() {
+    let pod = Pod::new(&[]);
+    let mut killed = 0;
+    for round in 0..14 {
+        let after = f64::from(round) * 0.15;
+        let hit = std::thread::scope(|scope| {
+            let kill = scope.spawn(|| kill_plugin(&pod, after));
+            pod.add("net1");
+            kill.join().unwrap()
+        });
+        killed += u32::from(hit);
+        if round % 2 == 0 {
+            let nic = pod.add("net1").nic();
+            let xml = lab(&["virsh", &pod.name, "dumpxml", pod.fact("DOMAIN")]);
+            assert_eq!(xml.matches("<interface").count(), 1, "after {after} s\n{xml}");
+            pod.ping(&nic);
+        }
+        // A runtime repeats a DEL until it passes: the attach may still be at work in libvirt.
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            let answer = pod.del("net1");
+            if answer.ok {
+                break;
+            }
+            assert!(answer.code() == 11 && Instant::now() < end, "after {after} s: {answer:#?}\n{}", log());
+        }
+        let xml = lab(&["virsh", &pod.name, "dumpxml", pod.fact("DOMAIN")]);
+        assert!(!xml.contains("<interface"), "after {after} s\n{xml}");
+        assert_eq!(pod.leftovers(), Vec::<String>::new(), "after {after} s");
+    }
+    println!("killed {killed} of 14 ADDs");
+    assert!(killed >= 7, "only {killed} were killed");
+}
+
 /// What a leak would show in: descriptors of libvirtd and QEMU, memory of libvirtd in KiB, mounts of the node, unix sockets
 /// of the pod, and the domain's XML.
 #[derive(Debug)]
