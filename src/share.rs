@@ -5,12 +5,8 @@
 //! directories behind that nothing is mounted on.
 
 use std::fmt;
-use std::fs::DirBuilder;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-
-use nix::sys::stat::{Mode, umask};
 
 use crate::pod::identity::PodUid;
 use crate::pod::volume::Volume;
@@ -55,7 +51,8 @@ impl std::error::Error for Error {}
 #[derive(Clone, Debug)]
 pub struct Share {
     base: PathBuf,
-    relative: PathBuf,
+    uid: String,
+    volume: String,
 }
 
 /// What a handle on the target turned out to be.
@@ -73,13 +70,13 @@ impl Share {
     /// The share of `volume` (a single path component) of the pod `uid` below `base`.
     #[must_use]
     pub fn new(base: &Path, uid: &PodUid, volume: &str) -> Self {
-        Self { base: base.to_owned(), relative: Path::new(uid.as_str()).join(volume) }
+        Self { base: base.to_owned(), uid: uid.to_string(), volume: volume.to_owned() }
     }
 
     /// The directory that the data plane knows.
     #[must_use]
     pub fn target(&self) -> PathBuf {
-        self.base.join(&self.relative)
+        self.base.join(&self.uid).join(&self.volume)
     }
 
     /// Makes the target show the volume, whatever it showed before. Returns whether anything had to be done.
@@ -122,14 +119,7 @@ impl Share {
             match self.look(None)? {
                 Target::Stale(root) => sys::unmount(root.as_fd()).map_err(self.fail("unmounting"))?,
                 Target::Absent => return Ok(changed),
-                Target::Bare(_) | Target::Mounted => {
-                    // Only empty directories go; the data plane's socket of another pod is never in them.
-                    changed |= std::fs::remove_dir(self.target()).is_ok();
-                    if let Some(parent) = self.target().parent() {
-                        changed |= std::fs::remove_dir(parent).is_ok();
-                    }
-                    return Ok(changed);
-                }
+                Target::Bare(_) | Target::Mounted => return Ok(self.remove_directories().is_ok() || changed),
             }
             changed = true;
         }
@@ -148,27 +138,38 @@ impl Share {
         {
             return Ok(Target::Mounted);
         }
-        let parent = self.relative.parent().unwrap_or(Path::new("."));
-        let parent = sys::open_handle(&self.base)
-            .and_then(|base| sys::open_below(base.as_fd(), parent, Walk::Strict))
-            .map_err(&fail)?;
+        let parent = self.open_parent().map_err(&fail)?;
         let same_mount =
             sys::mount_id(parent.as_fd()).map_err(&fail)? == sys::mount_id(target.as_fd()).map_err(&fail)?;
         Ok(if same_mount { Target::Bare(target) } else { Target::Stale(target) })
     }
 
-    /// The target, through no symbolic link below the base: kube-ovn leaves these directories writable for everyone.
-    fn open(&self) -> Result<OwnedFd, sys::Error> {
+    /// The pod's directory, through no symbolic link below the base: kube-ovn leaves these writable for everyone.
+    fn open_parent(&self) -> Result<OwnedFd, sys::Error> {
         let base = sys::open_handle(&self.base)?;
-        sys::open_below(base.as_fd(), &self.relative, Walk::Strict)
+        sys::open_below(base.as_fd(), Path::new(&self.uid), Walk::Strict)
+    }
+
+    fn open(&self) -> Result<OwnedFd, sys::Error> {
+        sys::open_below(self.open_parent()?.as_fd(), Path::new(&self.volume), Walk::Strict)
     }
 
     /// kube-ovn makes base, uid and volume directories with mode 0777, whatever the umask: QEMU's user is anybody.
     fn make(&self) -> Result<(), Error> {
-        let before = umask(Mode::empty());
-        let made = DirBuilder::new().recursive(true).mode(0o777).create(self.target());
-        umask(before);
-        made.map_err(|error| self.fail("making")(sys::Error::of("mkdir", &self.target(), &error)))
+        let make = || {
+            sys::make_open_directories(&self.base)?;
+            sys::make_open_directory(sys::open_handle(&self.base)?.as_fd(), &self.uid)?;
+            sys::make_open_directory(self.open_parent()?.as_fd(), &self.volume)
+        };
+        make().map_err(self.fail("making"))
+    }
+
+    /// Only empty directories go: what is in others is not ours.
+    fn remove_directories(&self) -> Result<(), sys::Error> {
+        sys::remove_directory(self.open_parent()?.as_fd(), &self.volume)?;
+        // Another volume of the pod may be shared beside.
+        let _ = sys::remove_directory(sys::open_handle(&self.base)?.as_fd(), &self.uid);
+        Ok(())
     }
 
     fn fail(&self, doing: &'static str) -> impl Fn(sys::Error) -> Error + use<> {

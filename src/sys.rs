@@ -3,16 +3,18 @@
 //! Everything goes through `nix` (or `rustix`, for pidfd_getfd(2)), so there is no `unsafe` here or anywhere else in the crate.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::sys::stat::{FileStat, Mode, fstat, mkdirat, umask};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 /// A system call that failed: which, on what, and how.
@@ -184,6 +186,40 @@ pub fn enter_host_mounts() -> Result<bool, Error> {
     }
     setns(target, CloneFlags::CLONE_NEWNS).map_err(|errno| Error::new("setns", host.display(), errno))?;
     Ok(true)
+}
+
+/// Makes a directory and its parents, each that is missing with mode 0777 whatever the umask is.
+///
+/// # Errors
+/// mkdir(2)'s.
+pub fn make_open_directories(path: &Path) -> Result<(), Error> {
+    let before = umask(Mode::empty());
+    let made = DirBuilder::new().recursive(true).mode(0o777).create(path);
+    umask(before);
+    made.map_err(|error| Error::of("mkdir", path, &error))
+}
+
+/// Makes the directory `name`, a single path component, in another, with mode 0777 whatever the umask is. One that is
+/// there already is as good.
+///
+/// # Errors
+/// mkdirat(2)'s.
+pub fn make_open_directory(parent: BorrowedFd<'_>, name: &str) -> Result<(), Error> {
+    let before = umask(Mode::empty());
+    let made = mkdirat(parent, name, Mode::from_bits_truncate(0o777));
+    umask(before);
+    match made {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(Error::new("mkdirat", name, errno)),
+    }
+}
+
+/// Removes the empty directory `name`, a single path component, from another.
+///
+/// # Errors
+/// unlinkat(2)'s.
+pub fn remove_directory(parent: BorrowedFd<'_>, name: &str) -> Result<(), Error> {
+    unlinkat(parent, name, UnlinkatFlags::RemoveDir).map_err(|errno| Error::new("unlinkat", name, errno))
 }
 
 /// Binds one directory over another by their handles, then takes away what a tenant's files have no business with on

@@ -267,3 +267,43 @@ fn authenticate(connection: &mut Connection, deadline: Deadline) -> Result<(), E
         )
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::time::Duration;
+
+    use super::super::xdr::Writer;
+    use super::*;
+
+    /// DEVICE_REMOVED of a domain for a subscription, as it is on the wire.
+    fn removed(callback: i32, uuid: [u8; 16]) -> Vec<u8> {
+        let mut writer = Writer::new();
+        for word in [0x2000_8086, 1, 333, 2, 1, 0, callback] {
+            writer.i32(word);
+        }
+        writer.string("vm").unwrap();
+        writer.opaque(&uuid);
+        writer.i32(1);
+        writer.string("ua-a").unwrap();
+        let bytes = writer.into_bytes();
+        let length = u32::try_from(bytes.len() + 4).unwrap();
+        [&length.to_be_bytes()[..], &bytes].concat()
+    }
+
+    #[test]
+    fn only_what_was_subscribed_to_is_an_event() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let subscription = Subscription { callback: 3, kind: EventKind::DeviceRemoved, domain: [9; 16] };
+        let mut client = Client { connection: Connection::new(ours).unwrap(), subscriptions: vec![subscription] };
+        let foreign = [removed(2, [9; 16]), removed(3, [8; 16])].concat();
+        theirs.write_all(&[&foreign[..], &removed(3, [9; 16])].concat()).unwrap();
+        let now = || Deadline::after(Duration::ZERO);
+        // One at a time once the deadline has passed, so that a flood of foreign ones cannot hold the wait.
+        assert_eq!(client.next_event(now()).unwrap(), None);
+        assert_eq!(client.next_event(now()).unwrap(), None);
+        assert!(
+            matches!(client.next_event(now()).unwrap(), Some(Event::DeviceRemoved { alias, .. }) if alias == "ua-a")
+        );
+    }
+}

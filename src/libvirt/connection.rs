@@ -8,12 +8,13 @@
 //! kernel drops descriptors that a peer attaches.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::socket::{MsgFlags, send};
 
 use super::error::{Error, Refusal};
 use super::events::{Arrival, EventKind};
@@ -139,8 +140,8 @@ impl Connection {
         }
     }
 
-    /// The next event, of those that wait or that arrive; None at the deadline. A deadline that has passed takes what
-    /// is there.
+    /// The next event, of those that wait or that arrive; None at the deadline. After a deadline that has passed,
+    /// one frame that is there already is still looked at.
     ///
     /// # Errors
     /// As for [`Connection::call`]; the connection is of no use after any of them.
@@ -152,15 +153,19 @@ impl Connection {
                 self.event_bytes = self.event_bytes.saturating_sub(bytes);
                 return Ok(Some(arrival));
             }
-            let taken = self.receive(deadline).and_then(|frame| match frame.header.kind {
-                Kind::Message => self.message(&frame, deadline),
-                kind => Err(Interrupted::Broken(format!("a {kind:?} that nothing asked for"))),
-            });
-            match taken {
-                Ok(()) if self.events.is_empty() && deadline.passed() => return Ok(None),
-                Ok(()) => {}
+            let frame = match self.receive(deadline) {
+                Ok(frame) => frame,
                 Err(Interrupted::Deadline) => return Ok(None),
                 Err(interrupted) => return Err(self.spoil(interrupted.into_error(doing))),
+            };
+            let taken = match frame.header.kind {
+                Kind::Message => self.message(&frame, deadline),
+                kind => Err(Interrupted::Broken(format!("a {kind:?} that nothing asked for"))),
+            };
+            // Here even the deadline spoils the connection: half of an answer to a ping may have been sent.
+            taken.map_err(|interrupted| self.spoil(interrupted.into_error(doing)))?;
+            if self.events.is_empty() && deadline.passed() {
+                return Ok(None);
             }
         }
     }
@@ -249,11 +254,12 @@ impl Connection {
     /// Sends all of `bytes`.
     fn send(&mut self, mut bytes: &[u8], deadline: Deadline) -> Result<(), Interrupted> {
         while !bytes.is_empty() {
-            match self.stream.write(bytes) {
+            // Without a signal: a daemon that hangs up must not end the process, whatever it does about SIGPIPE.
+            match send(self.stream.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
                 Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::POLLOUT, deadline)?,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
+                Err(Errno::EAGAIN) => self.wait(PollFlags::POLLOUT, deadline)?,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
             }
         }
         Ok(())

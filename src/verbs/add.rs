@@ -54,6 +54,7 @@ fn no_volume(config: &Config, uid: Option<&PodUid>) -> Error {
 
 /// The work for a pod that has the volume. Undone in reverse if it cannot be finished.
 fn serve(request: &Request, config: &Config, uid: &PodUid, netns: &Path, journal: &mut Journal) -> Result<(), Error> {
+    journal.concerns(uid);
     let deadline = Deadline::after(config.attach_timeout);
     let sandbox = Sandbox::open(netns).map_err(|error| fault::netns(&error))?;
     let has_link = sandbox.has_link(&request.ifname);

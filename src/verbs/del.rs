@@ -21,6 +21,7 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
     if untouched(config, &store, &uid) {
         return Ok(());
     }
+    journal.concerns(&uid);
     sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
     let deadline = Deadline::after(config.detach_timeout);
     let lock = store.lock(&uid, deadline).map_err(|error| fault::record(&error))?;

@@ -6,10 +6,12 @@ use std::time::Instant;
 use log::{Level, debug, error, info, log};
 
 use crate::cni::{Error, Request};
+use crate::pod::identity::PodUid;
 
 /// The story of one call, as it goes.
 pub struct Journal {
     call: String,
+    uid: String,
     begun: Instant,
     step_begun: Instant,
     steps: String,
@@ -24,47 +26,52 @@ impl Journal {
             // Writing to a string cannot fail.
             let _ = write!(
                 call,
-                " containerid={} ifname={} netns={} pod={}/{} uid={}",
+                " containerid={} ifname={} netns={} pod={}/{}",
                 request.container_id,
                 request.ifname,
                 request.netns.as_deref().map_or("-".into(), |path| path.to_string_lossy()),
                 pod("K8S_POD_NAMESPACE"),
                 pod("K8S_POD_NAME"),
-                pod("K8S_POD_UID"),
             );
         }
         let now = Instant::now();
-        Self { call, begun: now, step_begun: now, steps: String::new() }
+        let uid = request.args.get("K8S_POD_UID").unwrap_or("-").to_owned();
+        Self { call, uid, begun: now, step_begun: now, steps: String::new() }
+    }
+
+    /// Which pod it is turned out.
+    pub fn concerns(&mut self, uid: &PodUid) {
+        self.uid = uid.to_string();
     }
 
     /// A step that changed something is done.
     pub fn did(&mut self, step: impl fmt::Display) {
         let took = self.lap();
-        info!("{}: {step} ({took} ms)", self.call);
+        info!("{} uid={}: {step} ({took} ms)", self.call, self.uid);
         let _ = write!(self.steps, "; {step} {took} ms");
     }
 
     /// A step that only looked is done.
     pub fn saw(&mut self, step: impl fmt::Display) {
         let took = self.lap();
-        debug!("{}: {step} ({took} ms)", self.call);
+        debug!("{} uid={}: {step} ({took} ms)", self.call, self.uid);
         let _ = write!(self.steps, "; {step} {took} ms");
     }
 
     /// Something that an operator may want to know, though the call goes on.
     pub fn warn(&self, what: impl fmt::Display) {
-        log::warn!("{}: {what}", self.call);
+        log::warn!("{} uid={}: {what}", self.call, self.uid);
     }
 
     /// Ends the story. Calls that had nothing to do, as nearly all have, are told only at level debug.
     pub fn close(self, failure: Option<&Error>) {
         let took = self.begun.elapsed().as_millis();
-        let Self { call, steps, .. } = self;
+        let Self { call, uid, steps, .. } = self;
         match failure {
-            Some(failure) => error!("{call}: failed after {took} ms{steps}: {failure}"),
+            Some(failure) => error!("{call} uid={uid}: failed after {took} ms{steps}: {failure}"),
             None => {
                 let level = if steps.is_empty() { Level::Debug } else { Level::Info };
-                log!(level, "{call}: done in {took} ms{steps}");
+                log!(level, "{call} uid={uid}: done in {took} ms{steps}");
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::cni::Error;
 use crate::config::Config;
-use crate::dataplane::{connected, guard};
+use crate::dataplane::guard;
 use crate::deadline::Deadline;
 use crate::libvirt::Domain;
 use crate::pod::identity::PodUid;
@@ -76,7 +76,21 @@ impl Undo<'_> {
                 self.remove_socket(&sought.nic, volume, living.as_ref(), journal)?;
             }
         }
-        self.forget(living.is_some(), journal)?;
+        let remove = |ifname: &str| {
+            let removed = self.store.remove(self.uid, self.container_id, ifname);
+            removed.map_err(|error| fault::record(&error))
+        };
+        remove(self.ifname)?;
+        if living.is_none() && self.with_dead {
+            for other in self.store.of_pod(self.uid) {
+                let Some(nic) = other.nic.filter(|_| other.container_id == self.container_id) else { continue };
+                if let Some(volume) = &volume {
+                    self.remove_socket(&nic, volume, None, journal)?;
+                }
+                remove(&other.ifname)?;
+                journal.did(format_args!("forget {}, whose VM is gone", other.ifname));
+            }
+        }
         let in_use = volume.as_ref().zip(living.as_ref()).is_some_and(|(volume, living)| any_in_use(volume, living));
         if self.store.of_pod(self.uid).is_empty() && !in_use && share.remove().map_err(|error| fault::share(&error))? {
             journal.did("unmount");
@@ -112,7 +126,7 @@ impl Undo<'_> {
     /// Makes the guest let go of the NIC, if there is a guest that has it.
     fn unplug(&self, sought: &Sought, living: &Living, journal: &mut Journal) -> Result<(), Error> {
         let nic = &sought.nic;
-        let held = || connected::is_listening(&living.unix_sockets(), &nic.path);
+        let held = || living.socket(&nic.path).is_held();
         let mut libvirt = match Hypervisor::reach(self.config, self.uid, living, self.deadline) {
             Ok(libvirt) => libvirt,
             // Nobody listens on the NIC's socket: whatever became of the VM, it has the NIC no more.
@@ -131,7 +145,7 @@ impl Undo<'_> {
             Target { mac: Some(nic.mac.as_str()).filter(|mac| !mac.is_empty()), path: &nic.path, alias: &nic.alias };
         for domain in domains.iter().filter(is_it) {
             // A guest that lets go of the NIC makes QEMU stop its rings, and wait for the data plane to say where.
-            let ends = || living.accepted(&nic.path, None);
+            let ends = || living.ends(&nic.path, None);
             let detached = guard::during(ends, || detach::detach(client, domain, target, self.deadline));
             let (detached, cut) = detached.map_err(|error| fault::system("starting the guard", &error))?;
             if cut > 0 {
@@ -155,7 +169,7 @@ impl Undo<'_> {
         let patience = self.deadline.at_most(SOCKET_PATIENCE);
         let looking = |error| fault::system("looking at the NIC's socket", &error);
         while volume.entry(&nic.socket).map_err(looking)? == Entry::Socket {
-            let held = living.is_some_and(|living| connected::is_listening(&living.unix_sockets(), &nic.path));
+            let held = living.is_some_and(|living| living.socket(&nic.path).is_held());
             if !held {
                 if volume.remove_socket(&nic.socket).map_err(looking)? {
                     journal.did("remove socket");
@@ -172,25 +186,6 @@ impl Undo<'_> {
         }
         Ok(())
     }
-
-    /// Forgets the attachment, and those NICs of its sandbox whose VM is gone with the pod's last process.
-    fn forget(&self, lives: bool, journal: &mut Journal) -> Result<(), Error> {
-        let remove = |ifname: &str| {
-            let removed = self.store.remove(self.uid, self.container_id, ifname);
-            removed.map_err(|error| fault::record(&error))
-        };
-        remove(self.ifname)?;
-        if lives || !self.with_dead {
-            return Ok(());
-        }
-        for other in self.store.of_pod(self.uid) {
-            if other.container_id == self.container_id && other.nic.is_some() {
-                remove(&other.ifname)?;
-                journal.did(format_args!("forget {}, whose VM is gone", other.ifname));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Whether some process of the pod still has a socket in the volume, through any of the pod's mounts.
@@ -200,12 +195,9 @@ fn any_in_use(volume: &Volume, living: &Living) -> bool {
         return false;
     }
     let Ok(location) = volume.location() else { return true };
-    let list = living.unix_sockets();
     let points = living.processes.iter().filter_map(|process| process.mount_point(&location).ok().flatten());
     let points: std::collections::BTreeSet<_> = points.collect();
-    points
-        .iter()
-        .any(|point| names.iter().any(|name| connected::is_listening(&list, &point.join(name).to_string_lossy())))
+    points.iter().any(|point| names.iter().any(|name| living.socket(&point.join(name).to_string_lossy()).is_held()))
 }
 
 fn id(domain: &Domain) -> String {

@@ -317,3 +317,30 @@ fn result(call: &Call, version: &str, address: &Address) -> Value {
     }
     result
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTAINER: &str = "4f3c2b1a09876543";
+
+    fn name(ifname: &str) -> Option<String> {
+        port_name(ifname, CONTAINER).ok()
+    }
+
+    #[test]
+    fn ports_are_named_as_kube_ovn_names_them() {
+        assert_eq!(name("eth0").as_deref(), Some("4f3c2b1a0987_h"));
+        assert_eq!(name("net1").as_deref(), Some("4f3c2b1a_net1_h"));
+        assert_eq!(name("pod59cc33fa39b").as_deref(), Some("4f3c2_59cc33f_h"));
+        assert_eq!(name("twelve-chars").as_deref(), Some("_twelve-chars_h"));
+    }
+
+    #[test]
+    fn names_kube_ovn_cannot_make_are_refused() {
+        assert_eq!(name("thirteen-char"), None);
+        assert_eq!(name("fourteen-chars"), None);
+        assert_eq!(name("pod59cc33fa39bc"), None);
+        assert!(port_name("net1", "short").is_err());
+    }
+}

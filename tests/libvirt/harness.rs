@@ -17,10 +17,14 @@ pub const PLAIN: &str = include_str!("domains/plain.xml");
 pub const UNSHARED: &str = include_str!("domains/unshared.xml");
 /// No root port.
 pub const PORTLESS: &str = include_str!("domains/portless.xml");
+/// As `PLAIN`, defined and not running.
+pub const STORED: &str = include_str!("domains/stored.xml");
 
-/// Long enough for whatever works.
+const STORED_UUID: &str = "44444444-2222-3333-4444-555555555555";
+
+/// Long enough for whatever works, on a busy machine.
 pub fn soon() -> Deadline {
-    Deadline::after(Duration::from_secs(10))
+    Deadline::after(Duration::from_secs(30))
 }
 
 /// A double at work. It ends, and its files go, with this value.
@@ -31,7 +35,7 @@ pub struct Double {
 }
 
 impl Double {
-    /// Starts one whose script is `changes` over the usual: the three domains and a log.
+    /// Starts one whose script is `changes` over the usual: the domains of `domains/` and a log.
     pub fn start(changes: &Value) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::SeqCst);
@@ -43,10 +47,12 @@ impl Double {
         };
         let mut script = json!({
             "log": dir.join("log"),
+            "until_eof": true,
             "domains": [
                 domain("ns_plain", "1", 1, PLAIN),
                 domain("ns_unshared", "2", 2, UNSHARED),
                 domain("ns_portless", "3", 3, PORTLESS),
+                {"name": "ns_stored", "uuid": STORED_UUID, "id": -1, "state": 5, "xml": STORED, "stored": STORED},
             ],
         });
         for (key, value) in changes.as_object().expect("changes are an object") {
@@ -56,6 +62,7 @@ impl Double {
         let program = program();
         let mut child = Command::new(&program)
             .args([dir.join("socket"), dir.join("script")])
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{} is needed ({error}): run cargo build --examples", program.display()));

@@ -1,7 +1,9 @@
 //! The honest job: everything the plugin asks of libvirt, in the plugin's order.
 
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -34,6 +36,12 @@ fn a_nic_comes_and_goes() {
     assert!(xml.contains("<alias name='ua-nic'/>") && xml.contains("bus='0x01'"), "{xml}");
     let file = std::fs::symlink_metadata(&socket).unwrap();
     assert!(file.file_type().is_socket() && file.permissions().mode() & 0o777 == 0o775);
+
+    // The listener, and the peer that it has accepted.
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let ours: Vec<_> = sockets.lines().filter(|line| line.ends_with(socket.to_str().unwrap())).collect();
+    assert!(ours.iter().any(|line| line.contains(" 00010000 0001 01 ")), "{ours:?}");
+    assert!(ours.iter().any(|line| line.contains(" 00000000 0001 03 ")), "{ours:?}");
 
     client.detach_alias(&domain, "ua-nic", Scope::Live, soon()).unwrap();
     let event = client.next_event(soon()).unwrap().unwrap();
@@ -190,17 +198,67 @@ fn two_clients_see_one_world() {
 }
 
 #[test]
-fn a_stored_nic_is_apart_from_a_live_one() {
-    let domain = json!({"name": "ns_plain", "uuid": "1".repeat(32), "xml": crate::harness::PLAIN, "stored": crate::harness::PLAIN});
-    let double = Double::start(&json!({"domains": [domain]}));
+fn a_nic_is_stored_for_the_next_start() {
+    let double = Double::start(&json!({}));
+    stored_nic(&mut double.client());
+}
+
+/// The stored description of a domain, apart from a live one: as the double does it and as libvirt does.
+pub fn stored_nic(client: &mut Client) {
+    let domain = client.lookup("ns_stored", soon()).unwrap();
+    assert_eq!(domain.id, -1);
+    assert_eq!(client.state(&domain, soon()).unwrap(), DomainState::ShutOff);
+    assert!(client.is_persistent(&domain, soon()).unwrap());
+    assert!(client.running_domains(soon()).unwrap().iter().all(|other| *other != domain));
+    let xml = nic("ua-nic", Path::new("/run/volumes/pod59cc33fa39b"));
+    let error = client.attach(&domain, &xml, Scope::Live, soon()).unwrap_err();
+    assert!(error.is_wrong_state() && error.to_string().contains("domain is not running"), "{error}");
+    client.attach(&domain, &xml, Scope::Config, soon()).unwrap();
+    let stored = client.xml(&domain, Xml::Persistent, soon()).unwrap();
+    let begin = stored.find("    <interface").expect("the NIC is stored");
+    let end = stored.find("</interface>").expect("the NIC is stored");
+    let expected = "    <interface type='vhostuser'>
+      <mac address='00:00:00:24:65:f4'/>
+      <source type='unix' path='/run/volumes/pod59cc33fa39b' mode='server'/>
+      <model type='virtio-non-transitional'/>
+      <driver name='vhost' queues='4'/>
+      <alias name='ua-nic'/>
+      <address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/>
+    ";
+    assert_eq!(&stored[begin..end], expected);
+    client.detach_alias(&domain, "ua-nic", Scope::Config, soon()).unwrap();
+    assert!(!client.xml(&domain, Xml::Persistent, soon()).unwrap().contains("<interface"));
+}
+
+/// What a back end of vhost-user says of its queues, when asked three times.
+fn back_end(socket: &Path, queues: u64) -> UnixStream {
+    let mut peer = UnixStream::connect(socket).unwrap();
+    for (request, answer) in [(1u32, 1u64 << 30), (15, 1), (17, queues)] {
+        let mut question = [0; 12];
+        peer.read_exact(&mut question).unwrap();
+        assert_eq!(question[..4], request.to_ne_bytes());
+        let reply =
+            [&request.to_ne_bytes()[..], &5u32.to_ne_bytes(), &8u32.to_ne_bytes(), &answer.to_ne_bytes()].concat();
+        peer.write_all(&reply).unwrap();
+    }
+    peer
+}
+
+#[test]
+fn a_data_plane_that_offers_too_little_does_not_end_the_wait() {
+    let double = Double::start(&json!({"attach": {"data_plane": "handshake"}}));
     let mut client = double.client();
     let domain = plain(&mut client);
-    assert!(client.is_persistent(&domain, soon()).unwrap());
     let socket = double.dir.join("nic");
-    client.attach(&domain, &nic("ua-nic", &socket), Scope::Config, soon()).unwrap();
-    assert!(!socket.exists());
-    assert!(client.xml(&domain, Xml::Persistent, soon()).unwrap().contains("ua-nic"));
-    assert!(!client.xml(&domain, Xml::Live, soon()).unwrap().contains("ua-nic"));
-    client.detach_alias(&domain, "ua-nic", Scope::Config, soon()).unwrap();
-    assert!(!client.xml(&domain, Xml::Persistent, soon()).unwrap().contains("ua-nic"));
+    let xml = nic("ua-nic", &socket);
+    let attach = std::thread::spawn(move || client.attach(&domain, &xml, Scope::Live, soon()));
+    // One that connects and hangs up is none.
+    while UnixStream::connect(&socket).is_err() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut poor = back_end(&socket, 1);
+    assert_eq!(poor.read(&mut [0; 1]).unwrap(), 0, "one queue where four are asked for: QEMU hangs up");
+    assert!(!attach.is_finished());
+    let _rich = back_end(&socket, 4);
+    attach.join().unwrap().unwrap();
 }

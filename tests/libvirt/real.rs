@@ -1,6 +1,6 @@
 //! The client against a real libvirtd; `real.sh` beside this file starts one in namespaces of its own and runs these.
 //!
-//! VHU_LIBVIRT_SOCKET names its socket. The domains of `domains/` must have been made with `virsh create --paused`, and
+//! VHU_LIBVIRT_SOCKET names its socket. The domains of `domains/` must have been made with `virsh create --paused` (`stored` with `virsh define`), and
 //! the directory in VHU_LIBVIRT_DIR must be the same one for QEMU. VHU_LIBVIRT_SESSION_SOCKET and VHU_LIBVIRT_SASL_SOCKET
 //! name those of a daemon that an unprivileged user runs, and of one that wants SASL.
 
@@ -13,6 +13,7 @@ use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::{Client, DomainState, Event, EventKind, Scope, Uri, Xml};
 
 use crate::harness::{plain, soon};
+use crate::job::stored_nic;
 use crate::refusals::{rude_table, table};
 
 fn given(variable: &str) -> PathBuf {
@@ -72,6 +73,12 @@ fn a_refused_open_may_be_followed_by_another() {
     let error = Client::open(stream, Uri::System, soon()).unwrap_err();
     println!("{error}");
     assert!(error.is_wrong_uri(), "{error}");
+}
+
+#[test]
+#[ignore = "needs a real libvirtd: run by tests/libvirt/real.sh"]
+fn a_nic_is_stored_for_the_next_start() {
+    stored_nic(&mut client());
 }
 
 #[test]

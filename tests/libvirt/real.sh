@@ -35,6 +35,10 @@ fi
 for tool in libvirtd virtlogd virsh qemu-system-x86_64 unshare setpriv; do
   command -v "$tool" >/dev/null || { echo "real.sh: $tool is not installed; nothing was tested" >&2; exit 1; }
 done
+if [ "$(id -u)" != 0 ]; then
+  echo "real.sh: only root can make the namespaces; nothing was tested" >&2
+  exit 1
+fi
 dir=$(mktemp -d /tmp/vhu-real.XXXXXX)
 pods=()
 down() {
@@ -53,6 +57,10 @@ up() { # starts a pod; its root directory as seen from here
     child=$(ps -o pid= --ppid $! | tr -d ' ') && [ -n "$child" ] && break
     sleep 0.1
   done
+  if [ -z "$child" ]; then
+    echo "real.sh: the namespaces could not be made" >&2
+    exit 1
+  fi
   root=/proc/$child/root
   for _ in $(seq 200); do
     [ -S "$root/run/libvirt/libvirt-sock" ] && return
@@ -71,5 +79,6 @@ export VHU_LIBVIRT_DIR=$dir
 for domain in plain unshared portless; do
   timeout 120 virsh -q -c "qemu+unix:///system?socket=$VHU_LIBVIRT_SOCKET" create --paused "$here/domains/$domain.xml"
 done
+virsh -q -c "qemu+unix:///system?socket=$VHU_LIBVIRT_SOCKET" define "$here/domains/stored.xml"
 cd "$here/../.."
 cargo test --test libvirt real:: -- --ignored --nocapture --test-threads=1

@@ -12,7 +12,8 @@ fn a_nic_is_plugged_pinged_and_unplugged_with_one_queue_and_with_four() {
         let nic = pod.call("add", "pod59cc33fa39b", &keys).nic();
         assert!(pod.guest_has(&nic), "no NIC with {} in the guest", nic.mac);
         let xml = lab(&["virsh", &pod.name, "dumpxml", pod.fact("DOMAIN")]);
-        let driver = if queues == 1 { "<driver name='vhost' queues='1'" } else { "<driver name='vhost' queues='4'" };
+        // libvirt does not write a number of queues that is one.
+        let driver = if queues == 1 { "<driver name='vhost'/>" } else { "<driver name='vhost' queues='4'/>" };
         for part in [driver, "<alias name='ua-pod59cc33fa39b'/>", "virtio-non-transitional", "mode='server'"] {
             assert!(xml.contains(part), "{part} is not in\n{xml}");
         }

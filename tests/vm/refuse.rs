@@ -59,7 +59,7 @@ fn a_mac_an_alias_or_a_nic_that_is_there_already_but_different() {
     lab(&["exec", "sh", "-c", &format!("echo '{{\"mac\": \"{}\"}}' > {address}", nic.mac)]);
     for (ifname, keys, words) in [
         ("net3", json!({}), "MAC"),
-        ("net2", json!({"args": {"cni": {"vhostuser-hotplug": {"alias": "ua-net1"}}}}), "alias"),
+        ("net2", json!({"args": {"cni": {"vhostuser-hotplug": {"alias": "ua-net1"}}}}), "Alias ua-net1"),
         ("net1", json!({"queues": 1}), "queues"),
         ("net1", json!({"model": "virtio"}), "model"),
     ] {

@@ -1,5 +1,6 @@
 //! A daemon's end of a socket pair says the bytes; the connection makes of them what it can.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -47,6 +48,7 @@ fn an_answer_is_found_behind_pings_and_events() {
     let (mut connection, mut theirs) = pair();
     theirs.write_all(&[&PING[..], &removed(), &REBOOT, &VERSION].concat()).unwrap();
     assert_eq!(connection.call(&LibraryVersion, Deadline::after(SOON)).unwrap(), 11_003_000);
+    theirs.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let mut sent = [0; 56];
     theirs.read_exact(&mut sent).unwrap();
     assert_eq!(sent[28..40], PING[..12]);
@@ -133,6 +135,15 @@ fn what_is_skipped_is_bounded() {
     assert!(matches!(error, Error::Protocol { .. }), "{error}");
     drop(connection);
     flood.join().unwrap();
+}
+
+#[test]
+fn after_the_deadline_one_frame_is_looked_at_and_no_more() {
+    let (mut connection, mut theirs) = pair();
+    theirs.write_all(&[&REBOOT[..], &removed()].concat()).unwrap();
+    let now = || Deadline::after(Duration::ZERO);
+    assert!(connection.next_event(now()).unwrap().is_none(), "else a peer that never pauses is never told the time");
+    assert!(connection.next_event(now()).unwrap().is_some());
 }
 
 #[test]

@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # Cgroups named as kubelet and the runtime name them, so that a process tells its pod. Sourced by ../lab.
 #
-# They are the machine's own hierarchies: what is made is written down, and removed by pod-rm or down.
+# They are the machine's own hierarchies: what is used is written down, and removed by pod-rm or down once nobody (another
+# lab) uses it any more.
 
 # Mount points to make them in: cgroup2, and of the old hierarchies the two that need no set-up and limit nothing.
 cgroup_roots() {
@@ -25,10 +26,11 @@ cgroup_join() {
         path=$root
         for part in ${1//\// }; do
             path=$path/$part
-            [ -d "$path" ] && continue
-            echo "$path" >>"$RUN/cgroups.made"
-            mkdir "$path" 2>/dev/null || continue 2
+            echo "$path" >>"$RUN/cgroups.used"
+            # Another lab may be faster.
+            mkdir "$path" 2>/dev/null || [ -d "$path" ] || continue 2
         done
+        echo "$path" >>"$RUN/cgroups.own"
         if echo "$2" 2>/dev/null >"$path/cgroup.procs"; then
             joined=yes
         fi
@@ -36,24 +38,24 @@ cgroup_join() {
     [ -n "$joined" ] || die "no cgroup hierarchy of this machine takes a directory: use --cgroup none"
 }
 
-# Removes what was made and is empty by now. A cgroup stays busy for a moment after its last process has gone.
+# Removes what is empty by now. A cgroup stays busy for a moment after its last process has gone.
 cgroups_sweep() {
-    [ -e "$RUN/cgroups.made" ] || return 0
-    sort -ru "$RUN/cgroups.made" | while read -r path; do
+    [ -e "$RUN/cgroups.used" ] || return 0
+    sort -ru "$RUN/cgroups.used" | while read -r path; do
         rmdir "$path" 2>/dev/null || true
     done
 }
 
 cgroups_remove_all() {
-    [ -e "$RUN/cgroups.made" ] || return 0
+    [ -e "$RUN/cgroups.own" ] || return 0
     wait_for 10 "the pods' cgroups to be empty" cgroups_gone
 }
 
+# A container's own cgroup can only be this lab's; those above may be in use by others.
 cgroups_gone() {
-    local path left=0
+    local path
     cgroups_sweep
     while read -r path; do
-        [ ! -d "$path" ] || left=1
-    done <"$RUN/cgroups.made"
-    return $left
+        [ ! -d "$path" ] || return 1
+    done <"$RUN/cgroups.own"
 }

@@ -6,7 +6,10 @@ NODE_LOG=$LAB_DIR/log
 # OVS-DPDK takes 1024 MiB (see ovs.sh); the rest is slack for fragmentation.
 HUGEPAGES=${LAB_HUGEPAGES:-640}
 
-# Where the node has directories of its own over the machine's.
+# Where the node has directories of its own over the machine's, and the directories they are in. Those get an overlay, in
+# which mount points the machine lacks are made: on the machine's own file system they would have to be removed again,
+# and removing a directory takes away what other namespaces (another lab's) have mounted on it.
+NODE_PARENTS=(/etc /opt /var/lib /var/log)
 NODE_DIRS=(
     /var/lib/kubelet /var/lib/cni /etc/cni /opt/cni /var/lib/openvswitch /etc/openvswitch /var/log/openvswitch
 )
@@ -57,12 +60,12 @@ lab_up() {
     packages_complete || die "packages are missing: run 'lab packages' first"
     fetched || fetch_all
     take_down
+    rm -rf "$NODE_LOG"
     mkdir -p "$RUN/pods" "$NODE_LOG"
     trap 'say "up failed, taking it down; see $NODE_LOG"; take_down' EXIT
     # shellcheck disable=SC2086 # a list
     [ -z "${LAB_GUEST_PROGRAMS:-}" ] || add_guest_programs $LAB_GUEST_PROGRAMS
     raise_hugepages
-    make_node_dirs
     start_node
     inside ovs_create
     trap - EXIT
@@ -86,6 +89,8 @@ start_node() {
 # Pid 1 of the node. Ends only by being killed, and all of the node with it.
 node_init() {
     local directory
+    # A node that nobody has written down could never be taken down: should `up` be killed now, it ends by itself.
+    wait_for 10 "being written down" test -e "$RUN/node.pid"
     hostname lab-node
     mount -t proc proc /proc
     # A sysfs of the node's own network namespace, with the machine's cgroups put back.
@@ -97,7 +102,9 @@ node_init() {
     node_devices
     mount -t tmpfs -o mode=755 node-run /run
     mkdir -p /run/netns /run/lock /run/openvswitch/vhost_sockets
+    node_overlays
     for directory in "${NODE_DIRS[@]}"; do
+        mkdir -p "$directory"
         mount -t tmpfs -o mode=755 "node-$(basename "$directory")" "$directory"
     done
     mkdir -p /opt/cni/bin /etc/cni/net.d
@@ -108,6 +115,23 @@ node_init() {
     busybox syslogd -O "$NODE_LOG/syslog"
     : >"$RUN/ready"
     reap_for_ever
+}
+
+node_overlays() {
+    local parent kept
+    mkdir /run/lab
+    mount --bind "$LAB_DIR" /run/lab
+    for parent in "${NODE_PARENTS[@]}"; do
+        kept=/run/lab-overlay$parent
+        mkdir -p "$kept/files" "$kept/work"
+        mount -t overlay -o "lowerdir=$parent,upperdir=$kept/files,workdir=$kept/work" node-overlay "$parent"
+        # A lab that is kept in there must stay the machine's.
+        if [[ $LAB_DIR == "$parent"/* ]]; then
+            mount --bind /run/lab "$LAB_DIR"
+        fi
+    done
+    umount /run/lab
+    rmdir /run/lab
 }
 
 # Waits in a way that lets bash collect every orphan that falls to it.
@@ -163,7 +187,6 @@ take_down() {
     done
     cgroups_remove_all
     lower_hugepages
-    remove_node_dirs
     rm -rf "$RUN"
 }
 
@@ -207,28 +230,4 @@ lower_hugepages() {
         echo $((now > added ? now - added : 0)) >/proc/sys/vm/nr_hugepages
     fi
     rm -f "$RUN/hugepages.added"
-}
-
-# Mount points the machine lacks are made for the time being, outermost first.
-make_node_dirs() {
-    local directory part path
-    : >"$RUN/dirs.made"
-    for directory in "${NODE_DIRS[@]}"; do
-        path=
-        for part in ${directory//\// }; do
-            path=$path/$part
-            [ -d "$path" ] && continue
-            echo "$path" >>"$RUN/dirs.made"
-            mkdir "$path"
-        done
-    done
-}
-
-remove_node_dirs() {
-    local path
-    [ -e "$RUN/dirs.made" ] || return 0
-    tac "$RUN/dirs.made" | while read -r path; do
-        # Not empty: someone else has come to use it meanwhile.
-        rmdir "$path" 2>/dev/null || true
-    done
 }

@@ -5,12 +5,14 @@ OVS_RUN=/var/run/openvswitch
 VSWITCHD=/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk
 VSWITCHD_PID=$OVS_RUN/ovs-vswitchd.pid
 NODE_ADDRESS=172.18.0.1/16
+# The daemons have files of their own: the node's syslog is for what plugins say.
+OVS_LOGS=(-vconsole:emer -vsyslog:emer)
 
 ovs_create() {
     local last=$(($(nproc --all) - 1))
     ovsdb-tool create /etc/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema
-    ovsdb-server -vconsole:emer --remote=punix:$OVS_RUN/db.sock --pidfile=$OVS_RUN/ovsdb-server.pid \
-        --log-file="$NODE_LOG/ovsdb-server.log" --no-chdir --detach /etc/openvswitch/conf.db
+    ovsdb-server "${OVS_LOGS[@]}" --log-file="$NODE_LOG/ovsdb-server.log" --remote=punix:$OVS_RUN/db.sock \
+        --pidfile=$OVS_RUN/ovsdb-server.pid --no-chdir --detach /etc/openvswitch/conf.db
     ovs-vsctl --no-wait init
     # The last CPU polls, the first does the rest. pmd-maxsleep lets the poller doze when there is nothing to poll,
     # so that a lab does not cost a whole CPU.
@@ -26,7 +28,8 @@ ovs_create() {
 }
 
 ovs_start() {
-    "$VSWITCHD" -vconsole:emer unix:$OVS_RUN/db.sock --pidfile=$VSWITCHD_PID --log-file="$NODE_LOG/ovs-vswitchd.log" --no-chdir --detach
+    "$VSWITCHD" "${OVS_LOGS[@]}" --log-file="$NODE_LOG/ovs-vswitchd.log" --pidfile=$VSWITCHD_PID --no-chdir --detach \
+        unix:$OVS_RUN/db.sock
     if ovs-vsctl br-exists br-int; then
         ip address replace "$NODE_ADDRESS" dev br-int
         ip link set br-int up

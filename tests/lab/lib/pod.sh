@@ -7,7 +7,7 @@ STANDIN=/run/kube-ovn-standin
 pod_usage() {
     cat <<'TEXT'
 usage: lab pod NAME [OPTION...]     (NAME: lower-case letters, digits and '-')
-  --uid UID             the pod's uid (default: a new one)
+  --uid UID             the pod's uid (default: a new one); of another pod: a new sandbox on the same volumes
   --namespace NS        its namespace (default: default)
   --vcpus N, --ports N  of the VM: CPUs (default 2), free PCIe root ports (default 4)
   --no-shared-memory    the VM's memory is private: a vhost-user NIC cannot work
@@ -127,9 +127,10 @@ pod_sandbox() {
     fi
 }
 
-# As kubelet does: the mode is set after the directory is made, so no umask takes part of it away.
+# As kubelet does: the mode is set after the directory is made, so no umask takes part of it away. A pod whose sandbox
+# is made anew keeps its volumes: here, a second pod of the same uid has them too.
 pod_volume() {
-    mkdir "$VOLUMES/$1"
+    mkdir -p "$VOLUMES/$1"
     chmod 2777 "$VOLUMES/$1"
 }
 
@@ -213,7 +214,10 @@ pod_remove() {
     if [ -e "$NETNS" ]; then
         ip netns delete "cni-$NAME"
     fi
-    rm -rf "/var/lib/kubelet/pods/$POD_UID" "${STANDIN:?}/$NAMESPACE/$NAME"
+    if [ "$(grep -lx "POD_UID=$POD_UID" "$RUN"/pods/*/info | wc -l)" = 1 ]; then
+        rm -rf "/var/lib/kubelet/pods/$POD_UID"
+    fi
+    rm -rf "${STANDIN:?}/$NAMESPACE/$NAME"
     rmdir "$STANDIN/$NAMESPACE" 2>/dev/null || true
     cgroups_sweep
     rm -rf "$POD"

@@ -22,6 +22,8 @@ pub fn tell(lie: &Lie, head: Head, payload: &[u8], writer: &Writer) -> bool {
     match lie {
         Lie::CutAt(count) => {
             say(honest.get(..*count).unwrap_or(&honest));
+            // Before another thread can send an event.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
             false
         }
         Lie::ShortPayload(count) => say(&head.frame(payload.get(..*count).unwrap_or(payload))),
@@ -41,8 +43,18 @@ pub fn tell(lie: &Lie, head: Head, payload: &[u8], writer: &Writer) -> bool {
         Lie::Padding => say(&head.frame(&[0, 0, 0, 1, b'x', 0, 0, 1])),
         Lie::NotUtf8 => say(&head.frame(&[0, 0, 0, 1, 0xff, 0, 0, 0])),
         Lie::EventFlood(callback) => flood(&mut stream, &removed(*callback)),
+        Lie::ForeignFlood(uuid) => flood(&mut stream, &event(333, 5, crate::world::uuid(uuid), "ua-nic")),
+        Lie::BigFlood => flood(&mut stream, &event(333, 0, NOBODY, &"x".repeat(524_288))),
+        Lie::BigUnknownFlood => flood(&mut stream, &event(319, 0, NOBODY, &"x".repeat(524_288))),
         Lie::UnknownEventFlood => flood(&mut stream, &Head::event(319).frame(&Out::default().word(0).0)),
         Lie::PingFlood => flood(&mut stream, &ping()),
+        Lie::EventDrizzle(millis) => drizzle(&mut stream, &removed(0), *millis),
+        Lie::PingDrizzle(millis) => drizzle(&mut stream, &ping(), *millis),
+        Lie::AnswerThen(lie) => {
+            let said = say(&honest);
+            drop(stream);
+            said && tell(lie, head, payload, writer)
+        }
         Lie::Pings(count) => (0..*count).all(|_| say(&ping())) && say(&honest),
         Lie::Trickle(millis) => honest.iter().all(|byte| {
             pause(*millis);
@@ -90,8 +102,16 @@ fn silence() -> bool {
 
 /// Says the same until the client hangs up.
 fn flood(stream: &mut UnixStream, frame: &[u8]) -> bool {
-    let burst = frame.repeat(BURST / frame.len());
+    let burst = frame.repeat((BURST / frame.len()).max(1));
     while stream.write_all(&burst).is_ok() {}
+    false
+}
+
+/// Says the same at intervals until the client hangs up.
+fn drizzle(stream: &mut UnixStream, frame: &[u8], millis: u64) -> bool {
+    while stream.write_all(frame).is_ok() {
+        pause(millis);
+    }
     false
 }
 
@@ -112,9 +132,16 @@ fn ping() -> Vec<u8> {
     Head { program: KEEPALIVE, version: 1, procedure: 1, kind: 2, serial: 0, status: 0 }.frame(&[])
 }
 
+/// The UUID of no domain.
+const NOBODY: [u8; 16] = [0xee; 16];
+
 fn removed(callback: i32) -> Vec<u8> {
-    let payload = Out::default().word(callback).text("nobody").raw(&[0xee; 16]).word(7).text("ua-nothing");
-    Head::event(333).frame(&payload.0)
+    event(333, callback, NOBODY, "ua-nothing")
+}
+
+fn event(procedure: i32, callback: i32, uuid: [u8; 16], alias: &str) -> Vec<u8> {
+    let payload = Out::default().word(callback).text("nobody").raw(&uuid).word(7).text(alias);
+    Head::event(procedure).frame(&payload.0)
 }
 
 /// Sends `bytes` with `count` descriptors of /dev/null.

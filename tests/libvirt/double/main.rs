@@ -27,6 +27,13 @@ fn main() {
     let script: script::Script = serde_json::from_str(&text).expect("the script is what script.rs says");
     let listener = UnixListener::bind(&socket).expect("the socket can be bound");
     let world = Arc::new(world::World::new(script));
+    if world.script.until_eof {
+        std::thread::spawn(|| {
+            // An error ends it as well as the end does.
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            std::process::exit(0);
+        });
+    }
     println!("ready");
     for (number, stream) in listener.incoming().enumerate() {
         let world = Arc::clone(&world);

@@ -28,6 +28,9 @@ pub struct Script {
     pub job_timeout_ms: u64,
     #[serde(default)]
     pub lies: Vec<Order>,
+    /// The double ends when its standard input does: with whoever started it, however that one ends.
+    #[serde(default)]
+    pub until_eof: bool,
 }
 
 fn both_uris() -> Vec<String> {
@@ -105,6 +108,9 @@ pub enum DataPlane {
     Own,
     /// Somebody else: the attach waits for the first to connect, without end, as QEMU does. Any connection will do.
     Wait,
+    /// As `wait`, and the first who connects must also answer the first questions of vhost-user (features, protocol
+    /// features, queues) and offer as many queues as the interface has; others are dropped.
+    Handshake,
     /// Nobody: the attach returns, the socket listens.
     None,
 }
@@ -202,10 +208,22 @@ pub enum Lie {
     NotUtf8,
     /// DEVICE_REMOVED for ever, with this callback number.
     EventFlood(i32),
+    /// DEVICE_REMOVED of the domain with this UUID for ever, with a callback number that nobody has.
+    ForeignFlood(String),
+    /// DEVICE_REMOVED for ever, with callback number 0 and an alias of half a MiB: few make much.
+    BigFlood,
+    /// The same of an event that nobody subscribed to.
+    BigUnknownFlood,
     /// Events that nobody subscribed to, for ever.
     UnknownEventFlood,
     /// Keepalive pings for ever.
     PingFlood,
+    /// DEVICE_REMOVED for ever, with callback number 0, one per so many milliseconds.
+    EventDrizzle(u64),
+    /// Keepalive pings for ever, one per so many milliseconds.
+    PingDrizzle(u64),
+    /// The honest answer, and then this.
+    AnswerThen(Box<Lie>),
     /// Pings, then the honest answer.
     Pings(u32),
     /// A byte per so many milliseconds.

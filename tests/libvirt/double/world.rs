@@ -68,6 +68,8 @@ pub struct Domain {
     sockets: HashMap<String, Socket>,
     asks: HashMap<String, u32>,
     busy: bool,
+    /// A domain that was not persistent and has ended: no call finds it any more.
+    gone: bool,
 }
 
 impl Domain {
@@ -76,7 +78,8 @@ impl Domain {
     }
 }
 
-fn uuid(text: &str) -> [u8; 16] {
+/// A UUID, with or without dashes.
+pub fn uuid(text: &str) -> [u8; 16] {
     let hex: String = text.chars().filter(|c| *c != '-').collect();
     u128::from_str_radix(&hex, 16).expect("a UUID").to_be_bytes()
 }
@@ -129,7 +132,7 @@ impl World {
 
     /// What `look` makes of the domain that matches.
     pub fn look<T>(&self, matches: impl Fn(&Domain) -> bool, look: impl FnOnce(&Domain) -> T) -> Option<T> {
-        self.lock().domains.iter().find(|domain| matches(domain)).map(look)
+        self.lock().domains.iter().find(|domain| !domain.gone && matches(domain)).map(look)
     }
 
     /// The UUID, if it is a domain's; the name is only repeated in the error, as libvirt does.
@@ -268,7 +271,9 @@ impl World {
             Some(free_port(&there).ok_or_else(|| Refusal::new(1, 20, "internal error: No more available PCI slots"))?);
         let attach = &self.script.attach;
         let socket = if attach.socket && !stored {
-            let socket = Socket::listen(&device.path, attach.data_plane == DataPlane::Own).map_err(|error| {
+            let queues = device.queues.parse().unwrap_or(1);
+            let greet = (attach.data_plane == DataPlane::Handshake).then_some(queues);
+            let socket = Socket::listen(&device.path, attach.data_plane == DataPlane::Own, greet).map_err(|error| {
                 let what = error.to_string();
                 let what = what.split(" (os error").next().unwrap_or_default().to_owned();
                 let command = "internal error: unable to execute QEMU command 'chardev-add': Failed to add chardev";
@@ -352,12 +357,10 @@ impl World {
             Guest::Stops => {
                 self.tell(uuid, LIFECYCLE, |out| out.word(6).word(2));
                 if let Some(domain) = self.lock().domains.iter_mut().find(|domain| domain.uuid == uuid) {
-                    (domain.id, domain.state) = (-1, 5);
+                    (domain.id, domain.state, domain.gone) = (-1, 5, domain.stored.is_none());
                     domain.sockets.clear();
                 }
                 self.tell(uuid, LIFECYCLE, |out| out.word(5).word(1));
-                // A domain that is not persistent is gone with its process.
-                self.lock().domains.retain(|domain| domain.uuid != uuid || domain.stored.is_some());
             }
             _ => {
                 self.unplug(uuid, alias, false);
