@@ -1,5 +1,6 @@
 //! A process of the pod, held by its directory below `/proc`, so that a reused pid is never taken for it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -12,8 +13,8 @@ const CGROUP_LIMIT: u64 = 64 << 10;
 /// Longest table of unix sockets that is read, in bytes: some 200 000 sockets.
 const SOCKETS_LIMIT: u64 = 16 << 20;
 
-/// Most descriptors of a process that are looked at; QEMU has some hundred.
-const DESCRIPTOR_LIMIT: usize = 4096;
+/// Most descriptors of a process that are looked at.
+const DESCRIPTOR_LIMIT: usize = 65_536;
 
 /// A running process. Reads through it fail (`ESRCH`) once the process is gone, whoever has its pid then.
 #[derive(Debug)]
@@ -84,6 +85,26 @@ impl Process {
         Ok(self.mounts()?.into_iter().find(|mount| mount.location() == *location).map(|mount| mount.point))
     }
 
+    /// Which of these sockets it has, by their inodes, and as which descriptor; among the first 65536 of its descriptors.
+    ///
+    /// # Errors
+    /// Those of reading `/proc/<pid>/fd`.
+    pub fn descriptors(&self, sockets: &BTreeSet<u64>) -> Result<BTreeMap<u64, i32>, sys::Error> {
+        let path = self.path("fd");
+        let listing = std::fs::read_dir(&path).map_err(|error| sys::Error::of("readdir", &path, &error))?;
+        let mut found = BTreeMap::new();
+        for entry in listing.take(DESCRIPTOR_LIMIT).flatten() {
+            let inode = std::fs::read_link(entry.path()).ok().and_then(|link| socket_inode(link.to_str()?));
+            let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if let (Some(inode), Some(number)) = (inode, number)
+                && sockets.contains(&inode)
+            {
+                found.insert(inode, number);
+            }
+        }
+        Ok(found)
+    }
+
     /// The unix sockets of its network namespace, as the kernel lists them (`/proc/<pid>/net/unix`, proc(5)).
     ///
     /// # Errors
@@ -91,30 +112,19 @@ impl Process {
     pub fn unix_sockets(&self) -> Result<String, sys::Error> {
         sys::read_text(&self.path("net/unix"), SOCKETS_LIMIT)
     }
-
-    /// Which of these sockets it has, by their inodes, and as which descriptor; among its first 4096 descriptors.
-    ///
-    /// # Errors
-    /// Those of reading `/proc/<pid>/fd`.
-    pub fn descriptors(&self, sockets: &[u64]) -> Result<Vec<(u64, i32)>, sys::Error> {
-        let path = self.path("fd");
-        let listing = std::fs::read_dir(&path).map_err(|error| sys::Error::of("readdir", &path, &error))?;
-        let found = listing.take(DESCRIPTOR_LIMIT).flatten().filter_map(|entry| {
-            let link = std::fs::read_link(entry.path()).ok()?;
-            let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()?;
-            let descriptor = entry.file_name().to_str()?.parse().ok()?;
-            sockets.contains(&inode).then_some((inode, descriptor))
-        });
-        Ok(found.collect())
-    }
 }
 
-/// The unix sockets of this process' own network namespace.
+/// The unix sockets of this process' own network namespace, normally the host's.
 ///
 /// # Errors
 /// Those of reading the file.
-pub fn unix_sockets_of_this_namespace() -> Result<String, sys::Error> {
+pub fn own_unix_sockets() -> Result<String, sys::Error> {
     sys::read_text(Path::new("/proc/self/net/unix"), SOCKETS_LIMIT)
+}
+
+/// The inode of a descriptor's link that stands for a socket: "socket:[123]".
+fn socket_inode(link: &str) -> Option<u64> {
+    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
 /// The pids that `/proc` lists now.

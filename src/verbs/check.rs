@@ -57,7 +57,7 @@ fn missing(record: &Record, request: &Request, uid: &PodUid, config: &Config) ->
     if let Some(what) = missing_nic(nic, uid, &living, config) {
         missing.push(what);
     }
-    if !living.socket(&nic.path).connected {
+    if living.accepted(&nic.path, None).is_empty() {
         missing.push(format!("data plane: nobody is connected to {}", nic.path));
     }
     Ok(missing)

@@ -11,7 +11,7 @@ use crate::cni::Error;
 use crate::dataplane::message::Fault;
 use crate::dataplane::probe::{self, Met};
 use crate::dataplane::seat::Seat;
-use crate::dataplane::{guard, standin};
+use crate::dataplane::{connected, guard, standin};
 use crate::deadline::Deadline;
 use crate::libvirt::{Client, Domain};
 use crate::pod::process::Process;
@@ -53,7 +53,7 @@ impl Link<'_> {
     /// # Errors
     /// That the socket is in use, that no data plane came, or that it does not answer.
     pub fn meet(&self) -> Result<Met, Error> {
-        if self.living.socket(self.inside).is_held() {
+        if connected::is_listening(&self.living.unix_sockets(), self.inside) {
             return Err(Error::try_again(format!(
                 "Some process of the pod has the NIC's socket {}, though libvirt shows no such NIC: another client's attach \
                  may be under way, and stuck until the data plane connects to {} (does OVS run?).",
@@ -82,7 +82,7 @@ impl Link<'_> {
         let figures = met.figures;
         // Gone, it has no connection either.
         let data_plane = Process::open(met.pid).ok();
-        let ends = || self.living.ends(self.inside, data_plane.as_ref());
+        let ends = || self.living.accepted(self.inside, data_plane.as_ref());
         let accepted = || ends().into_iter().map(|end| end.inode).collect();
         let plugged = standin::during(self.seat, figures, accepted, || {
             attach::attach(client, domain, asked, self.deadline)?;

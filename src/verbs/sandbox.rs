@@ -1,5 +1,6 @@
 //! The pod of a call: who it is, and what of it lives.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::cni::{Error, Request};
@@ -73,49 +74,27 @@ impl Living {
         })
     }
 
-    /// What the pod's socket of this path, as QEMU spells it, is at.
-    pub fn socket(&self, path: &str) -> Socket {
-        let listening = connected::look_up(&self.unix_sockets(), path).listening;
-        Socket { listening, connected: !self.ends(path, None).is_empty() }
+    /// The unix sockets of the pod's network namespace, as the kernel lists them.
+    pub fn unix_sockets(&self) -> String {
+        self.processes.iter().find_map(|process| process.unix_sockets().ok()).unwrap_or_default()
     }
 
-    /// The connections that processes of the pod have accepted on their socket of this path, as the ends that they have.
-    /// Looked for where the data plane may be: in the host's network namespace, which is our own too; in the pod's; and
+    /// The connections that processes of the pod have accepted on the unix socket that they bound to this path: their
+    /// ends. Clients are looked for in the host's network namespace, this process' own; in the pod's; and
     /// in that of `data_plane`, if it is known who that is.
-    pub fn ends(&self, path: &str, data_plane: Option<&Process>) -> Vec<End> {
-        let own = process::unix_sockets_of_this_namespace().unwrap_or_default();
+    pub fn accepted(&self, path: &str, data_plane: Option<&Process>) -> Vec<End> {
+        let own = process::own_unix_sockets().unwrap_or_default();
         let theirs = data_plane.and_then(|process| process.unix_sockets().ok()).unwrap_or_default();
         let lists = [own, self.unix_sockets(), theirs];
-        let accepted: Vec<u64> = lists.iter().flat_map(|list| connected::look_up(list, path).accepted).collect();
-        if accepted.is_empty() {
+        let sockets: BTreeSet<u64> = lists.iter().flat_map(|list| connected::accepted(list, path)).collect();
+        if sockets.is_empty() {
             return Vec::new();
         }
         let of = |process: &Process| {
             let (pid, proc) = (process.pid(), process.path(""));
-            let found = process.descriptors(&accepted).unwrap_or_default();
+            let found = process.descriptors(&sockets).unwrap_or_default();
             found.into_iter().map(move |(inode, descriptor)| End { pid, proc: proc.clone(), descriptor, inode })
         };
         self.processes.iter().flat_map(of).collect()
-    }
-
-    /// The unix sockets of the pod's network namespace, as the kernel lists them.
-    fn unix_sockets(&self) -> String {
-        self.processes.iter().find_map(|process| process.unix_sockets().ok()).unwrap_or_default()
-    }
-}
-
-/// What a NIC's socket is at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Socket {
-    /// A process of the pod listens.
-    pub listening: bool,
-    /// A process of the pod has accepted a connection to it: the data plane is connected.
-    pub connected: bool,
-}
-
-impl Socket {
-    /// Whether any process of the pod still has it.
-    pub fn is_held(self) -> bool {
-        self.listening || self.connected
     }
 }

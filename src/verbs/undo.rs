@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::cni::Error;
 use crate::config::Config;
-use crate::dataplane::guard;
+use crate::dataplane::{connected, guard};
 use crate::deadline::Deadline;
 use crate::libvirt::Domain;
 use crate::pod::identity::PodUid;
@@ -126,7 +126,7 @@ impl Undo<'_> {
     /// Makes the guest let go of the NIC, if there is a guest that has it.
     fn unplug(&self, sought: &Sought, living: &Living, journal: &mut Journal) -> Result<(), Error> {
         let nic = &sought.nic;
-        let held = || living.socket(&nic.path).is_held();
+        let held = || connected::is_listening(&living.unix_sockets(), &nic.path);
         let mut libvirt = match Hypervisor::reach(self.config, self.uid, living, self.deadline) {
             Ok(libvirt) => libvirt,
             // Nobody listens on the NIC's socket: whatever became of the VM, it has the NIC no more.
@@ -145,7 +145,7 @@ impl Undo<'_> {
             Target { mac: Some(nic.mac.as_str()).filter(|mac| !mac.is_empty()), path: &nic.path, alias: &nic.alias };
         for domain in domains.iter().filter(is_it) {
             // A guest that lets go of the NIC makes QEMU stop its rings, and wait for the data plane to say where.
-            let ends = || living.ends(&nic.path, None);
+            let ends = || living.accepted(&nic.path, None);
             let detached = guard::during(ends, || detach::detach(client, domain, target, self.deadline));
             let (detached, cut) = detached.map_err(|error| fault::system("starting the guard", &error))?;
             if cut > 0 {
@@ -169,7 +169,7 @@ impl Undo<'_> {
         let patience = self.deadline.at_most(SOCKET_PATIENCE);
         let looking = |error| fault::system("looking at the NIC's socket", &error);
         while volume.entry(&nic.socket).map_err(looking)? == Entry::Socket {
-            let held = living.is_some_and(|living| living.socket(&nic.path).is_held());
+            let held = living.is_some_and(|living| connected::is_listening(&living.unix_sockets(), &nic.path));
             if !held {
                 if volume.remove_socket(&nic.socket).map_err(looking)? {
                     journal.did("remove socket");
@@ -195,9 +195,12 @@ fn any_in_use(volume: &Volume, living: &Living) -> bool {
         return false;
     }
     let Ok(location) = volume.location() else { return true };
+    let list = living.unix_sockets();
     let points = living.processes.iter().filter_map(|process| process.mount_point(&location).ok().flatten());
     let points: std::collections::BTreeSet<_> = points.collect();
-    points.iter().any(|point| names.iter().any(|name| living.socket(&point.join(name).to_string_lossy()).is_held()))
+    points
+        .iter()
+        .any(|point| names.iter().any(|name| connected::is_listening(&list, &point.join(name).to_string_lossy())))
 }
 
 fn id(domain: &Domain) -> String {

@@ -1,7 +1,7 @@
 //! A double of a data plane: connects to a path as DPDK's client does, and answers there as OVS-DPDK does.
 //!
-//! `dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--silent | --close]` tries the
-//! path every second, and at once when a connection ends, until it is killed. It prints a line for each connection when
+//! `dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--silent | --close]`
+//! tries the path every second (or so many milliseconds), and at once when a connection ends, until it is killed. It prints a line for each connection when
 //! that ends: how many messages came, and which was the last. With `--silent` it connects and never answers; with
 //! `--close` it hangs up at once. Numbers may be hexadecimal (0x…). Its wire code is its own, so that it shares no mistake
 //! with the plugin. It is a process of its own because the plugin asks the kernel whose process connects.
@@ -11,8 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-const USAGE: &str =
-    "usage: dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--silent | --close]";
+const USAGE: &str = "usage: dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--silent | --close]";
 
 /// What DPDK's thread for clients that are not connected sleeps between two rounds (lib/vhost/socket.c).
 const ROUND: Duration = Duration::from_secs(1);
@@ -51,6 +50,7 @@ fn main() {
     let mut args = std::env::args().skip(1);
     let path = args.next().filter(|path| !path.starts_with("--")).unwrap_or_else(|| usage());
     // What OVS 3.1 with DPDK 22.11 says of a dpdkvhostuserclient port.
+    let mut round = ROUND;
     let mut double = Double {
         path: path.into(),
         features: 0xd_7c66_a7ca,
@@ -65,6 +65,7 @@ fn main() {
             "--protocol-features" => double.protocol_features = number(args.next()),
             "--queues" => double.queues = number(args.next()),
             "--slots" => double.slots = number(args.next()),
+            "--round" => round = Duration::from_millis(number(args.next())),
             "--silent" => double.manner = Manner::Silent,
             "--close" => double.manner = Manner::Close,
             _ => usage(),
@@ -77,7 +78,7 @@ fn main() {
         }
         // At once after a connection that was one, as DPDK does.
         if !served {
-            std::thread::sleep(ROUND);
+            std::thread::sleep(round);
         }
     }
 }

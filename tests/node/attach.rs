@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::dataplane::DataPlane;
 use super::libvirt::{DOMAIN, Double, PORTLESS, UNSHARED, domain};
 use super::node::{Answer, Call, INSIDE, Node, Pod, STATE};
 
@@ -28,6 +29,7 @@ fn failed(node: &Node, pod: &Pod<'_>, answer: &Answer, code: u64, word: &str) {
 fn the_nic_is_asked_for_as_it_must_be_and_let_go_by_its_alias() {
     let node = Node::new();
     let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
     let double = Double::start(&pod, &json!({}));
     let answer = add(&pod).run(&node);
     answer.succeeded();
@@ -63,6 +65,7 @@ fn the_nic_is_asked_for_as_it_must_be_and_let_go_by_its_alias() {
 fn what_is_configured_reaches_the_vm() {
     let node = Node::new();
     let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "sock");
     let double = Double::start(&pod, &json!({}));
     let call = add(&pod)
         .ifname("eth0.100")
@@ -93,6 +96,7 @@ fn what_is_configured_reaches_the_vm() {
 fn refusals_are_told_in_words_and_leave_nothing() {
     let node = Node::new();
     let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
     let run = |changes: &Value| {
         let double = Double::start(&pod, changes);
         (add(&pod).run(&node), double)
@@ -142,6 +146,7 @@ fn refusals_are_told_in_words_and_leave_nothing() {
 fn one_of_several_vms_is_named_by_the_configuration() {
     let node = Node::new();
     let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
     let double = Double::start(&pod, &json!({"domains": [domain("a", "1", UNSHARED), domain("b", "2", DOMAIN)]}));
     add(&pod).set("domain", json!("b")).run(&node).succeeded();
     assert_eq!(double.count("attach"), 1);
@@ -157,6 +162,7 @@ fn one_of_several_vms_is_named_by_the_configuration() {
 fn what_is_there_but_different_is_not_touched() {
     let node = Node::new();
     let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
     let double = Double::start(&pod, &json!({}));
     add(&pod).run(&node).succeeded();
     for (call, word) in [
@@ -179,6 +185,7 @@ fn what_is_there_but_different_is_not_touched() {
 fn a_guest_that_needs_time_is_waited_for_and_one_that_refuses_keeps_its_nic() {
     let node = Node::new();
     let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
     for detach in [json!({"after_ms": 700}), json!({"after_ms": 300, "event": false}), json!({"leave_socket": true})] {
         let _double = Double::start(&pod, &json!({"detach": detach}));
         add(&pod).run(&node).succeeded();
@@ -218,6 +225,7 @@ fn an_attach_that_is_no_success_is_none() {
 fn an_attach_without_an_answer_keeps_what_it_needs_and_the_next_call_mends_it() {
     let node = Node::new();
     let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
     let double = Double::start(&pod, &json!({"lies": [{"at": "attach", "nth": 1, "lie": "done-but-close"}]}));
     let answer = add(&pod).run(&node);
     assert_eq!(answer.code(), 11, "{answer:?}");
@@ -232,6 +240,7 @@ fn an_attach_without_an_answer_keeps_what_it_needs_and_the_next_call_mends_it() 
 fn a_new_sandbox_takes_the_nic_over_from_the_old_one() {
     let node = Node::new();
     let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
     let double = Double::start(&pod, &json!({}));
     add(&pod).container("old").run(&node).succeeded();
     add(&pod).container("new").run(&node).succeeded();
@@ -254,6 +263,7 @@ fn a_new_sandbox_takes_the_nic_over_from_the_old_one() {
 fn del_without_a_record_finds_the_nic_and_del_without_libvirt_is_no_error() {
     let node = Node::new();
     let mut pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
     let double = Double::start(&pod, &json!({}));
     add(&pod).run(&node).succeeded();
     node.sh(&format!("rm -rf {STATE}"));

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
 
-use super::node::{Pod, new_uid};
+use super::node::{Pod, end, new_uid};
 
 /// A running domain with two free ports, two vCPUs and shared memory.
 pub const DOMAIN: &str = include_str!("../libvirt/domains/plain.xml");
@@ -15,6 +15,14 @@ pub const PORTLESS: &str = include_str!("../libvirt/domains/portless.xml");
 
 /// Where a container has its daemon's socket.
 pub const SOCKET: &str = "/run/libvirt/libvirt-sock";
+
+/// A program of the tests' own, built as an example beside them.
+pub fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let program = test.parent().and_then(|deps| deps.parent()).unwrap().join("examples").join(name);
+    assert!(program.exists(), "{} is needed: run cargo build --examples", program.display());
+    program
+}
 
 /// A double at work; it ends, and its files go, with this value.
 pub struct Double {
@@ -39,15 +47,16 @@ impl Double {
     pub fn through(start: &mut dyn FnMut(&PathBuf) -> std::process::Command, changes: &Value) -> Self {
         let directory = std::env::temp_dir().join(format!("vhu-node-double-{}", new_uid()));
         std::fs::create_dir(&directory).unwrap();
-        let mut script = json!({"log": directory.join("log"), "domains": [domain("ns_vm", "1", DOMAIN)]});
+        let mut script = json!({
+            "log": directory.join("log"),
+            "domains": [domain("ns_vm", "1", DOMAIN)],
+            "attach": {"data_plane": "handshake"},
+        });
         for (key, value) in changes.as_object().unwrap() {
             script[key] = value.clone();
         }
         std::fs::write(directory.join("script"), script.to_string()).unwrap();
-        let test = std::env::current_exe().unwrap();
-        let program = test.parent().and_then(|deps| deps.parent()).unwrap().join("examples/libvirtd-double");
-        assert!(program.exists(), "{} is needed: run cargo build --examples", program.display());
-        let mut child = start(&program)
+        let mut child = start(&example("libvirtd-double"))
             .args([SOCKET.as_ref(), directory.join("script").as_os_str()])
             .stdout(Stdio::piped())
             .spawn()
@@ -76,8 +85,7 @@ impl Double {
 
 impl Drop for Double {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }

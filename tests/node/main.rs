@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod attach;
+mod dataplane;
 mod identity;
 mod install;
 mod libvirt;

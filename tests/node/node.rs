@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 /// kubelet's directory, kube-ovn's directory for sockets, and the plugin's own, on the node's tmpfs.
@@ -22,6 +24,17 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 pub fn new_uid() -> String {
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     format!("{:08x}-0000-4000-8000-{count:012x}", std::process::id())
+}
+
+/// Ends a command of a node, and waits for it. nsenter forks to enter the pid namespace: its child is the command.
+pub fn end(command: &mut Child) {
+    let children = format!("/proc/{0}/task/{0}/children", command.id());
+    let child = std::fs::read_to_string(children).ok().and_then(|pid| pid.trim().parse().ok());
+    match child {
+        Some(child) => drop(kill(Pid::from_raw(child), Signal::SIGKILL)),
+        None => drop(command.kill()),
+    }
+    let _ = command.wait();
 }
 
 pub struct Node {

@@ -196,8 +196,7 @@ fn sockets_in_use_keep_the_share_and_dead_ones_do_not() {
     std::io::Read::read_exact(listener.stdout.as_mut().unwrap(), &mut [0; 2]).unwrap();
     add.clone().command("DEL").run(&node).succeeded();
     assert!(node.is_shared(&pod.uid), "a NIC that the VM was started with still needs it");
-    listener.kill().unwrap();
-    listener.wait().unwrap();
+    super::node::end(&mut listener);
     pod.die();
     add.command("DEL").run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
