@@ -6,7 +6,6 @@
 //! else the machine does falls on all three alike. Afterwards, without load, NICs are plugged by the chain and pinged.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -199,13 +198,15 @@ impl Bench {
         self.call("del", &json!({}));
         // Nobody waits for an answer to ARP, whose requests are a second apart.
         lab(&["exec", "ip", "neigh", "replace", target, "lladdr", &mac, "dev", "br-int", "nud", "permanent"]);
+        // A link is listed a moment before it can be configured.
         let guest = format!(
-            "while ! n=$(nic {mac} 2>/dev/null); do usleep 5000; done; ip addr add {address} dev $n && ip link set $n up"
+            "until n=$(nic {mac} 2>/dev/null) && ip addr replace {address} dev $n 2>/dev/null && ip link set $n up; do \
+             usleep 5000; done"
         );
         let mut times = Vec::new();
         for round in 0..pings {
             let waiting = command(&["guest", &self.pod, &guest]).spawn().expect("the lab's script");
-            let mut pinging = Pinging::begin(target);
+            let pinging = Pinging::begin(target);
             std::thread::sleep(Duration::from_millis(500 + u64::from(round) * 379 % 1000));
             let (begun, clock) = (epoch(), Instant::now());
             self.call("add", &json!({}));
@@ -225,29 +226,21 @@ fn epoch() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
-/// A ping every 5 ms, from the node.
+/// A ping every 5 ms, from the node, until one is answered. It ends by itself, since it outlives the script that starts it.
 struct Pinging(Child);
 
 impl Pinging {
     fn begin(target: &str) -> Self {
-        let words = ["exec", "ping", "-n", "-D", "-i", "0.005", target];
+        let words = ["exec", "ping", "-n", "-D", "-i", "0.005", "-c", "1", "-w", "10", target];
         Self(command(&words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the lab's script"))
     }
 
     /// When the first answer came, in seconds of the epoch.
-    fn first_answer(&mut self) -> f64 {
-        let lines = BufReader::new(self.0.stdout.take().unwrap()).lines();
-        let answer = lines.map_while(Result::ok).find(|line| line.contains("bytes from"));
-        let answer = answer.expect("an answer");
+    fn first_answer(self) -> f64 {
+        let text = succeeded(&self.0.wait_with_output().unwrap());
+        let answer = text.lines().find(|line| line.contains("bytes from")).expect("an answer");
         // "[1700000000.123456] 64 bytes from …"
         answer.split(['[', ']']).nth(1).and_then(|stamp| stamp.parse().ok()).expect("a time stamp")
-    }
-}
-
-impl Drop for Pinging {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
