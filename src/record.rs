@@ -4,7 +4,7 @@
 //! `<state_dir>/locks/<uid>`. Root's alone. A record is what a DEL without any other knowledge goes by.
 
 use std::fmt;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -12,8 +12,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::warn;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::deadline::Deadline;
@@ -114,8 +112,8 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
-    // Released when dropped, by the kernel if we die.
-    _file: Flock<File>,
+    // Released when closed, by the kernel if we die.
+    _file: File,
 }
 
 impl Lock {
@@ -144,8 +142,8 @@ impl Store {
             let fail = |error: std::io::Error| sys::Error::of("open", &path, &error);
             let mut options = OpenOptions::new();
             let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(fail)?;
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(file) => {
+            match file.try_lock() {
+                Ok(()) => {
                     let held = sys::object(file.as_fd())?;
                     let named = std::fs::metadata(&path).map(|named| (named.dev(), named.ino()));
                     if named.is_ok_and(|named| named == held) {
@@ -153,14 +151,14 @@ impl Store {
                     }
                     // Its last holder retired it between our open and our lock: take the next one.
                 }
-                Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => {
+                Err(TryLockError::WouldBlock) => {
                     if deadline.passed() {
                         return Err(Error::LockTimedOut(uid.clone()));
                     }
                     // flock(2) has no time limit of its own, and a signal's handler cannot be had without `unsafe`.
                     std::thread::sleep(deadline.remaining().min(Duration::from_millis(5)));
                 }
-                Err((_, errno)) => return Err(sys::Error::of("flock", &path, &errno.into()).into()),
+                Err(TryLockError::Error(error)) => return Err(sys::Error::of("flock", &path, &error).into()),
             }
         }
     }
@@ -189,11 +187,27 @@ impl Store {
             .collect()
     }
 
-    /// All pods that have records.
+    /// All pods that have a directory for records.
     #[must_use]
     pub fn pods(&self) -> Vec<PodUid> {
-        let Ok(listing) = std::fs::read_dir(self.root.join("pods")) else { return Vec::new() };
+        self.names("pods")
+    }
+
+    /// All pods that have a lock's file, held or not.
+    #[must_use]
+    pub fn locks(&self) -> Vec<PodUid> {
+        self.names("locks")
+    }
+
+    fn names(&self, directory: &str) -> Vec<PodUid> {
+        let Ok(listing) = std::fs::read_dir(self.root.join(directory)) else { return Vec::new() };
         listing.flatten().filter_map(|entry| PodUid::parse(entry.file_name().to_str()?)).collect()
+    }
+
+    /// Whether any file of the pod is there: a record, readable or not, or the lock of a call that is at work or was killed.
+    #[must_use]
+    pub fn knows(&self, uid: &PodUid) -> bool {
+        ["pods", "locks"].iter().any(|kind| self.root.join(kind).join(uid.as_str()).symlink_metadata().is_ok())
     }
 
     /// Writes a record whole or not at all: to a file beside, then renamed.
@@ -223,16 +237,38 @@ impl Store {
     /// Those of removing the file.
     pub fn remove(&self, uid: &PodUid, container_id: &str, ifname: &str) -> Result<(), Error> {
         let path = self.directory(uid).join(file_name(container_id, ifname));
-        let _ = std::fs::remove_file(path.with_extension("new"));
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(sys::Error::of("unlink", &path, &error).into())
             }
             _ => {
-                // Goes only when it was the last of the pod.
-                let _ = std::fs::remove_dir(self.directory(uid));
+                // The directory goes only when it was the last of the pod.
+                self.tidy(uid);
                 Ok(())
             }
+        }
+    }
+
+    /// Removes what a call that was killed while it wrote has left of a record that never was. The pod's lock is held.
+    pub fn tidy(&self, uid: &PodUid) {
+        let files = std::fs::read_dir(self.directory(uid)).into_iter().flatten().flatten().map(|entry| entry.path());
+        for path in files.filter(|path| path.extension().is_some_and(|kind| kind == "new")) {
+            let _ = std::fs::remove_file(path);
+        }
+        let _ = std::fs::remove_dir(self.directory(uid));
+    }
+
+    /// Forgets all of a pod's attachments, also those whose records cannot be read. The pod's lock is held.
+    ///
+    /// # Errors
+    /// Those of removing the directory.
+    pub fn forget(&self, uid: &PodUid) -> Result<(), Error> {
+        let path = self.directory(uid);
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(sys::Error::of("rmdir", &path, &error).into())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -269,10 +305,15 @@ fn read(path: &Path) -> Option<Record> {
         warn!("record {} cannot be read: {error}", path.display());
         return None;
     }
-    match serde_json::from_slice::<Record>(&text) {
-        Ok(record) if record.format <= FORMAT => Some(record),
-        Ok(record) => {
-            warn!("record {} is of format {}, newer than this plugin", path.display(), record.format);
+    // The format first: what else is in a newer one is for its own version to know.
+    let record = serde_json::from_slice::<Head>(&text).and_then(|head| match head.format {
+        ..=FORMAT => serde_json::from_slice(&text).map(Ok),
+        newer => Ok(Err(newer)),
+    });
+    match record {
+        Ok(Ok(record)) => Some(record),
+        Ok(Err(newer)) => {
+            warn!("record {} is of format {newer}, newer than this plugin", path.display());
             None
         }
         Err(error) => {
@@ -280,6 +321,12 @@ fn read(path: &Path) -> Option<Record> {
             None
         }
     }
+}
+
+/// What every format has.
+#[derive(Deserialize)]
+struct Head {
+    format: u32,
 }
 
 impl Record {
@@ -291,92 +338,4 @@ impl Record {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const UID: &str = "0b2fd2c3-1b3e-4c0a-8f5e-6a1d3f2e9c77";
-
-    fn store(test: &str) -> (Store, PodUid) {
-        let root = std::env::temp_dir().join(format!("vhu-record-{}-{test}", std::process::id()));
-        (Store::new(&root), PodUid::parse(UID).unwrap())
-    }
-
-    fn record(container_id: &str, ifname: &str) -> Record {
-        Record {
-            format: FORMAT,
-            network: "net".into(),
-            container_id: container_id.into(),
-            ifname: ifname.into(),
-            uid: UID.into(),
-            pod: "ns/pod".into(),
-            netns: "/run/netns/x".into(),
-            volume: "vhostuser-sockets".into(),
-            socket_base_dir: "/run/x".into(),
-            nic: None,
-            created: 1,
-        }
-    }
-
-    #[test]
-    fn a_record_is_found_by_its_attachment_alone() {
-        let (store, uid) = store("find");
-        let long = "a".repeat(300);
-        for (id, ifname) in [("c1", "net1"), ("c1", "net2"), ("c2", "net1"), (&long, "eth0")] {
-            store.write(&uid, &record(id, ifname)).unwrap();
-        }
-        assert_eq!(store.of_pod(&uid).len(), 4);
-        assert_eq!(store.find(&uid, "c1", "net2"), Some(record("c1", "net2")));
-        assert_eq!(store.find_anywhere(&long, "eth0"), Some(record(&long, "eth0")));
-        assert_eq!(store.find_anywhere(&long[..299], "eth0"), None, "another id with the same file name");
-        for (id, ifname) in [("c1", "net1"), ("c1", "net2"), ("c2", "net1"), (&long, "eth0"), ("c9", "x")] {
-            store.remove(&uid, id, ifname).unwrap();
-        }
-        assert!(store.pods().is_empty(), "the last record takes the pod's directory with it");
-        std::fs::remove_dir_all(store.root).unwrap();
-    }
-
-    #[test]
-    fn what_cannot_be_read_does_not_block() {
-        let (store, uid) = store("broken");
-        store.write(&uid, &record("c1", "net1")).unwrap();
-        let directory = store.directory(&uid);
-        std::fs::write(directory.join("a@b.json"), "{").unwrap();
-        std::fs::write(directory.join("c@d.json"), r#"{"format":99}"#).unwrap();
-        let mut newer = record("c3", "net3");
-        newer.format = FORMAT + 1;
-        store.write(&uid, &newer).unwrap();
-        assert_eq!(store.of_pod(&uid), [record("c1", "net1")]);
-        std::fs::remove_dir_all(store.root).unwrap();
-    }
-
-    #[test]
-    fn the_lock_is_one_at_a_time_and_waits_no_longer_than_the_deadline() {
-        let (store, uid) = store("lock");
-        let held = store.lock(&uid, Deadline::after(Duration::from_secs(1))).unwrap();
-        let error = store.lock(&uid, Deadline::after(Duration::from_millis(20))).unwrap_err();
-        assert!(matches!(error, Error::LockTimedOut(_)), "{error}");
-        held.retire();
-        drop(store.lock(&uid, Deadline::after(Duration::from_secs(1))).unwrap());
-        std::fs::remove_dir_all(store.root).unwrap();
-    }
-
-    #[test]
-    fn a_retired_lock_is_not_shared_with_its_successor() {
-        let (store, uid) = store("retire");
-        let busy = std::sync::atomic::AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    for _ in 0..50 {
-                        let lock = store.lock(&uid, Deadline::after(Duration::from_secs(30))).unwrap();
-                        assert_eq!(busy.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
-                        std::thread::yield_now();
-                        busy.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
-                        lock.retire();
-                    }
-                });
-            }
-        });
-        std::fs::remove_dir_all(store.root).unwrap();
-    }
-}
+mod tests;

@@ -61,7 +61,7 @@ enum Target {
     /// A plain directory.
     Bare(OwnedFd),
     /// The volume itself.
-    Mounted,
+    Mounted(OwnedFd),
     /// The root of some other mount: of a volume that was deleted, mostly.
     Stale(OwnedFd),
 }
@@ -79,6 +79,19 @@ impl Share {
         self.base.join(&self.uid).join(&self.volume)
     }
 
+    /// Whether anything of the pod's is there, even a directory that nothing is mounted on.
+    #[must_use]
+    pub fn has_left_something(&self) -> bool {
+        self.base.join(&self.uid).symlink_metadata().is_ok()
+    }
+
+    /// The pods that have a directory below `base`, whoever made it.
+    #[must_use]
+    pub fn pods(base: &Path) -> Vec<PodUid> {
+        let Ok(listing) = std::fs::read_dir(base) else { return Vec::new() };
+        listing.flatten().filter_map(|entry| PodUid::parse(entry.file_name().to_str()?)).collect()
+    }
+
     /// Makes the target show the volume, whatever it showed before. Returns whether anything had to be done.
     ///
     /// # Errors
@@ -86,7 +99,10 @@ impl Share {
     pub fn ensure(&self, volume: &Volume) -> Result<bool, Error> {
         for _ in 0..STACK_LIMIT {
             match self.look(Some(volume))? {
-                Target::Mounted => return Ok(false),
+                // By somebody else, or by a call that was killed before it had restricted it.
+                Target::Mounted(root) => {
+                    return sys::restrict(root.as_fd()).map(|()| false).map_err(self.fail("restricting the mount on"));
+                }
                 Target::Stale(root) => sys::unmount(root.as_fd()).map_err(self.fail("unmounting a stale mount on"))?,
                 Target::Absent => self.make()?,
                 Target::Bare(target) => {
@@ -105,7 +121,7 @@ impl Share {
     /// # Errors
     /// Those of looking.
     pub fn is_mounted(&self, volume: &Volume) -> Result<bool, Error> {
-        Ok(matches!(self.look(Some(volume))?, Target::Mounted))
+        Ok(matches!(self.look(Some(volume))?, Target::Mounted(_)))
     }
 
     /// Takes the mount, or what is left of it, and the directories away. What is gone already is no error. Returns whether
@@ -116,10 +132,19 @@ impl Share {
     pub fn remove(&self) -> Result<bool, Error> {
         let mut changed = false;
         for _ in 0..STACK_LIMIT {
-            match self.look(None)? {
+            let there = match self.look(None) {
+                // A link in the way: where it leads nothing is ours.
+                Err(Error::System { error, .. }) if error.is_escape() => return Ok(changed),
+                there => there?,
+            };
+            match there {
                 Target::Stale(root) => sys::unmount(root.as_fd()).map_err(self.fail("unmounting"))?,
-                Target::Absent => return Ok(changed),
-                Target::Bare(_) | Target::Mounted => return Ok(self.remove_directories().is_ok() || changed),
+                Target::Absent => {
+                    // Whoever was interrupted here has left the pod's directory.
+                    let _ = self.remove_pods_directory();
+                    return Ok(changed);
+                }
+                Target::Bare(_) | Target::Mounted(_) => return Ok(self.remove_directories().is_ok() || changed),
             }
             changed = true;
         }
@@ -136,7 +161,7 @@ impl Share {
         if let Some(volume) = volume
             && sys::object(volume.fd()).map_err(&fail)? == sys::object(target.as_fd()).map_err(&fail)?
         {
-            return Ok(Target::Mounted);
+            return Ok(Target::Mounted(target));
         }
         let parent = self.open_parent().map_err(&fail)?;
         let same_mount =
@@ -168,8 +193,12 @@ impl Share {
     fn remove_directories(&self) -> Result<(), sys::Error> {
         sys::remove_directory(self.open_parent()?.as_fd(), &self.volume)?;
         // Another volume of the pod may be shared beside.
-        let _ = sys::remove_directory(sys::open_handle(&self.base)?.as_fd(), &self.uid);
+        let _ = self.remove_pods_directory();
         Ok(())
+    }
+
+    fn remove_pods_directory(&self) -> Result<(), sys::Error> {
+        sys::remove_directory(sys::open_handle(&self.base)?.as_fd(), &self.uid)
     }
 
     fn fail(&self, doing: &'static str) -> impl Fn(sys::Error) -> Error + use<> {

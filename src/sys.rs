@@ -14,6 +14,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{FileStat, Mode, fstat, mkdirat, umask};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
@@ -238,12 +239,27 @@ pub fn bind(
     mount(Some(&link(source)), &link(target), nothing, MsFlags::MS_BIND, nothing)
         .map_err(|errno| Error::new("mount", "MS_BIND", errno))?;
     let root = reopen()?;
-    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(nothing, &link(root.as_fd()), nothing, flags, nothing).map_err(|errno| {
+    restrict(root.as_fd()).inspect_err(|_| {
         // The error to report is the first one; a mount that stays is found and mended by the next call.
         let _ = umount2(&link(root.as_fd()), MntFlags::MNT_DETACH);
-        Error::new("mount", "MS_REMOUNT|MS_BIND|MS_NOSUID|MS_NODEV|MS_NOEXEC", errno)
     })
+}
+
+/// Takes away from the mount whose root the handle is what a tenant's files have no business with on the host, unless
+/// that is done already.
+///
+/// # Errors
+/// fstatvfs(3)'s and mount(2)'s.
+pub fn restrict(root: BorrowedFd<'_>) -> Result<(), Error> {
+    let all = FsFlags::ST_NOSUID | FsFlags::ST_NODEV | FsFlags::ST_NOEXEC;
+    let now = fstatvfs(root).map_err(|errno| Error::new("fstatvfs", link(root).display(), errno))?.flags();
+    if now.contains(all) {
+        return Ok(());
+    }
+    let nothing: Option<&Path> = None;
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(nothing, &link(root), nothing, flags, nothing)
+        .map_err(|errno| Error::new("mount", "MS_REMOUNT|MS_BIND|MS_NOSUID|MS_NODEV|MS_NOEXEC", errno))
 }
 
 /// Takes away the mount whose root the handle is. Lazily: our own handle keeps it busy.

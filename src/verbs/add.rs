@@ -65,18 +65,27 @@ fn serve(request: &Request, config: &Config, uid: &PodUid, netns: &Path, journal
     let lock = store.lock(uid, deadline).map_err(|error| fault::record(&error))?;
     journal.saw("lock");
     // Again, in the host's namespace and behind the lock.
-    let volume = sandbox::volume(config, uid)?.ok_or_else(|| no_volume(config, Some(uid)))?;
+    let volume = sandbox::volume(config, uid).and_then(|there| there.ok_or_else(|| no_volume(config, Some(uid))));
+    let volume = match volume {
+        Ok(volume) => volume,
+        Err(error) => {
+            undo::let_go(lock, &store, uid);
+            return Err(error);
+        }
+    };
     let share = Share::new(&config.socket_base_dir, uid, &config.volume_name);
 
     let before = store.find(uid, &request.container_id, &request.ifname);
     let mut record = before.clone().unwrap_or_else(|| new_record(request, config, uid, netns));
-    let mut mounted = false;
+    // Until it is known to have been there before.
+    let mut mounted = true;
     let attempt = || -> Result<(), Failure> {
+        // First, so that nothing is ever there that no record tells of, wherever this call may be killed.
+        store.write(uid, &record).map_err(|error| fault::record(&error))?;
         mounted = share.ensure(&volume).map_err(|error| fault::share(&error))?;
         if mounted {
             journal.did("mount");
         }
-        store.write(uid, &record).map_err(|error| fault::record(&error))?;
         let wanted = match config.attach {
             Attach::Never => false,
             Attach::Always => true,
@@ -93,8 +102,11 @@ fn serve(request: &Request, config: &Config, uid: &PodUid, netns: &Path, journal
         plug.run(&store, &mut record, journal)
     };
     let outcome = attempt();
+    // A NIC that is there needs its share and the record that was made before it, though a later step failed.
+    let plugged = record.nic.as_ref().is_some_and(|nic| nic.attached);
     if let Err(failure) = &outcome
         && !failure.open
+        && !plugged
         && let Err(error) = undo::restore(&store, &share, mounted, before, &record, uid)
     {
         journal.warn(format_args!("what was done could not be undone: {error}"));

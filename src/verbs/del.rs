@@ -57,8 +57,8 @@ fn whose(request: &Request, config: &Config, store: &Store, journal: &Journal) -
 fn untouched(config: &Config, store: &Store, uid: &PodUid) -> bool {
     let no_volume = matches!(sandbox::volume(config, uid), Ok(None));
     no_volume
-        && store.of_pod(uid).is_empty()
-        && !Share::new(&config.socket_base_dir, uid, &config.volume_name).target().exists()
+        && !store.knows(uid)
+        && !Share::new(&config.socket_base_dir, uid, &config.volume_name).has_left_something()
 }
 
 /// The NIC's MAC address, if the call tells it; it helps to recognise a NIC that was not recorded.

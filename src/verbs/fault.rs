@@ -108,7 +108,9 @@ pub fn vm(error: &vm::error::Error) -> Error {
         E::SeveralDomains(_) => Error::invalid_config(sentence(&error.to_string())),
         E::Conflict(_) => Error::conflict(sentence(&error.to_string())),
         E::Obstacle(_) | E::Description(_) => Error::libvirt(sentence(&error.to_string())),
-        E::NoDomain { .. } | E::NotReleased { .. } | E::AttachOpen(_) => Error::try_again(sentence(&error.to_string())),
+        E::NoDomain { .. } | E::NotReleased { .. } | E::StillStored { .. } | E::AttachOpen(_) => {
+            Error::try_again(sentence(&error.to_string()))
+        }
         E::Libvirt(error) => refusal(error),
     }
 }

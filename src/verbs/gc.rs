@@ -1,6 +1,6 @@
-//! GC: undo every attachment of this network that the runtime no longer knows.
+//! GC: undo every attachment of this network that the runtime no longer knows, and what pods that are gone have left.
 
-use crate::cni::{Error, Request};
+use crate::cni::{Attachment, Error, Request};
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::pod::identity::PodUid;
@@ -9,6 +9,7 @@ use crate::sys;
 
 use super::fault;
 use super::journal::Journal;
+use super::sweep::Sweep;
 use super::undo::{self, Undo};
 
 /// Goes on after an error, and reports all of them.
@@ -16,16 +17,15 @@ pub fn gc(request: &Request, config: &Config, journal: &mut Journal) -> Result<(
     // No list at all is not an empty list: nothing is known, so nothing is done.
     let Some(valid) = request.conf.valid_attachments()? else { return Ok(()) };
     let store = Store::new(&config.state_dir);
-    let is_valid = |record: &Record| {
-        valid.iter().any(|one| (&one.container_id, &one.ifname) == (&record.container_id, &record.ifname))
+    let sweep = Sweep { config, store: &store };
+    let is_stale = |record: &Record| {
+        let is_it = |one: &Attachment| (&one.container_id, &one.ifname) == (&record.container_id, &record.ifname);
+        record.network == request.conf.name && !valid.iter().any(is_it)
     };
-    let mut stale = Vec::new();
-    for uid in store.pods() {
-        let records = store.of_pod(&uid).into_iter();
-        let of_this = records.filter(|record| record.network == request.conf.name && !is_valid(record));
-        stale.extend(of_this.map(|record| (uid.clone(), record)));
-    }
-    if stale.is_empty() {
+    let of_pod = |uid: PodUid| store.of_pod(&uid).into_iter().map(move |record| (uid.clone(), record));
+    let recorded = store.pods().into_iter().flat_map(of_pod);
+    let stale: Vec<(PodUid, Record)> = recorded.filter(|(_, record)| is_stale(record)).collect();
+    if stale.is_empty() && sweep.candidates().is_empty() {
         return Ok(());
     }
     sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
@@ -35,10 +35,15 @@ pub fn gc(request: &Request, config: &Config, journal: &mut Journal) -> Result<(
             failures.push((format!("{} of {}", record.ifname, record.container_id), error));
         }
     }
+    for uid in sweep.candidates() {
+        if let Err(error) = sweep.run(&uid, journal) {
+            failures.push((format!("pod {uid}"), error));
+        }
+    }
     let Some((_, first)) = failures.first() else { return Ok(()) };
     let all: Vec<String> = failures.iter().map(|(which, error)| format!("{which}: {error}")).collect();
-    Err(Error::new(first.code, format!("{} stale attachments could not be undone.", failures.len()))
-        .with_details(all.join("; ")))
+    let what = if failures.len() == 1 { "1 leftover".to_owned() } else { format!("{} leftovers", failures.len()) };
+    Err(Error::new(first.code, format!("{what} could not be cleaned up.")).with_details(all.join("; ")))
 }
 
 fn undo_one(config: &Config, store: &Store, uid: &PodUid, record: &Record, journal: &mut Journal) -> Result<(), Error> {

@@ -10,6 +10,7 @@ mod journal;
 mod link;
 mod plug;
 mod sandbox;
+mod sweep;
 mod undo;
 
 use crate::cni::{Command, Error, PrevResult, Request};

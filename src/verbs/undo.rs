@@ -10,7 +10,7 @@ use crate::deadline::Deadline;
 use crate::libvirt::Domain;
 use crate::pod::identity::PodUid;
 use crate::pod::volume::{Entry, Volume};
-use crate::record::{self, Lock, Nic, Record, Store};
+use crate::record::{Lock, Nic, Record, Store};
 use crate::share::Share;
 use crate::vm::detach::{self, Target};
 use crate::vm::interface::alias_of;
@@ -22,6 +22,9 @@ use super::sandbox::Living;
 
 /// How long QEMU may take to remove its socket once the NIC is gone; it does so before libvirt hears of it.
 const SOCKET_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often that is looked for.
+const SOCKET_PAUSE: Duration = Duration::from_millis(2);
 
 /// An attachment that is to be undone. The pod's lock is held, and this process is in the host's mount namespace.
 pub struct Undo<'a> {
@@ -76,26 +79,37 @@ impl Undo<'_> {
                 self.remove_socket(&sought.nic, volume, living.as_ref(), journal)?;
             }
         }
+        let dead = if living.is_none() && self.with_dead { self.others_of_the_sandbox() } else { Vec::new() };
+        for (nic, volume) in dead.iter().filter_map(|other| other.nic.as_ref().zip(volume.as_ref())) {
+            self.remove_socket(nic, volume, None, journal)?;
+        }
+        let in_use = volume.as_ref().zip(living.as_ref()).is_some_and(|(volume, living)| any_in_use(volume, living));
+        let doomed = |other: &Record| dead.contains(other) || self.is_this(other);
+        let is_last = self.store.of_pod(self.uid).iter().all(doomed);
+        if is_last && !in_use && share.remove().map_err(|error| fault::share(&error))? {
+            journal.did("unmount");
+        }
+        // Last, so that nothing is ever there that no record tells of, wherever this call may be killed.
         let remove = |ifname: &str| {
             let removed = self.store.remove(self.uid, self.container_id, ifname);
             removed.map_err(|error| fault::record(&error))
         };
-        remove(self.ifname)?;
-        if living.is_none() && self.with_dead {
-            for other in self.store.of_pod(self.uid) {
-                let Some(nic) = other.nic.filter(|_| other.container_id == self.container_id) else { continue };
-                if let Some(volume) = &volume {
-                    self.remove_socket(&nic, volume, None, journal)?;
-                }
-                remove(&other.ifname)?;
-                journal.did(format_args!("forget {}, whose VM is gone", other.ifname));
-            }
+        for other in &dead {
+            remove(&other.ifname)?;
+            journal.did(format_args!("forget {}, whose VM is gone", other.ifname));
         }
-        let in_use = volume.as_ref().zip(living.as_ref()).is_some_and(|(volume, living)| any_in_use(volume, living));
-        if self.store.of_pod(self.uid).is_empty() && !in_use && share.remove().map_err(|error| fault::share(&error))? {
-            journal.did("unmount");
-        }
-        Ok(())
+        remove(self.ifname)
+    }
+
+    fn is_this(&self, record: &Record) -> bool {
+        (record.container_id.as_str(), record.ifname.as_str()) == (self.container_id, self.ifname)
+    }
+
+    /// The records of the sandbox' other attachments that plugged a NIC.
+    fn others_of_the_sandbox(&self) -> Vec<Record> {
+        let all = self.store.of_pod(self.uid).into_iter();
+        let with_nic = all.filter(|other| other.nic.is_some() && other.container_id == self.container_id);
+        with_nic.filter(|other| !self.is_this(other)).collect()
     }
 
     /// The NIC that this attachment plugged. Without a record (a wiped /run) it is the one that an ADD would have plugged,
@@ -158,7 +172,8 @@ impl Undo<'_> {
         Ok(())
     }
 
-    /// Removes the socket's file, if QEMU has not: one that died has left it.
+    /// Removes the socket's file, if QEMU has not: one that died has left it. Waits until nobody listens there any more, for
+    /// an ADD that comes next would find the name in use.
     fn remove_socket(
         &self,
         nic: &Nic,
@@ -168,21 +183,21 @@ impl Undo<'_> {
     ) -> Result<(), Error> {
         let patience = self.deadline.at_most(SOCKET_PATIENCE);
         let looking = |error| fault::system("looking at the NIC's socket", &error);
-        while volume.entry(&nic.socket).map_err(looking)? == Entry::Socket {
-            let held = living.is_some_and(|living| connected::is_listening(&living.unix_sockets(), &nic.path));
-            if !held {
-                if volume.remove_socket(&nic.socket).map_err(looking)? {
-                    journal.did("remove socket");
-                }
-                break;
-            }
-            if patience.passed() {
+        let is_held = || living.is_some_and(|living| connected::is_listening(&living.unix_sockets(), &nic.path));
+        while is_held() {
+            if !patience.passed() {
+                std::thread::sleep(SOCKET_PAUSE);
+            } else if volume.entry(&nic.socket).map_err(looking)? == Entry::Socket {
                 return Err(Error::try_again(format!(
                     "The VM no longer has the NIC, but some process of the pod still listens on its socket {}.",
                     nic.path
                 )));
+            } else {
+                return Ok(()); // on something that no path leads to
             }
-            std::thread::sleep(Duration::from_millis(10));
+        }
+        if volume.remove_socket(&nic.socket).map_err(looking)? {
+            journal.did("remove socket");
         }
         Ok(())
     }
@@ -216,20 +231,20 @@ pub fn restore(
     now: &Record,
     uid: &PodUid,
 ) -> Result<(), Error> {
-    let restored: Result<(), record::Error> = match before {
-        Some(before) => store.write(uid, &before),
-        None => store.remove(uid, &now.container_id, &now.ifname),
-    };
-    restored.map_err(|error| fault::record(&error))?;
-    if mounted_by_it && store.of_pod(uid).is_empty() {
+    if let Some(before) = before {
+        return store.write(uid, &before).map_err(|error| fault::record(&error));
+    }
+    let is_now = |other: &Record| (&other.container_id, &other.ifname) == (&now.container_id, &now.ifname);
+    if mounted_by_it && store.of_pod(uid).iter().all(is_now) {
         share.remove().map_err(|error| fault::share(&error))?;
     }
-    Ok(())
+    store.remove(uid, &now.container_id, &now.ifname).map_err(|error| fault::record(&error))
 }
 
 /// Lets go of the pod's lock, for good if nothing of the pod is recorded.
 pub fn let_go(lock: Lock, store: &Store, uid: &PodUid) {
     if store.of_pod(uid).is_empty() {
+        store.tidy(uid);
         lock.retire();
     }
 }

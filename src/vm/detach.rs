@@ -2,17 +2,24 @@
 
 use std::time::Duration;
 
-use log::debug;
+use log::{debug, info};
 
 use super::attach::describe;
+use super::domain::Description;
 use super::error::Error;
+use super::interface::Nic;
 use crate::deadline::Deadline;
 use crate::libvirt::events::Change;
-use crate::libvirt::{self, Client, Domain, Event, EventKind, Scope};
+use crate::libvirt::{self, Client, Domain, Event, EventKind, Scope, Xml};
 
 /// The guest is asked again after so long. Sooner, some QEMUs take it for a change of mind: with native PCIe hot-plug
-/// Linux lets the slot's indicator blink for 5 s first, and a second press within them cancels (QEMU before 6.2).
+/// Linux lets the slot's indicator blink for 5 s first, and a second press within them cancels (QEMU before 6.2) or is
+/// refused.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
+
+/// How long a slot's indicator blinks. The guest is not asked any more when less than this is left, lest the first
+/// request of the next DEL comes while it does.
+const INDICATOR: Duration = Duration::from_secs(5);
 
 /// The XML is read again after so long even if no event came.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -28,12 +35,28 @@ pub struct Target<'a> {
     pub alias: &'a str,
 }
 
-/// Makes the guest let go of the NIC. Returns whether it had it; success means that the domain's XML no longer shows it.
+/// How a request to the guest went.
+enum Asked {
+    /// It was passed on; the guest may take its time, or never answer.
+    Yes,
+    /// libvirt or QEMU would not pass it on (now): in words. A removal may be under way all the same.
+    No(String),
+    /// There is nobody left to ask.
+    Gone,
+}
+
+/// Makes the domain and its guest let go of the NIC. Returns whether either had it; success means that the domain's XML
+/// no longer shows it.
+///
+/// Its stored description goes first, if somebody has made the NIC persistent: with it the VM's next start would wait for
+/// the data plane. Then the guest is asked, by alias, for that call does not wait (the one by XML waits 5 s and then
+/// reports success whatever the guest did); the end is what the events and, always, the XML say.
 ///
 /// # Errors
-/// [`Error::NotReleased`] at the deadline; libvirt's.
+/// [`Error::NotReleased`] at the deadline; [`Error::StillStored`]; libvirt's.
 pub fn detach(client: &mut Client, domain: &Domain, target: Target<'_>, deadline: Deadline) -> Result<bool, Error> {
-    let Some(alias) = alias_in(client, domain, target, deadline)? else { return Ok(false) };
+    let was_stored = forget_stored(client, domain, target, deadline)?;
+    let Some(alias) = alias_in(client, domain, target, deadline)? else { return Ok(was_stored) };
     // Before anything is asked, for past events are not repeated.
     for kind in [EventKind::DeviceRemoved, EventKind::DeviceRemovalFailed, EventKind::Lifecycle] {
         match client.subscribe(kind, domain, deadline) {
@@ -43,21 +66,21 @@ pub fn detach(client: &mut Client, domain: &Domain, target: Target<'_>, deadline
     }
     let mut last = None;
     while !deadline.passed() {
-        match client.detach_alias(domain, &alias, Scope::Live, deadline) {
-            Ok(()) => last = None,
-            Err(error) if error.is_no_domain() || error.is_wrong_state() => return Ok(true),
-            // What the XML says counts, whatever the answer was; a refusal may come with a removal under way.
-            Err(error @ libvirt::Error::Refused(_))
-                if error.is_device_missing() || error.is_unplug_pending() || error.is_busy() =>
-            {
-                debug!("detach of {alias}: {error}");
-                last = Some(error.to_string());
-            }
-            Err(error) => return Err(error.into()),
+        last = match ask(client, domain, &alias, deadline)? {
+            Asked::Gone => return Ok(true),
+            Asked::Yes => None,
+            Asked::No(words) => Some(words),
+        };
+        // A refusal may mean that it is gone already.
+        if last.is_some() && alias_in(client, domain, target, deadline)?.is_none() {
+            return Ok(true);
         }
-        let patience = deadline.at_most(ASK_AGAIN);
-        loop {
-            wait(client, &alias, patience.at_most(LOOK_AGAIN))?;
+        let next = deadline.at_most(ASK_AGAIN);
+        let next = if deadline.remaining() < ASK_AGAIN + INDICATOR { deadline } else { next };
+        while !next.passed() {
+            if wait(client, &alias, next.at_most(LOOK_AGAIN))? {
+                last = Some("the guest refused to let it go".to_owned());
+            }
             match alias_in(client, domain, target, deadline) {
                 Ok(None) => return Ok(true),
                 Ok(Some(_)) => {}
@@ -65,24 +88,79 @@ pub fn detach(client: &mut Client, domain: &Domain, target: Target<'_>, deadline
                 Err(Error::Libvirt(libvirt::Error::TimedOut { .. })) if deadline.passed() => break,
                 Err(error) => return Err(error),
             }
-            if patience.passed() {
-                break;
-            }
         }
     }
     Err(Error::NotReleased { alias, last })
 }
 
-/// Waits for an event that may mean the end; whether it does, the XML tells.
-fn wait(client: &mut Client, alias: &str, deadline: Deadline) -> Result<(), libvirt::Error> {
+/// Asks the guest, through libvirt and QEMU, to let go of the device.
+fn ask(client: &mut Client, domain: &Domain, alias: &str, deadline: Deadline) -> Result<Asked, Error> {
+    match client.detach_alias(domain, alias, Scope::Live, deadline) {
+        Ok(()) => Ok(Asked::Yes),
+        Err(error) if error.is_no_domain() || error.is_wrong_state() => Ok(Asked::Gone),
+        Err(error @ libvirt::Error::Refused(_))
+            if error.is_device_missing() || error.is_unplug_pending() || error.is_busy() =>
+        {
+            debug!("detach of {alias}: {error}");
+            Ok(Asked::No(error.to_string()))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits for an event that may mean the end; whether it does, the XML tells. Returns whether the guest said no.
+fn wait(client: &mut Client, alias: &str, deadline: Deadline) -> Result<bool, libvirt::Error> {
     loop {
         match client.next_event(deadline)? {
-            None => return Ok(()),
-            Some(Event::DeviceRemoved { alias: removed, .. }) if removed == alias => return Ok(()),
-            Some(Event::Lifecycle { change: Change::Stopped, .. }) => return Ok(()),
+            None => return Ok(false),
+            Some(Event::DeviceRemoved { alias: removed, .. }) if removed == alias => return Ok(false),
+            Some(Event::DeviceRemovalFailed { alias: kept, .. }) if kept == alias => return Ok(true),
+            Some(Event::Lifecycle { change: Change::Stopped, .. }) => return Ok(false),
             Some(other) => debug!("while {alias} is being detached: {other:?}"),
         }
     }
+}
+
+/// Takes the NIC out of the description that the domain's next start uses, if it is there. That needs no guest.
+fn forget_stored(client: &mut Client, domain: &Domain, target: Target<'_>, deadline: Deadline) -> Result<bool, Error> {
+    match client.is_persistent(domain, deadline) {
+        Ok(true) => {}
+        Ok(false) => return Ok(false),
+        Err(error) if error.is_no_domain() => return Ok(false),
+        Err(error) => return Err(error.into()),
+    }
+    let Some(nic) = stored(client, domain, target, deadline)? else { return Ok(false) };
+    let removed = match &nic.alias {
+        Some(alias) => client.detach_alias(domain, alias, Scope::Config, deadline),
+        // libvirt stores no aliases but those that users gave.
+        None => client.detach_xml(domain, &by_mac(&nic.mac), Scope::Config, deadline),
+    };
+    match removed {
+        // The XML is what counts.
+        Err(error) if error.is_no_domain() || error.is_wrong_state() || error.is_device_missing() => {}
+        other => other?,
+    }
+    if stored(client, domain, target, deadline)?.is_some() {
+        return Err(Error::StillStored { alias: target.alias.to_owned() });
+    }
+    info!("the NIC {} was persistent, and is so no more", target.alias);
+    Ok(true)
+}
+
+/// The NIC as it is in the domain's stored description.
+fn stored(client: &mut Client, domain: &Domain, target: Target<'_>, deadline: Deadline) -> Result<Option<Nic>, Error> {
+    let document = match client.xml(domain, Xml::Persistent, deadline) {
+        Ok(document) => document,
+        Err(error) if error.is_no_domain() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let description = Description::parse(&document).map_err(Error::Description)?;
+    Ok(description.find(target.mac, target.path, target.alias).cloned())
+}
+
+/// What names a NIC without an alias to libvirt (virDomainNetFindIdx).
+fn by_mac(mac: &str) -> String {
+    format!("<interface type='vhostuser'><mac address='{}'/></interface>", quick_xml::escape::escape(mac))
 }
 
 /// The alias that the NIC really has in the domain; `None` if it is not there, or the domain is not.

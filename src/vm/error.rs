@@ -35,6 +35,11 @@ pub enum Error {
         /// What libvirt said last, if it refused to ask the guest.
         last: Option<String>,
     },
+    /// libvirt removed the NIC from the domain's stored description, it said, and did not.
+    StillStored {
+        /// The NIC's alias.
+        alias: String,
+    },
 }
 
 impl From<libvirt::Error> for Error {
@@ -48,7 +53,7 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::NoDomain { .. } | Self::AttachOpen(_) | Self::NotReleased { .. } => true,
+            Self::NoDomain { .. } | Self::AttachOpen(_) | Self::NotReleased { .. } | Self::StillStored { .. } => true,
             Self::Libvirt(error) => error.is_retryable() || error.is_no_domain(),
             Self::SeveralDomains(_) | Self::Conflict(_) | Self::Obstacle(_) | Self::Description(_) => false,
         }
@@ -88,6 +93,11 @@ impl fmt::Display for Error {
                 )?;
                 last.as_ref().map_or(Ok(()), |last| write!(f, " ({last})"))
             }
+            Self::StillStored { alias } => write!(
+                f,
+                "the NIC {alias} is still in the VM's stored description, with which its next start would wait for the data \
+                 plane: remove it with virsh detach-device --config"
+            ),
         }
     }
 }

@@ -92,9 +92,10 @@ impl Double {
         let log = std::fs::read_to_string(self.dir.join("log")).expect("the double has a log");
         let line = |line: &str| {
             let mut line: Value = serde_json::from_str(line).expect("a line is JSON");
-            (line["call"].as_str().unwrap().to_owned(), line["args"].take())
+            // Lines without a call tell of events.
+            Some((line["call"].as_str()?.to_owned(), line["args"].take()))
         };
-        log.lines().map(line).collect()
+        log.lines().filter_map(line).collect()
     }
 
     /// The names of the calls received so far.

@@ -1,10 +1,14 @@
 //! libvirtd's double in a pod's container.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use vhostuser_hotplug::deadline::Deadline;
+use vhostuser_hotplug::libvirt::{Client, Uri, Xml};
 
 use super::node::{Pod, end, new_uid};
 
@@ -26,7 +30,8 @@ pub fn example(name: &str) -> PathBuf {
 
 /// A double at work; it ends, and its files go, with this value.
 pub struct Double {
-    child: Child,
+    /// Its starter, nsenter(1).
+    pub child: Child,
     directory: PathBuf,
 }
 
@@ -72,15 +77,46 @@ impl Double {
         let log = std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
         let call = |line: &str| {
             let mut line: Value = serde_json::from_str(line).unwrap();
-            (line["call"].as_str().unwrap().to_owned(), line["args"].take())
+            Some((line["call"].as_str()?.to_owned(), line["args"].take()))
         };
-        log.lines().map(call).collect()
+        log.lines().filter_map(call).collect()
+    }
+
+    /// When each call of this name was received and each event of this number (a procedure's) sent, in microseconds since
+    /// 1970.
+    pub fn times(&self, of: &Value) -> Vec<u64> {
+        let log = std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines
+            .filter(|line| line["call"] == *of || line["event"] == *of)
+            .map(|line| line["t_us"].as_u64().unwrap())
+            .collect()
     }
 
     /// How often it was called so.
     pub fn count(&self, name: &str) -> usize {
         self.calls().iter().filter(|(call, _)| call == name).count()
     }
+}
+
+/// A client of the pod's daemon, for a look at what the plugin made of the domain.
+pub fn client(pod: &Pod<'_>) -> Client {
+    let stream = UnixStream::connect(format!("/proc/{}/root{SOCKET}", pod.machine_pid())).unwrap();
+    Client::open(stream, Uri::System, soon()).unwrap()
+}
+
+/// The aliases of the NICs that the pod's first domain has.
+pub fn nics(pod: &Pod<'_>, which: Xml) -> Vec<String> {
+    let mut client = client(pod);
+    let domain = client.running_domains(soon()).unwrap().remove(0);
+    let xml = client.xml(&domain, which, soon()).unwrap();
+    let alias =
+        |nic: &str| nic.split("<alias name='").nth(1).map_or("", |rest| rest.split('\'').next().unwrap()).to_owned();
+    xml.split("<interface").skip(1).map(|rest| alias(rest.split("</interface>").next().unwrap())).collect()
+}
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(30))
 }
 
 impl Drop for Double {

@@ -5,6 +5,8 @@
 
 mod attach;
 mod dataplane;
+mod detach;
+mod gc;
 mod identity;
 mod install;
 mod libvirt;

@@ -34,6 +34,8 @@ pub fn end(command: &mut Child) {
         Some(child) => drop(kill(Pid::from_raw(child), Signal::SIGKILL)),
         None => drop(command.kill()),
     }
+    // It stops along with a command that is stopped.
+    let _ = kill(Pid::from_raw(i32::try_from(command.id()).unwrap()), Signal::SIGCONT);
     let _ = command.wait();
 }
 
@@ -102,6 +104,13 @@ impl Node {
         let probe = format!("probe-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let target = self.target(uid);
         self.holds(&format!("touch {volume}/{probe} && test -e {target}/{probe}; s=$?; rm {volume}/{probe}; exit $s"))
+    }
+
+    /// What is left of a pod, for a message.
+    pub fn left(&self, uid: &str) -> String {
+        self.sh(&format!(
+            "find {SOCKETS}/{uid} {STATE} -path '*{uid}*' 2>/dev/null; grep {uid} /proc/self/mountinfo; true"
+        ))
     }
 
     /// Whether nothing is left of a pod: no share, no record, no lock.

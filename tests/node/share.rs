@@ -227,33 +227,9 @@ fn what_a_pod_or_a_neighbour_put_in_the_way_is_not_followed() {
     assert!(!answer.ok, "{answer:?}");
     untouched();
     assert!(node.holds(&format!("! grep -q /run/canary /proc/self/mountinfo && ! test -e {STATE}/pods/{uid}")));
-}
-
-#[test]
-fn gc_takes_what_is_not_listed_of_this_network_and_nothing_else() {
-    let node = Node::new();
-    let (uid, netns) = created(&node);
-    let add = Call::new("ADD", &uid, &netns).set("cniVersion", json!("1.1.0"));
-    let (stale, valid, foreign) =
-        (add.clone(), add.clone().ifname("net2"), add.clone().ifname("net3").set("name", json!("x")));
-    for call in [&stale, &valid, &foreign] {
-        call.run(&node).succeeded();
-    }
-    let list = json!([{"containerID": "4f3c2b1a09876543", "ifname": "net2"}]);
-    let gc = Call::new("GC", "", "")
-        .args("")
-        .container("")
-        .ifname("")
-        .without("prevResult")
-        .set("cniVersion", json!("1.1.0"));
-    gc.run(&node).succeeded();
-    let records = || node.sh(&format!("ls {STATE}/pods/{uid} | cut -d@ -f1 | tr '\\n' ' '"));
-    assert_eq!(records(), "net1 net2 net3", "no list is not an empty list");
-    gc.clone().set("cni.dev/valid-attachments", list).run(&node).succeeded();
-    assert_eq!(records(), "net2 net3");
-    gc.set("cni.dev/attachments", json!([])).run(&node).succeeded();
-    assert_eq!(records(), "net3");
-    assert!(node.is_shared(&uid));
+    Call::new("DEL", &uid, &netns).run(&node).succeeded();
+    untouched();
+    assert!(node.holds(&format!("test -L {SOCKETS}/{uid}")), "not ours to remove");
 }
 
 #[test]

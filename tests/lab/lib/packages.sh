@@ -11,7 +11,7 @@ VIRT_PACKAGES=(qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt
 # OVS adds vhost ports that pass no packet.
 OTHER_PACKAGES=(
     openvswitch-switch openvswitch-switch-dpdk busybox-static cpio xz-utils socat iproute2 iputils-ping procps
-    golang-go golang-github-appc-cni-dev containernetworking-plugins
+    golang-go golang-github-appc-cni-dev containernetworking-plugins strace
 )
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }

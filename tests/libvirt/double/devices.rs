@@ -6,7 +6,7 @@ use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 
 /// A child of `<devices>`, or an element on its own.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Device {
     pub name: String,
     pub kind: String,

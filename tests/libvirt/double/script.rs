@@ -147,6 +147,8 @@ pub enum Guest {
     SecondAsk,
     /// Says no (DEVICE_REMOVAL_FAILED), as a pseries guest can.
     Refuses,
+    /// Says no to the first request, and obeys the second.
+    RefusesOnce,
     /// The whole domain stops instead.
     Stops,
 }

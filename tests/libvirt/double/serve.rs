@@ -246,7 +246,7 @@ fn change(world: &Arc<World>, call: &str, uuid: [u8; 16], device: &str, flags: i
         "detach-alias" => world.detach(uuid, flags, call, |all| {
             let found = all.iter().find(|other| other.alias == device);
             let missing = || Refusal::new(1, 20, format!("internal error: no device found with alias {device}"));
-            found.map(|found| found.alias.clone()).ok_or_else(missing)
+            found.cloned().ok_or_else(missing)
         }),
         _ => {
             let asked = devices(device, 0).and_then(|mut all| all.pop()).unwrap_or_default();
@@ -260,8 +260,7 @@ fn change(world: &Arc<World>, call: &str, uuid: [u8; 16], device: &str, flags: i
                     "device not found: no device found at address '(<null>)' matching MAC address '{}' and alias '{}'",
                     asked.mac, asked.alias
                 );
-                let found = all.iter().find(same).ok_or_else(|| Refusal::new(99, 20, missing))?;
-                Ok(found.alias.clone())
+                all.iter().find(same).cloned().ok_or_else(|| Refusal::new(99, 20, missing))
             })
         }
     }

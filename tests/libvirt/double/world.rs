@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -35,7 +35,6 @@ pub struct World {
     pub script: Script,
     state: Mutex<State>,
     changed: Condvar,
-    started: Instant,
     log: Option<Mutex<File>>,
 }
 
@@ -109,20 +108,25 @@ impl World {
         let state = State { domains: script.domains.iter().map(domain).collect(), ..State::default() };
         let open = |path| OpenOptions::new().create(true).append(true).open(path).expect("the log can be written");
         let log = script.log.as_ref().map(|path| Mutex::new(open(path)));
-        Self { script, state: Mutex::new(state), changed: Condvar::new(), started: Instant::now(), log }
+        Self { script, state: Mutex::new(state), changed: Condvar::new(), log }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
+    /// Writes one line into the log: what happened, and when, in microseconds since 1970.
+    fn note(&self, mut what: Value) {
+        if let Some(log) = &self.log {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            what["t_us"] = json!(u64::try_from(now.as_micros()).unwrap());
+            log.lock().unwrap().write_all(format!("{what}\n").as_bytes()).unwrap();
+        }
+    }
+
     /// Writes one line about a call and counts it; the lie to tell in return, if one was ordered.
     pub fn called(&self, connection: usize, call: &str, args: &Value) -> Option<Lie> {
-        if let Some(log) = &self.log {
-            let t_ms = self.started.elapsed().as_secs_f64() * 1000.0;
-            let line = json!({"t_ms": t_ms, "connection": connection, "call": call, "args": args});
-            log.lock().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
-        }
+        self.note(json!({"connection": connection, "call": call, "args": args}));
         let mut state = self.lock();
         let count = state.calls.entry(call.to_owned()).or_default();
         *count += 1;
@@ -192,6 +196,7 @@ impl World {
             })
             .collect();
         drop(state);
+        self.note(json!({"event": procedure, "heard": letters.len()}));
         for (writer, frame) in letters {
             // A client that is gone hears nothing.
             let _ = writer.lock().unwrap().write_all(&frame);
@@ -308,19 +313,23 @@ impl World {
         uuid: [u8; 16],
         flags: i32,
         call: &str,
-        find: impl Fn(&[Device]) -> Result<String, Refusal>,
+        find: impl Fn(&[Device]) -> Result<Device, Refusal>,
     ) -> Result<(), Refusal> {
         let stored = flags & CONFIG != 0;
         self.job(uuid, |world| {
             world.by_uuid(uuid, |domain| allowed(domain, flags))??;
             let look = |d: &Domain| if stored { d.stored.clone().unwrap_or_default() } else { d.xml.clone() };
             let text = world.by_uuid(uuid, look)?;
-            let alias = find(&devices(&text, 2).expect("the XML is well-formed"))?;
+            let found = find(&devices(&text, 2).expect("the XML is well-formed"))?;
+            let alias = found.alias;
             if let Some(refusal) = world.ordered(call, world.script.detach.refuse.as_ref()) {
                 return Err(refusal);
             }
             if stored {
-                world.unplug(uuid, &alias, true);
+                // By its place: devices that are stored may have no alias.
+                if let Some(domain) = world.lock().domains.iter_mut().find(|domain| domain.uuid == uuid) {
+                    domain.stored = Some(without(&text, &found.place));
+                }
                 return Ok(alias);
             }
             let asks = {
@@ -333,10 +342,16 @@ impl World {
             let (world, name) = (Arc::clone(self), alias.clone());
             let after = Duration::from_millis(self.script.detach.after_ms);
             let guest = self.script.detach.guest;
-            if guest != Guest::Never && (guest != Guest::SecondAsk || asks == 2) {
+            let answer = match (guest, asks) {
+                (Guest::Never, _) | (Guest::SecondAsk, 1) => None,
+                (Guest::SecondAsk, _) => Some(Guest::Obeys),
+                (Guest::RefusesOnce, asks) => Some(if asks == 1 { Guest::Refuses } else { Guest::Obeys }),
+                (guest, _) => Some(guest),
+            };
+            if let Some(answer) = answer {
                 std::thread::spawn(move || {
                     std::thread::sleep(after);
-                    world.let_go(uuid, &name);
+                    world.let_go(uuid, &name, answer);
                 });
             }
             Ok(alias)
@@ -351,19 +366,21 @@ impl World {
     }
 
     /// The guest has made up its mind.
-    fn let_go(&self, uuid: [u8; 16], alias: &str) {
-        match self.script.detach.guest {
+    fn let_go(&self, uuid: [u8; 16], alias: &str, answer: Guest) {
+        match answer {
             Guest::Refuses => self.tell(uuid, REMOVAL_FAILED, |out| out.text(alias)),
             Guest::Stops => {
                 self.tell(uuid, LIFECYCLE, |out| out.word(6).word(2));
                 if let Some(domain) = self.lock().domains.iter_mut().find(|domain| domain.uuid == uuid) {
                     (domain.id, domain.state, domain.gone) = (-1, 5, domain.stored.is_none());
                     domain.sockets.clear();
+                    // What does not run is described by what is stored.
+                    domain.xml = domain.stored.clone().unwrap_or_default();
                 }
                 self.tell(uuid, LIFECYCLE, |out| out.word(5).word(1));
             }
             _ => {
-                self.unplug(uuid, alias, false);
+                self.unplug(uuid, alias);
                 if self.script.detach.event {
                     self.tell(uuid, DEVICE_REMOVED, |out| out.text(alias));
                 }
@@ -371,15 +388,14 @@ impl World {
         }
     }
 
-    fn unplug(&self, uuid: [u8; 16], alias: &str, stored: bool) {
+    fn unplug(&self, uuid: [u8; 16], alias: &str) {
         let mut state = self.lock();
         let Some(domain) = state.domains.iter_mut().find(|domain| domain.uuid == uuid) else { return };
-        let text = if stored { domain.stored.as_mut().unwrap_or(&mut domain.xml) } else { &mut domain.xml };
-        let all = devices(text, 2).expect("the XML is well-formed");
+        let all = devices(&domain.xml, 2).expect("the XML is well-formed");
         if let Some(device) = all.iter().find(|device| device.alias == alias) {
-            *text = without(text, &device.place);
+            domain.xml = without(&domain.xml, &device.place);
         }
-        if !stored && let Some(mut socket) = domain.sockets.remove(alias) {
+        if let Some(mut socket) = domain.sockets.remove(alias) {
             socket.leave = self.script.detach.leave_socket;
         }
     }

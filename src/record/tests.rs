@@ -1,0 +1,89 @@
+//! Records and locks on disk.
+
+use super::*;
+
+const UID: &str = "0b2fd2c3-1b3e-4c0a-8f5e-6a1d3f2e9c77";
+
+fn store(test: &str) -> (Store, PodUid) {
+    let root = std::env::temp_dir().join(format!("vhu-record-{}-{test}", std::process::id()));
+    (Store::new(&root), PodUid::parse(UID).unwrap())
+}
+
+fn record(container_id: &str, ifname: &str) -> Record {
+    Record {
+        format: FORMAT,
+        network: "net".into(),
+        container_id: container_id.into(),
+        ifname: ifname.into(),
+        uid: UID.into(),
+        pod: "ns/pod".into(),
+        netns: "/run/netns/x".into(),
+        volume: "vhostuser-sockets".into(),
+        socket_base_dir: "/run/x".into(),
+        nic: None,
+        created: 1,
+    }
+}
+
+#[test]
+fn a_record_is_found_by_its_attachment_alone() {
+    let (store, uid) = store("find");
+    let long = "a".repeat(300);
+    for (id, ifname) in [("c1", "net1"), ("c1", "net2"), ("c2", "net1"), (&long, "eth0")] {
+        store.write(&uid, &record(id, ifname)).unwrap();
+    }
+    assert_eq!(store.of_pod(&uid).len(), 4);
+    assert_eq!(store.find(&uid, "c1", "net2"), Some(record("c1", "net2")));
+    assert_eq!(store.find_anywhere(&long, "eth0"), Some(record(&long, "eth0")));
+    assert_eq!(store.find_anywhere(&long[..299], "eth0"), None, "another id with the same file name");
+    for (id, ifname) in [("c1", "net1"), ("c1", "net2"), ("c2", "net1"), (&long, "eth0"), ("c9", "x")] {
+        store.remove(&uid, id, ifname).unwrap();
+    }
+    assert!(store.pods().is_empty(), "the last record takes the pod's directory with it");
+    std::fs::remove_dir_all(store.root).unwrap();
+}
+
+#[test]
+fn what_cannot_be_read_does_not_block() {
+    let (store, uid) = store("broken");
+    store.write(&uid, &record("c1", "net1")).unwrap();
+    let directory = store.directory(&uid);
+    std::fs::write(directory.join("a@b.json"), "{").unwrap();
+    std::fs::write(directory.join("c@d.json"), r#"{"format":99}"#).unwrap();
+    let mut newer = record("c3", "net3");
+    newer.format = FORMAT + 1;
+    store.write(&uid, &newer).unwrap();
+    assert_eq!(store.of_pod(&uid), [record("c1", "net1")]);
+    std::fs::remove_dir_all(store.root).unwrap();
+}
+
+#[test]
+fn the_lock_is_one_at_a_time_and_waits_no_longer_than_the_deadline() {
+    let (store, uid) = store("lock");
+    let held = store.lock(&uid, Deadline::after(Duration::from_secs(1))).unwrap();
+    let error = store.lock(&uid, Deadline::after(Duration::from_millis(20))).unwrap_err();
+    assert!(matches!(error, Error::LockTimedOut(_)), "{error}");
+    held.retire();
+    drop(store.lock(&uid, Deadline::after(Duration::from_secs(1))).unwrap());
+    std::fs::remove_dir_all(store.root).unwrap();
+}
+
+#[test]
+fn a_retired_lock_is_not_shared_with_its_successor() {
+    let (store, uid) = store("retire");
+    let busy = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let lock = store.lock(&uid, Deadline::after(Duration::from_secs(30))).unwrap();
+                    assert_eq!(busy.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                    std::thread::yield_now();
+                    busy.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                    lock.retire();
+                }
+            });
+        }
+    });
+    std::fs::remove_dir_all(store.root).unwrap();
+}

@@ -1,0 +1,95 @@
+//! What is left on the node of pods that kubelet has no directory of any more, and of calls that were killed early or late.
+//!
+//! kube-ovn collects neither. Whatever network it was: a pod that is gone has none. Nothing is touched but what the plugin
+//! itself, and kube-ovn before it, names and makes: `<socket_base_dir>/<uid>/<volume>`, and the plugin's own files.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use crate::cni::Error;
+use crate::config::Config;
+use crate::deadline::Deadline;
+use crate::pod::identity::PodUid;
+use crate::record::{self, Store};
+use crate::share::Share;
+
+use super::fault;
+use super::journal::Journal;
+use super::sandbox::Living;
+use super::undo;
+
+/// How long a call that holds the lock of a pod that is gone is waited for: it is undoing the same things.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A look at the whole node. This process is in the host's mount namespace.
+pub struct Sweep<'a> {
+    /// The configuration: whose directories these are.
+    pub config: &'a Config,
+    /// The records.
+    pub store: &'a Store,
+}
+
+impl Sweep<'_> {
+    /// The pods of which something may have been left.
+    pub fn candidates(&self) -> Vec<PodUid> {
+        let recorded = self.store.pods();
+        let bases = recorded.iter().flat_map(|uid| self.store.of_pod(uid)).map(|record| record.socket_base_dir);
+        let bases: BTreeSet<_> = bases.chain([self.config.socket_base_dir.clone()]).collect();
+        let shared = bases.iter().flat_map(|base| Share::pods(base));
+        let all: BTreeSet<PodUid> = recorded.iter().cloned().chain(self.store.locks()).chain(shared).collect();
+        all.into_iter().filter(|uid| self.is_gone(uid) || self.is_empty(uid)).collect()
+    }
+
+    /// Removes what is left of a pod.
+    ///
+    /// # Errors
+    /// That its mount or files cannot be removed, or that another call keeps its lock.
+    pub fn run(&self, uid: &PodUid, journal: &mut Journal) -> Result<(), Error> {
+        let gone = self.is_gone(uid);
+        let patience = if gone { LOCK_PATIENCE } else { Duration::ZERO };
+        let lock = match self.store.lock(uid, Deadline::after(patience)) {
+            Ok(lock) => lock,
+            // The lock of a pod that lives is mostly that of a call at work.
+            Err(record::Error::LockTimedOut(_)) if !gone => return Ok(()),
+            Err(error) => return Err(fault::record(&error)),
+        };
+        let outcome = if gone { self.bury(uid, journal) } else { Ok(()) };
+        undo::let_go(lock, self.store, uid);
+        outcome
+    }
+
+    /// Whether kubelet has no directory of the pod. Where it has none of any pod, nothing can be told.
+    fn is_gone(&self, uid: &PodUid) -> bool {
+        let pods = self.config.kubelet_dir.join("pods");
+        let absent = |error: std::io::Error| error.kind() == ErrorKind::NotFound;
+        pods.is_dir() && pods.join(uid.as_str()).symlink_metadata().is_err_and(absent)
+    }
+
+    /// Whether the plugin's files about a pod tell of no attachment: a call was killed before its first or after its last
+    /// step.
+    fn is_empty(&self, uid: &PodUid) -> bool {
+        self.store.knows(uid) && self.store.of_pod(uid).is_empty()
+    }
+
+    /// All that is left of a pod that is gone, unless some process of it still lives.
+    fn bury(&self, uid: &PodUid, journal: &mut Journal) -> Result<(), Error> {
+        let records = self.store.of_pod(uid);
+        let netns = records.iter().map(|record| record.netns.as_path()).find(|path| path.exists());
+        if Living::find(uid, None, netns).is_some() {
+            return Ok(());
+        }
+        let recorded = records.iter().map(|record| (record.socket_base_dir.clone(), record.volume.clone()));
+        let usual = (self.config.socket_base_dir.clone(), self.config.volume_name.clone());
+        let shares: BTreeSet<_> = recorded.chain([usual]).collect();
+        let mut changed = !records.is_empty();
+        for (base, volume) in shares {
+            changed |= Share::new(&base, uid, &volume).remove().map_err(|error| fault::share(&error))?;
+        }
+        self.store.forget(uid).map_err(|error| fault::record(&error))?;
+        if changed {
+            journal.did(format_args!("remove what is left of pod {uid}, which is gone"));
+        }
+        Ok(())
+    }
+}

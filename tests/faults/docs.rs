@@ -1,0 +1,19 @@
+//! docs/faults.md names tests that exist.
+
+use std::path::Path;
+
+#[test]
+fn each_row_names_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/faults.md")).unwrap();
+    let mut found = 0;
+    for name in text.split('`').skip(1).step_by(2).filter(|quoted| quoted.contains("::")) {
+        let [group, room, test] = name.split("::").collect::<Vec<_>>()[..] else { panic!("{name}") };
+        let source = std::fs::read_to_string(root.join(format!("tests/{group}/{room}.rs"))).unwrap_or_default();
+        assert!(source.contains(&format!("fn {test}()")), "{name} is no test");
+        found += 1;
+    }
+    let is_row =
+        |line: &&str| line.starts_with("| ") && !["| fault ", "| | |"].iter().any(|head| line.starts_with(head));
+    assert_eq!(found, text.lines().filter(is_row).count(), "a row without a test, or with several");
+}

@@ -1,0 +1,69 @@
+//! SIGKILL at every step of ADD and of DEL. Whatever comes next ends right: the same call again, the other one, or a GC.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::node::Node;
+use super::scene::{Scene, Told};
+use super::strace::{Point, kill, points};
+
+/// How many pods are worked on at once.
+const WORKERS: usize = 3;
+
+/// What follows a call that was killed. An ADD is repeated until it is whole, and undone.
+const NEXT: [&str; 3] = ["ADD", "DEL", "GC"];
+
+fn follow(scene: &Scene<'_>, next: &str) {
+    match next {
+        "ADD" => {
+            scene.run("ADD");
+            scene.is_whole();
+            scene.run("DEL");
+        }
+        "DEL" => scene.run("DEL"),
+        _ => scene.gc(),
+    }
+    scene.is_clean();
+}
+
+/// Kills `command` at every point, each time before a repeated ADD, a DEL and a GC. `ready` prepares the pod for it.
+fn at_every_step(command: &'static str, ready: fn(&Scene<'_>)) {
+    let found: Vec<Point> = {
+        let node = Node::new();
+        let scene = Scene::new(&node);
+        ready(&scene);
+        points(&node, &scene.call(command))
+    };
+    let todo: Vec<(&Point, &str)> = found.iter().flat_map(|point| NEXT.map(|next| (point, next))).collect();
+    let (turn, killed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                // A node for each, so that the number of calls does not depend on what another worker does.
+                let node = Node::new();
+                let scene = Scene::new(&node);
+                while let Some((point, next)) = todo.get(turn.fetch_add(1, Ordering::SeqCst)) {
+                    let told =
+                        Told::at(format!("{command} killed before {} ({}), then {next}", point.call, point.words));
+                    ready(&scene);
+                    killed.fetch_add(usize::from(kill(&node, &scene.call(command), point)), Ordering::SeqCst);
+                    follow(&scene, next);
+                    drop(told);
+                }
+            });
+        }
+    });
+    let (killed, all) = (killed.into_inner(), todo.len());
+    println!("{command}: {} points, killed {killed} times of {all}", found.len());
+    assert!(killed * 100 >= all * 95, "only {killed} of {all} calls were killed: the points are wrong");
+}
+
+#[test]
+fn add_killed_anywhere_is_completed_or_undone() {
+    // The node's first pod ever: the most that an ADD has to make.
+    at_every_step("ADD", |scene| scene.forget_the_node());
+}
+
+#[test]
+fn del_killed_anywhere_is_completed_or_undone() {
+    at_every_step("DEL", |scene| scene.run("ADD"));
+}

@@ -1,0 +1,142 @@
+//! Many calls at once: none is lost, none waits for ever, and pods do not wait for each other.
+
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use vhostuser_hotplug::libvirt::Xml;
+
+use super::dataplane::DataPlane;
+use super::libvirt::{DOMAIN, Double, domain, nics};
+use super::node::{Answer, Call, Node, Pod, answer};
+use super::scene::Scene;
+use super::signals::{self, plugin};
+
+/// Calls at once.
+const MANY: usize = 64;
+
+/// A call with deadlines for a busy machine.
+fn patient(call: Call) -> Call {
+    call.set("attach_timeout", json!(120)).set("detach_timeout", json!(120))
+}
+
+fn end(child: Child) -> Answer {
+    answer(child.wait_with_output().unwrap())
+}
+
+/// Runs all of them at once; how long it took.
+fn all(node: &Node, calls: impl Iterator<Item = Call>) -> Duration {
+    let began = Instant::now();
+    let started: Vec<Child> = calls.map(|call| call.start(node)).collect();
+    started.into_iter().for_each(|child| end(child).succeeded());
+    began.elapsed()
+}
+
+#[test]
+fn many_pods() {
+    let node = Node::new();
+    let scenes: Vec<Scene<'_>> = (0..MANY).map(|_| Scene::new(&node)).collect();
+    let calls = |command: &'static str| scenes.iter().map(move |scene| patient(scene.call(command)));
+    println!("{MANY} ADDs of as many pods: {:?}", all(&node, calls("ADD")));
+    scenes.iter().for_each(Scene::is_whole);
+    println!("{MANY} DELs of as many pods: {:?}", all(&node, calls("DEL")));
+    scenes[0].is_clean();
+    assert!(scenes.iter().all(|scene| nics(&scene.pod, Xml::Live).is_empty()));
+}
+
+#[test]
+fn many_nics_of_one_pod() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let ports: String = (3..=MANY + 8)
+        .map(|index| format!("<controller type='pci' index='{index}' model='pcie-root-port'/>"))
+        .collect();
+    let domain = domain("ns_vm", "1", &DOMAIN.replace("</devices>", &(ports + "</devices>")));
+    let double = Double::start(&pod, &json!({"domains": [domain]}));
+    let _planes: Vec<DataPlane> = (0..MANY).map(|n| DataPlane::start(&node, &pod, &format!("net{n}"))).collect();
+    let calls = |command: &'static str| {
+        let call = patient(Call::new(command, &pod.uid, &pod.netns()));
+        (0..MANY).map(move |n| call.clone().ifname(&format!("net{n}")).mac(&format!("00:00:00:00:01:{n:02x}")))
+    };
+    println!("{MANY} ADDs of one pod: {:?}", all(&node, calls("ADD")));
+    let mut found = nics(&pod, Xml::Live);
+    found.sort();
+    let mut wanted: Vec<String> = (0..MANY).map(|n| format!("ua-net{n}")).collect();
+    wanted.sort();
+    assert_eq!(found, wanted, "each once");
+    assert_eq!(double.count("attach"), MANY);
+    all(&node, calls("CHECK"));
+    println!("{MANY} DELs of one pod: {:?}", all(&node, calls("DEL")));
+    assert!(nics(&pod, Xml::Live).is_empty() && node.is_clean(&pod.uid));
+}
+
+#[test]
+fn add_and_del_of_the_same_nic() {
+    let node = Node::new();
+    let scene = Scene::new(&node);
+    for _ in 0..3 {
+        let calls = (0..MANY).map(|n| patient(scene.call(if n % 2 == 0 { "ADD" } else { "DEL" })));
+        all(&node, calls);
+        // Whichever came last, all of it is there or none.
+        if scene.has_nic() { scene.is_whole() } else { scene.is_clean() }
+    }
+    scene.run("ADD");
+    scene.is_whole();
+    scene.run("DEL");
+    scene.is_clean();
+}
+
+/// A call that holds its pod's lock: its guest never lets go of the NIC.
+fn holder(node: &Node, pod: &Pod<'_>, double: &Double) -> Child {
+    Call::new("ADD", &pod.uid, &pod.netns()).run(node).succeeded();
+    let child = patient(Call::new("DEL", &pod.uid, &pod.netns())).start(node);
+    while double.count("detach-alias") == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+#[test]
+fn a_holder_of_the_lock_that_is_killed_lets_go_of_it() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let double = Double::start(&pod, &json!({"detach": {"guest": "second-ask"}}));
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let mut holder = holder(&node, &pod, &double);
+    let began = Instant::now();
+    let waiting = patient(Call::new("DEL", &pod.uid, &pod.netns())).start(&node);
+    std::thread::sleep(Duration::from_millis(100));
+    super::node::end(&mut holder);
+    end(waiting).succeeded();
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(node.is_clean(&pod.uid));
+}
+
+#[test]
+fn a_holder_of_the_lock_that_hangs_keeps_its_own_pod_alone() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let double = Double::start(&pod, &json!({"detach": {"guest": "second-ask"}}));
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let other = Scene::new(&node);
+    let mut holder = holder(&node, &pod, &double);
+    signals::send("STOP", plugin(&holder));
+    let calls = ["ADD", "DEL"].map(|command| {
+        let call = Call::new(command, &pod.uid, &pod.netns());
+        call.set("attach_timeout", json!(1)).set("detach_timeout", json!(1))
+    });
+    let began = Instant::now();
+    let waiting: Vec<Child> = calls.iter().map(|call| call.start(&node)).collect();
+    other.run("ADD");
+    other.run("DEL");
+    assert!(began.elapsed() < Duration::from_secs(1), "another pod has not waited: {:?}", began.elapsed());
+    for child in waiting {
+        let answer = end(child);
+        assert_eq!(answer.code(), 11, "{answer:?}");
+        assert!(answer.text().contains("still at work"), "{answer:?}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(4), "bounded by their deadlines: {:?}", began.elapsed());
+    super::node::end(&mut holder);
+    calls[1].run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid));
+}

@@ -1,0 +1,96 @@
+//! A pod with a VM, the calls for its NIC, and what must be true after them.
+
+use serde_json::{Value, json};
+use vhostuser_hotplug::libvirt::Xml;
+
+use super::dataplane::DataPlane;
+use super::libvirt::{Double, nics};
+use super::node::{Call, KUBELET, Node, Pod, SOCKETS, STATE, VOLUME};
+
+/// The pod and its daemon.
+pub struct Scene<'a> {
+    pub node: &'a Node,
+    pub pod: Pod<'a>,
+    pub double: Double,
+    _plane: DataPlane,
+}
+
+impl<'a> Scene<'a> {
+    pub fn new(node: &'a Node) -> Self {
+        Self::with(node, &json!({}))
+    }
+
+    /// With a daemon of its own ways.
+    pub fn with(node: &'a Node, changes: &Value) -> Self {
+        let pod = Pod::new(node);
+        let double = Double::start(&pod, changes);
+        let plane = DataPlane::start(node, &pod, "net1");
+        Self { node, pod, double, _plane: plane }
+    }
+
+    pub fn call(&self, command: &'static str) -> Call {
+        Call::new(command, &self.pod.uid, &self.pod.netns())
+    }
+
+    pub fn run(&self, command: &'static str) {
+        self.call(command).run(self.node).succeeded();
+    }
+
+    /// Removes what calls for any pod leave: the plugin's and kube-ovn's own directories, which must be empty.
+    pub fn forget_the_node(&self) {
+        self.node.sh(&format!("rm -rf {STATE} /run/openvswitch"));
+    }
+
+    /// A GC of a runtime that knows no attachment.
+    pub fn gc(&self) {
+        let call = self.call("GC").args("").container("").ifname("").netns("").without("prevResult");
+        let call = call.set("cniVersion", json!("1.1.0")).set("cni.dev/valid-attachments", json!([]));
+        call.run(self.node).succeeded();
+    }
+
+    /// The NIC is there once, with all that belongs to it, as an ADD that nothing disturbed would have left it.
+    pub fn is_whole(&self) {
+        assert_eq!(nics(&self.pod, Xml::Live), ["ua-net1"]);
+        assert!(self.node.is_shared(&self.pod.uid));
+        let target = self.node.target(&self.pod.uid);
+        let mounts = self.node.sh(&format!("grep -F ' {target} ' /proc/self/mountinfo | cut -d ' ' -f 6"));
+        assert_eq!(mounts.lines().count(), 1, "{mounts}");
+        for option in ["nosuid", "nodev", "noexec"] {
+            assert!(mounts.split(',').any(|is| is == option), "{mounts}");
+        }
+        self.run("CHECK");
+    }
+
+    pub fn has_nic(&self) -> bool {
+        !nics(&self.pod, Xml::Live).is_empty()
+    }
+
+    /// Nothing is left: no NIC, socket, mount, directory, record or lock.
+    pub fn is_clean(&self) {
+        assert_eq!(nics(&self.pod, Xml::Live), Vec::<String>::new());
+        let uid = &self.pod.uid;
+        let left = self.node.sh(&format!(
+            "find {SOCKETS} {STATE}/pods {STATE}/locks -mindepth 1 2>/dev/null || true; \
+             find {KUBELET}/pods/{uid}/volumes/kubernetes.io~empty-dir/{VOLUME} -mindepth 1; \
+             grep -F ' {SOCKETS}' /proc/self/mountinfo || true"
+        ));
+        assert_eq!(left, "", "left of {uid}");
+    }
+}
+
+/// Says where a test was when it failed.
+pub struct Told(String);
+
+impl Told {
+    pub fn at(place: String) -> Self {
+        Self(place)
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("failed at: {}", self.0);
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Signals to programs that were started through nsenter(1), which stays as their parent.
+
+use std::process::{Child, Command};
+
+/// The pid of the program itself. Each nsenter that enters a pid namespace has one child.
+pub fn program(of: u32) -> u32 {
+    let mut pid = of;
+    while std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "nsenter\n") {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        pid = children.split_whitespace().next().unwrap_or_else(|| panic!("{pid} has no child")).parse().unwrap();
+    }
+    pid
+}
+
+/// The plugin's pid, of a call that was started.
+pub fn plugin(call: &Child) -> u32 {
+    program(call.id())
+}
+
+/// Lets a program go on that was stopped. nsenter stops along with its child.
+pub fn go_on(of: u32) {
+    send("CONT", program(of));
+    send("CONT", of);
+}
+
+pub fn send(signal: &str, pid: u32) {
+    let sent = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().unwrap();
+    assert!(sent.success(), "kill -{signal} {pid}");
+}

@@ -1,0 +1,103 @@
+//! The plugin under strace(1): the system calls by which it changes something or waits, and faults put into them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Output;
+
+use super::node::{Call, Node, new_uid};
+
+/// Calls that change something outside the process, and those in which it may wait for long.
+const CHANGES: &[&str] = &[
+    "bind",
+    "chmod",
+    "connect",
+    "fchmod",
+    "fchmodat",
+    "flock",
+    "fsync",
+    "ftruncate",
+    "link",
+    "linkat",
+    "listen",
+    "mkdir",
+    "mkdirat",
+    "mount",
+    "openat",
+    "pidfd_send_signal",
+    "poll",
+    "rename",
+    "renameat",
+    "renameat2",
+    "rmdir",
+    "sendmsg",
+    "sendto",
+    "setns",
+    "shutdown",
+    "symlink",
+    "symlinkat",
+    "umount2",
+    "unlink",
+    "unlinkat",
+    "write",
+    "writev",
+];
+
+/// A place in a call of the plugin: just before a system call is made the n-th time by one of its threads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Point {
+    pub call: String,
+    pub nth: usize,
+    /// What it was about when nothing was in its way.
+    pub words: String,
+}
+
+/// The places at which `call` may be hit, found by running it: each system call of its that changes something.
+pub fn points(node: &Node, call: &Call) -> Vec<Point> {
+    let file = std::env::temp_dir().join(format!("vhu-faults-{}", new_uid()));
+    let set = format!("trace={}", CHANGES.join(","));
+    call.clone().through(&["strace", "-f", "-qq", "-o", file.to_str().unwrap(), "-e", &set]).run(node).succeeded();
+    let trace = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut points = BTreeSet::new();
+    for line in trace.lines() {
+        let (thread, rest) = line.split_once(' ').unwrap();
+        let Some((name, words)) = rest.trim_start().split_once('(') else { continue };
+        if !CHANGES.contains(&name) {
+            continue; // "<... resumed>", "+++ exited with 0 +++"
+        }
+        let nth = counts.entry((thread.to_owned(), name.to_owned())).or_default();
+        *nth += 1;
+        let (nth, point) = (*nth, |words: &str| words.chars().take(100).collect::<String>());
+        // A file that is opened only to be read is no change, nor is a word to the log.
+        if (name == "openat" && !words.contains("O_CREAT")) || (name == "write" && words.starts_with("2,")) {
+            continue;
+        }
+        if !points.iter().any(|other: &Point| (&other.call[..], other.nth) == (name, nth)) {
+            points.insert(Point { call: name.to_owned(), nth, words: point(words) });
+        }
+    }
+    assert!(points.len() > 10, "strace saw little:\n{trace}");
+    points.into_iter().collect()
+}
+
+/// Runs `call` and does `what` to it at a point: `signal=KILL`, `error=EIO`.
+fn hit(node: &Node, call: &Call, point: &Point, what: &str) -> Output {
+    let Point { call: name, nth, .. } = point;
+    let (set, fault) = (format!("trace={name}"), format!("inject={name}:{what}:when={nth}"));
+    let words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &set, "-e", &fault];
+    call.clone().through(&words).start(node).wait_with_output().unwrap()
+}
+
+/// Runs `call` until it is killed at a point. False if it never got there.
+pub fn kill(node: &Node, call: &Call, point: &Point) -> bool {
+    let status = hit(node, call, point, "signal=KILL").status;
+    let killed = status.signal() == Some(9) || status.code() == Some(128 + 9);
+    assert!(killed || status.code() == Some(0), "{point:?}: {status:?}");
+    killed
+}
+
+/// Runs `call` with a system call of its failing.
+pub fn fail(node: &Node, call: &Call, point: &Point, errno: &str) -> Output {
+    hit(node, call, point, &format!("error={errno}"))
+}

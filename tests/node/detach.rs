@@ -1,0 +1,153 @@
+//! The end of a NIC: what is asked of libvirt and its guest, when, and what counts as the end.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use vhostuser_hotplug::libvirt::Xml;
+
+use super::dataplane::DataPlane;
+use super::libvirt::{DOMAIN, Double, domain, nics};
+use super::node::{Call, INSIDE, Node, Pod, answer};
+
+fn add(pod: &Pod<'_>) -> Call {
+    Call::new("ADD", &pod.uid, &pod.netns())
+}
+
+fn del(pod: &Pod<'_>) -> Call {
+    add(pod).command("DEL")
+}
+
+/// A domain that is stored too: with the plugin's NIC in it, under this alias if any, and with somebody's else.
+fn persistent(alias: Option<&str>) -> Value {
+    let nic = |mac: &str, socket: &str, alias: Option<&str>| {
+        let alias = alias.map(|alias| format!("<alias name='{alias}'/>")).unwrap_or_default();
+        format!(
+            "<interface type='vhostuser'><mac address='{mac}'/><source type='unix' path='{INSIDE}/{socket}' \
+             mode='server'/><model type='virtio'/>{alias}</interface>"
+        )
+    };
+    let nics = nic("52:54:00:00:00:01", "other", Some("ua-other")) + &nic("00:00:00:24:65:f4", "net1", alias);
+    let mut domain = domain("ns_vm", "1", DOMAIN);
+    domain["stored"] = json!(DOMAIN.replace("</devices>", &(nics + "</devices>")));
+    json!({"domains": [domain]})
+}
+
+/// The calls that detach, as (call, flags), and their number.
+fn detaches(double: &Double) -> Vec<(String, u64)> {
+    let calls = double.calls().into_iter().filter(|(call, _)| call.starts_with("detach"));
+    calls.map(|(call, args)| (call, args["flags"].as_u64().unwrap())).collect()
+}
+
+#[test]
+fn a_nic_that_was_made_persistent_is_forgotten_before_it_is_unplugged() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    for (alias, call) in [(Some("ua-net1"), "detach-alias"), (None, "detach")] {
+        let double = Double::start(&pod, &persistent(alias));
+        add(&pod).run(&node).succeeded();
+        assert_eq!(detaches(&double), []);
+        del(&pod).run(&node).succeeded();
+        assert_eq!(detaches(&double), [(call.to_owned(), 2), ("detach-alias".to_owned(), 1)]);
+        assert_eq!(nics(&pod, Xml::Persistent), ["ua-other"], "and nothing else is");
+        assert!(nics(&pod, Xml::Live).is_empty() && node.is_clean(&pod.uid));
+    }
+}
+
+#[test]
+fn a_domain_that_is_not_stored_is_asked_that_once_and_no_more() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let double = Double::start(&pod, &json!({}));
+    add(&pod).run(&node).succeeded();
+    assert_eq!(double.count("persistent"), 0);
+    del(&pod).run(&node).succeeded();
+    assert_eq!(double.count("persistent"), 1);
+    let stored = |(call, args): &(String, Value)| call == "xml" && args["flags"] == 2;
+    assert!(!double.calls().iter().any(stored), "nothing is stored: {:?}", double.calls());
+    assert_eq!(detaches(&double), [("detach-alias".to_owned(), 1)]);
+}
+
+#[test]
+fn a_nic_that_cannot_be_forgotten_is_not_unplugged_either() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let mut changes = persistent(Some("ua-net1"));
+    changes["detach"] =
+        json!({"refuse": {"code": 38, "message": "cannot write the configuration: No space", "once": true}});
+    let double = Double::start(&pod, &changes);
+    add(&pod).run(&node).succeeded();
+    let answer = del(&pod).run(&node);
+    assert_eq!(answer.code(), 102, "{answer:?}");
+    assert!(answer.text().contains("No space"), "{answer:?}");
+    assert_eq!(detaches(&double), [("detach-alias".to_owned(), 2)]);
+    assert_eq!(nics(&pod, Xml::Live), ["ua-net1"]);
+    assert!(node.is_shared(&pod.uid));
+    del(&pod).run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid), "the next DEL goes on from there");
+}
+
+#[test]
+fn a_domain_that_ends_has_let_go() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    for changes in [json!({}), persistent(Some("ua-net1"))] {
+        let mut changes = changes;
+        changes["detach"] = json!({"guest": "stops", "after_ms": 300});
+        let _double = Double::start(&pod, &changes);
+        add(&pod).run(&node).succeeded();
+        let began = Instant::now();
+        del(&pod).run(&node).succeeded();
+        assert!(began.elapsed() < Duration::from_secs(1), "the event ends it, not a look now and then");
+        assert!(node.is_clean(&pod.uid), "{changes}");
+    }
+}
+
+/// Guests and QEMUs that do not let go at the first request. All at once, for each takes its time.
+#[test]
+fn the_guest_is_asked_again_but_not_pressed() {
+    let refuse = |message: &str| json!({"refuse": {"code": 1, "message": message, "once": true}});
+    let qemu = "internal error: unable to execute QEMU command 'device_del'";
+    let blinking = format!("{qemu}: Hot-unplug failed: guest is busy (power indicator blinking)");
+    let under_way = format!("{qemu}: Device ua-net1 is already in the process of unplug");
+    // The guest's ways, the deadline in seconds, how often it is asked, and what is said if it does not let go.
+    let rows = [
+        (json!({"guest": "second-ask"}), 18, 2, None),
+        (refuse(&blinking), 18, 2, None),
+        (refuse(&under_way), 18, 2, None),
+        (json!({"guest": "refuses-once"}), 18, 2, None),
+        // Ten seconds on, less than the slot's indicator blinks would be left for the guest.
+        (json!({"guest": "never"}), 13, 1, Some("its operating system")),
+        (json!({"guest": "refuses"}), 3, 1, Some("the guest refused")),
+        (json!({"refuse": {"code": 1, "message": under_way}}), 3, 1, Some("already in the process of unplug")),
+    ];
+    let node = Node::new();
+    let pods: Vec<Pod<'_>> = rows.iter().map(|_| Pod::new(&node)).collect();
+    let started: Vec<_> = rows
+        .iter()
+        .zip(&pods)
+        .map(|((detach, timeout, ..), pod)| {
+            let double = (Double::start(pod, &json!({"detach": detach})), DataPlane::start(&node, pod, "net1"));
+            add(pod).run(&node).succeeded();
+            (double, del(pod).set("detach_timeout", json!(timeout)).start(&node))
+        })
+        .collect();
+    for (((detach, _, asks, words), pod), ((double, _), child)) in rows.iter().zip(&pods).zip(started) {
+        let answer = answer(child.wait_with_output().unwrap());
+        let asked = double.times(&json!("detach-alias"));
+        assert_eq!(asked.len(), *asks, "{detach}: {answer:?}");
+        assert!(asked.windows(2).all(|pair| pair[1] - pair[0] >= 10_000_000), "{detach}: {asked:?} us");
+        if let Some(words) = words {
+            assert_eq!(answer.code(), 11, "{detach}");
+            assert!(answer.text().contains("has not let go") && answer.text().contains(words), "{detach}: {answer:?}");
+            assert!(node.is_shared(&pod.uid), "it all stays");
+            assert_eq!(nics(pod, Xml::Live), ["ua-net1"]);
+        } else {
+            answer.succeeded();
+            assert!(node.is_clean(&pod.uid), "{detach}");
+        }
+    }
+}
