@@ -33,8 +33,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How long an answer may take of a data plane that is not stopped. Mapping a large VM's memory takes some time.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How many looks are made with what was found at one.
+/// How many looks are made with the connections that were found at one, and how many if none was.
 const LOOKS: u32 = 40;
+const LOOKS_FOR_NEW: u32 = 4;
 
 /// Most threads of a QEMU that are looked at.
 const THREAD_LIMIT: usize = 1024;
@@ -83,11 +84,11 @@ fn guard(patience: Duration, ends: &impl Fn() -> Vec<End>, leave: &UnixStream) -
     let mut seen: Vec<(End, Option<Instant>)> = Vec::new();
     let mut looks = 0_u32;
     loop {
-        if looks == 0 || seen.is_empty() {
+        if looks == 0 {
             let before = std::mem::take(&mut seen);
             let since = |end: &End| before.iter().find(|(other, _)| other == end).and_then(|(_, since)| *since);
             seen = ends().into_iter().map(|end| (end.clone(), since(&end))).collect();
-            looks = LOOKS;
+            looks = if seen.is_empty() { LOOKS_FOR_NEW } else { LOOKS };
         }
         looks = looks.saturating_sub(1);
         for (end, since) in &mut seen {

@@ -14,8 +14,8 @@
 //! * It always offers REPLY_ACK, whatever it is told to offer, and QEMU must be told exactly what the data plane can do.
 //! * Neither end can be bounded in time: a socket's receive timeout (`EAGAIN`) is taken for a reason to try again, without
 //!   end, so that a peer that sends half a message keeps its thread for good.
-//! * It brings 18 crates that were not in the tree (a random number generator and two copies of `bitflags` among them)
-//!   for a dozen messages of at most a few words.
+//! * It brings 12 crates that are not in the tree (a random number generator, a second `thiserror` and a second `bitflags`
+//!   among them) for a dozen messages of a few words each.
 //!
 //! What is left to write is small: [`message`] is the framing, [`backend`] the answers. No descriptor that a peer passes
 //! ever enters this process: see [`message`].

@@ -184,7 +184,7 @@ fn disturbed(stop: &str, start: &str, tries: u64) {
 
 /// How many ADDs are disturbed; the figure takes FREEZE_TRIES=50 and some 20 minutes.
 fn tries() -> u64 {
-    std::env::var("FREEZE_TRIES").map_or(8, |text| text.parse().unwrap())
+    std::env::var("FREEZE_TRIES").map_or(5, |text| text.parse().unwrap())
 }
 
 #[test]

@@ -196,7 +196,12 @@ impl Pod {
     /// Brings the NIC up in the guest and pings it from the node, through OVS-DPDK.
     pub fn ping(&self, nic: &Nic) {
         let (mac, address) = (&nic.mac, &nic.address);
-        self.guest(&format!("n=$(nic {mac}) && ip addr replace {address} dev $n && ip link set $n up"));
+        // A guest with two NICs in one subnet must answer for each address with that NIC's own, or the node remembers the
+        // other's, which may be unplugged.
+        self.guest(&format!(
+            "echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore; echo 2 > /proc/sys/net/ipv4/conf/all/arp_announce; \
+             n=$(nic {mac}) && ip addr replace {address} dev $n && ip link set $n up"
+        ));
         let target = address.split('/').next().unwrap();
         lab(&["exec", "ping", "-c", "3", "-i", "0.2", "-w", "10", target]);
     }
