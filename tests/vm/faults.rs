@@ -234,6 +234,14 @@ fn figures(pod: &Pod) -> Figures {
     }
 }
 
+/// What a VM whose guest does not answer is doing.
+fn state(pod: &Pod) -> String {
+    let ask = |words: &[&str]| holds(words).then(|| lab(words)).unwrap_or_else(|| "does not answer".to_owned());
+    let monitor = ask(&["virsh", &pod.name, "qemu-monitor-command", pod.fact("DOMAIN"), "--hmp", "info cpus"]);
+    let guest = ask(&["guest", &pod.name, "ls /sys/class/net; dmesg | tail -20"]);
+    format!("QEMU: {monitor}\nguest: {guest}\nconsole: {}\n{}", lab(&["console", &pod.name]), log())
+}
+
 #[test]
 #[ignore = "needs the lab: run tests/run"]
 fn many_rounds_leave_nothing_behind() {
@@ -243,7 +251,7 @@ fn many_rounds_leave_nothing_behind() {
     let began = Instant::now();
     for round in 0..rounds {
         let nic = pod.add("net1").nic();
-        assert!(pod.guest_has(&nic), "round {round}");
+        assert!(pod.guest_has(&nic), "round {round}: {}", state(&pod));
         pod.del("net1").succeeded();
         assert!(!pod.guest_has(&nic), "round {round}");
         // The first rounds fill libvirtd's pools of threads and memory.
