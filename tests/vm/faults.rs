@@ -251,7 +251,8 @@ fn many_rounds_leave_nothing_behind() {
     let began = Instant::now();
     for round in 0..rounds {
         let nic = pod.add("net1").nic();
-        assert!(pod.guest_has(&nic), "round {round}: {}", state(&pod));
+        // The lab's serial line loses a command now and then; a guest that hangs loses all three.
+        assert!((0..3).any(|_| pod.guest_has(&nic)), "round {round}: {}", state(&pod));
         pod.del("net1").succeeded();
         assert!(!pod.guest_has(&nic), "round {round}");
         // The first rounds fill libvirtd's pools of threads and memory.
