@@ -179,7 +179,7 @@ fn the_plugin_is_killed_in_the_middle_of_an_add() {
     let pod = Pod::new(&[]);
     let mut killed = 0;
     for round in 0..14 {
-        let after = f64::from(round) * 0.15;
+        let after = f64::from(round) * 0.05;
         let hit = std::thread::scope(|scope| {
             let kill = scope.spawn(|| kill_plugin(&pod, after));
             pod.add("net1");
@@ -237,7 +237,7 @@ fn figures(pod: &Pod) -> Figures {
 #[test]
 #[ignore = "needs the lab: run tests/run"]
 fn many_rounds_leave_nothing_behind() {
-    let rounds: u32 = std::env::var("VHU_ROUNDS").map_or(30, |rounds| rounds.parse().expect("VHU_ROUNDS is a number"));
+    let rounds: u32 = std::env::var("VHU_ROUNDS").map_or(100, |rounds| rounds.parse().expect("VHU_ROUNDS is a number"));
     let pod = Pod::new(&[]);
     let mut before = None;
     let began = Instant::now();
