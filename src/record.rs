@@ -70,6 +70,9 @@ pub struct Nic {
     pub socket: String,
     /// UUID of the domain, 32 hexadecimal digits.
     pub domain: String,
+    /// Number of queue pairs; not known of a NIC that was not recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
     /// Whether libvirt is known to have done it. Before, it was only about to.
     pub attached: bool,
 }

@@ -122,7 +122,7 @@ pub fn own_unix_sockets() -> Result<String, sys::Error> {
     sys::read_text(Path::new("/proc/self/net/unix"), SOCKETS_LIMIT)
 }
 
-/// The inode of a descriptor's link that stands for a socket: "socket:[123]".
+/// The inode of a descriptor's link that stands for a socket: `socket:[123]`.
 fn socket_inode(link: &str) -> Option<u64> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }

@@ -73,7 +73,10 @@ fn missing_nic(nic: &Nic, uid: &PodUid, living: &Living, config: &Config) -> Opt
     let running = client.running_domains(deadline).unwrap_or_default();
     let there = running.iter().any(|domain| {
         let description = attach::describe(client, domain, deadline);
-        description.is_ok_and(|description| description.find(Some(&nic.mac), &nic.path, &nic.alias).is_some())
+        let found = description.as_ref().ok().and_then(|seen| seen.find(Some(&nic.mac), &nic.path, &nic.alias));
+        found.is_some_and(|found| nic.queues.is_none_or(|queues| found.queues == queues))
     });
-    (!there).then(|| format!("NIC: no VM of the pod has {} with MAC {} and socket {}", nic.alias, nic.mac, nic.path))
+    let queues = nic.queues.map_or(String::new(), |queues| format!(" and {queues} queue pairs"));
+    (!there)
+        .then(|| format!("NIC: no VM of the pod has {} with MAC {}, socket {}{queues}", nic.alias, nic.mac, nic.path))
 }

@@ -89,6 +89,7 @@ impl Plug<'_> {
             path: asked.path.clone(),
             socket: socket.to_owned(),
             domain: domain.uuid.iter().map(|byte| format!("{byte:02x}")).collect(),
+            queues: None,
             attached: false,
         };
         let mut keep = |nic: &Nic| {
@@ -97,6 +98,7 @@ impl Plug<'_> {
         };
         if let Some(there) = attach::examine(&description, &asked, queues_matter)? {
             nic.alias = there.alias.unwrap_or(nic.alias);
+            nic.queues = Some(there.queues);
             journal.saw("already plugged");
         } else {
             // First, so that a DEL removes what a call that is killed leaves.
@@ -108,6 +110,7 @@ impl Plug<'_> {
             journal.saw(format_args!("data plane met: {}", met.figures));
             asked.queues = agreed(asked.queues, queues_matter, met.figures)?;
             link.plug(client, &domain, &asked, met, journal)?;
+            nic.queues = Some(asked.queues);
         }
         nic.attached = true;
         keep(&nic)?;

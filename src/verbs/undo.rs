@@ -132,6 +132,7 @@ impl Undo<'_> {
             path: point.join(socket).to_str()?.to_owned(),
             socket: socket.to_owned(),
             domain: String::new(),
+            queues: None,
             attached: true,
         };
         Some(Sought { nic, recorded: false })

@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 
 use super::lab::{Pod, holds, lab, log, program};
 
-/// How long the VM may stand still while the data plane is killed or stopped, in ms.
-const LIMIT: f64 = 100.0;
+/// How long the VM may stand still before it counts as stopped, in ms. The machine's own noise is in it: with a compiler
+/// beside, two CPUs have shown 160 ms to a guest under emulation. A VM that waits for its data plane stands still for
+/// hundreds of them, or for good. How little it really is, the benchmark tells (tests/bench/freeze).
+const LIMIT: f64 = 400.0;
 
 /// A look at the guest's clock, every 2 ms for some seconds, beside a process that computes.
 struct Watch {
@@ -182,7 +184,7 @@ fn disturbed(stop: &str, start: &str, tries: u64) {
     assert_eq!(pod.leftovers(), Vec::<String>::new());
 }
 
-/// How many ADDs are disturbed; the figure takes FREEZE_TRIES=50 and some 20 minutes.
+/// How many ADDs are disturbed. FREEZE_TRIES=50 takes some 20 minutes.
 fn tries() -> u64 {
     std::env::var("FREEZE_TRIES").map_or(5, |text| text.parse().unwrap())
 }
