@@ -236,7 +236,7 @@ fn figures(pod: &Pod) -> Figures {
 
 /// What a VM whose guest does not answer is doing.
 fn state(pod: &Pod) -> String {
-    let ask = |words: &[&str]| holds(words).then(|| lab(words)).unwrap_or_else(|| "does not answer".to_owned());
+    let ask = |words: &[&str]| if holds(words) { lab(words) } else { "does not answer".to_owned() };
     let monitor = ask(&["virsh", &pod.name, "qemu-monitor-command", pod.fact("DOMAIN"), "--hmp", "info cpus"]);
     let guest = ask(&["guest", &pod.name, "ls /sys/class/net; dmesg | tail -20"]);
     format!("QEMU: {monitor}\nguest: {guest}\nconsole: {}\n{}", lab(&["console", &pod.name]), log())
