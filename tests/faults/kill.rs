@@ -9,6 +9,9 @@ use super::strace::{Point, kill, points};
 /// How many pods are worked on at once.
 const WORKERS: usize = 3;
 
+/// The system call that only waits.
+const WAITING: &str = "poll";
+
 /// What follows a call that was killed. An ADD is repeated until it is whole, and undone.
 const NEXT: [&str; 3] = ["ADD", "DEL", "GC"];
 
@@ -45,15 +48,17 @@ fn at_every_step(command: &'static str, ready: fn(&Scene<'_>)) {
                     let told =
                         Told::at(format!("{command} killed before {} ({}), then {next}", point.call, point.words));
                     ready(&scene);
-                    killed.fetch_add(usize::from(kill(&node, &scene.call(command), point)), Ordering::SeqCst);
+                    let reached = kill(&node, &scene.call(command), point);
+                    killed.fetch_add(usize::from(reached && point.call != WAITING), Ordering::SeqCst);
                     follow(&scene, next);
                     drop(told);
                 }
             });
         }
     });
-    let (killed, all) = (killed.into_inner(), todo.len());
-    println!("{command}: {} points, killed {killed} times of {all}", found.len());
+    // How often a call waits is a matter of time; what it changes is not, or the points are wrong.
+    let (killed, all) = (killed.into_inner(), todo.iter().filter(|(point, _)| point.call != WAITING).count());
+    println!("{command}: {} points; killed {killed} times of {all} before a change", found.len());
     assert!(killed * 100 >= all * 95, "only {killed} of {all} calls were killed: the points are wrong");
 }
 
