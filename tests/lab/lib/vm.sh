@@ -94,17 +94,33 @@ guest() {
 }
 
 # guest_run SECONDS SCRIPT: prints the script's output, returns its exit status; 124 when the guest does not answer.
+# An emulated serial line loses a line now and then: what is not acknowledged is sent again, under the same id, and the
+# guest runs it once.
 guest_run() {
-    local seconds=$1 id="$BASHPID-$RANDOM" line pending='' begun='' end status=124
+    local seconds=$1 id="$BASHPID-$RANDOM" request line part='' pending='' begun='' end status=124 sent answer
     local guest_in guest_out
     exec 8>"$POD/guest.lock"
     flock -w "$seconds" 8 || die "another guest command of pod '$NAME' did not end within $seconds s"
-    coproc SERIAL { exec nsenter --target "$PID" --mount socat - "UNIX-CONNECT:$GUEST_SOCKET" 8>&- 2>>"$POD_LOG"; }
+    coproc SERIAL { exec nsenter --target "$PID" --mount socat - "UNIX-CONNECT:$GUEST_SOCKET" 8>&- 2>>"$POD/log"; }
     guest_out=${SERIAL[0]} guest_in=${SERIAL[1]}
     # The first newline ends whatever an interrupted caller left on the line.
-    printf '\n@@run %s %s %s\n' "$id" "$seconds" "$(printf '%s\n' "$2" | base64 -w 0)" >&"$guest_in"
-    end=$((SECONDS + seconds + 5))
-    while [ "$SECONDS" -lt "$end" ] && IFS= read -r -t $((end - SECONDS)) line <&"$guest_out"; do
+    request=$(printf '\n@@run %s %s %s' "$id" "$seconds" "$(printf '%s\n' "$2" | base64 -w 0)")
+    printf '%s\n' "$request" >&"$guest_in"
+    sent=$SECONDS end=$((SECONDS + seconds + 10))
+    while [ "$SECONDS" -lt "$end" ]; do
+        answer=0
+        IFS= read -r -t 1 line <&"$guest_out" || answer=$?
+        if [ "$answer" -gt 128 ]; then
+            # A second without a whole line; what came of it is kept.
+            part+=$line
+            if { [ -z "$begun" ] && [ $((SECONDS - sent)) -ge 3 ]; } || [ $((SECONDS - sent)) -ge $((seconds + 3)) ]; then
+                begun='' pending='' sent=$SECONDS
+                printf '%s\n' "$request" >&"$guest_in"
+            fi
+            continue
+        fi
+        [ "$answer" = 0 ] || break
+        line=$part$line part=''
         if [ -z "$begun" ]; then
             [ "$line" != "@@begin $id" ] || begun=first
             continue
