@@ -170,7 +170,7 @@ impl Store {
     #[must_use]
     pub fn find(&self, uid: &PodUid, container_id: &str, ifname: &str) -> Option<Record> {
         let record = read(&self.directory(uid).join(file_name(container_id, ifname)))?;
-        (record.container_id == container_id && record.ifname == ifname).then_some(record)
+        record.is_of(container_id, ifname).then_some(record)
     }
 
     /// The record of an attachment of whatever pod.
@@ -333,6 +333,12 @@ struct Head {
 }
 
 impl Record {
+    /// Whether it is the record of this attachment (SPEC.md: a container id and an interface name).
+    #[must_use]
+    pub fn is_of(&self, container_id: &str, ifname: &str) -> bool {
+        self.container_id == container_id && self.ifname == ifname
+    }
+
     /// The current format's number, for a new record.
     #[must_use]
     pub fn format() -> u32 {

@@ -48,6 +48,12 @@ pub struct Domain {
 }
 
 impl Domain {
+    /// Its UUID as 32 hexadecimal digits.
+    #[must_use]
+    pub fn uuid_digits(&self) -> String {
+        self.uuid.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     pub(super) fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
         writer.string(&self.name)?;
         writer.opaque(&self.uuid);

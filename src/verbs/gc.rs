@@ -19,7 +19,7 @@ pub fn gc(request: &Request, config: &Config, journal: &mut Journal) -> Result<(
     let store = Store::new(&config.state_dir);
     let sweep = Sweep { config, store: &store };
     let is_stale = |record: &Record| {
-        let is_it = |one: &Attachment| (&one.container_id, &one.ifname) == (&record.container_id, &record.ifname);
+        let is_it = |one: &Attachment| record.is_of(&one.container_id, &one.ifname);
         record.network == request.conf.name && !valid.iter().any(is_it)
     };
     let of_pod = |uid: PodUid| store.of_pod(&uid).into_iter().map(move |record| (uid.clone(), record));

@@ -88,7 +88,7 @@ impl Plug<'_> {
             mac: asked.mac.clone(),
             path: asked.path.clone(),
             socket: socket.to_owned(),
-            domain: domain.uuid.iter().map(|byte| format!("{byte:02x}")).collect(),
+            domain: domain.uuid_digits(),
             queues: None,
             attached: false,
         };
@@ -216,8 +216,7 @@ fn agreed(queues: u16, queues_matter: bool, figures: Figures) -> Result<u16, Err
 fn take_over(store: &Store, uid: &PodUid, record: &Record) -> Result<(), Error> {
     let path = record.nic.as_ref().map(|nic| &nic.path);
     for mut other in store.of_pod(uid) {
-        let same = (&other.container_id, &other.ifname) == (&record.container_id, &record.ifname);
-        if !same && other.nic.as_ref().map(|nic| &nic.path) == path {
+        if !other.is_of(&record.container_id, &record.ifname) && other.nic.as_ref().map(|nic| &nic.path) == path {
             other.nic = None;
             store.write(uid, &other).map_err(|error| fault::record(&error))?;
         }

@@ -102,7 +102,7 @@ impl Undo<'_> {
     }
 
     fn is_this(&self, record: &Record) -> bool {
-        (record.container_id.as_str(), record.ifname.as_str()) == (self.container_id, self.ifname)
+        record.is_of(self.container_id, self.ifname)
     }
 
     /// The records of the sandbox' other attachments that plugged a NIC.
@@ -155,7 +155,7 @@ impl Undo<'_> {
         };
         let client = &mut libvirt.client;
         let domains = client.running_domains(self.deadline).map_err(|error| fault::libvirt(&error))?;
-        let is_it = |domain: &&Domain| !sought.recorded || id(domain) == nic.domain;
+        let is_it = |domain: &&Domain| !sought.recorded || domain.uuid_digits() == nic.domain;
         let target =
             Target { mac: Some(nic.mac.as_str()).filter(|mac| !mac.is_empty()), path: &nic.path, alias: &nic.alias };
         for domain in domains.iter().filter(is_it) {
@@ -219,10 +219,6 @@ fn any_in_use(volume: &Volume, living: &Living) -> bool {
         .any(|point| names.iter().any(|name| connected::is_listening(&list, &point.join(name).to_string_lossy())))
 }
 
-fn id(domain: &Domain) -> String {
-    domain.uuid.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Puts back what a failed ADD found: its earlier record, if it had one, and no share where there was none.
 pub fn restore(
     store: &Store,
@@ -235,8 +231,7 @@ pub fn restore(
     if let Some(before) = before {
         return store.write(uid, &before).map_err(|error| fault::record(&error));
     }
-    let is_now = |other: &Record| (&other.container_id, &other.ifname) == (&now.container_id, &now.ifname);
-    if mounted_by_it && store.of_pod(uid).iter().all(is_now) {
+    if mounted_by_it && store.of_pod(uid).iter().all(|other| other.is_of(&now.container_id, &now.ifname)) {
         share.remove().map_err(|error| fault::share(&error))?;
     }
     store.remove(uid, &now.container_id, &now.ifname).map_err(|error| fault::record(&error))

@@ -127,6 +127,7 @@ fn a_vm_that_is_rebooted_keeps_its_nic_and_one_that_is_started_anew_gets_it_back
     let pod = Pod::new(&[]);
     let nic = pod.add("net1").nic();
     lab(&["vm", &pod.name, "reboot"]);
+    assert!(pod.guest_has(&nic), "after the guest's reboot");
     pod.call("check", "net1", &json!({})).succeeded();
     pod.ping(&nic);
 
@@ -134,9 +135,16 @@ fn a_vm_that_is_rebooted_keeps_its_nic_and_one_that_is_started_anew_gets_it_back
     assert_eq!(pod.call("check", "net1", &json!({})).code(), 104);
     lab(&["vm", &pod.name, "start"]);
     assert!(!pod.guest_has(&nic), "it was never persistent");
+    assert_eq!(pod.call("check", "net1", &json!({})).code(), 104);
     let again = pod.add("net1").nic();
     assert_eq!(again.mac, nic.mac);
     pod.ping(&again);
+    pod.del("net1").succeeded();
+    assert!(!pod.guest_has(&nic));
+    assert_eq!(pod.leftovers(), Vec::<String>::new());
+    assert!(holds(&["guest", &pod.name, "true"]), "the guest runs on");
+
+    pod.add("net1").succeeded();
     lab(&["vm", &pod.name, "destroy"]);
     pod.del("net1").succeeded();
     assert_eq!(pod.leftovers(), Vec::<String>::new());

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::lab::{Pod, holds, lab};
+use super::lab::{Pod, lab};
 
 #[test]
 #[ignore = "needs the lab: run tests/run"]
@@ -95,28 +95,4 @@ fn libvirt_9_will_do_and_a_pod_without_cgroups_too() {
     pod.del("net1").succeeded();
     assert!(!pod.guest_has(&nic));
     assert_eq!(pod.leftovers(), Vec::<String>::new());
-}
-
-#[test]
-#[ignore = "needs the lab: run tests/run"]
-fn a_plugged_nic_outlives_libvirts_and_the_guests_restart() {
-    let pod = Pod::new(&[]);
-    let nic = pod.add("net1").nic();
-    lab(&["vm", &pod.name, "reboot"]);
-    assert!(pod.guest_has(&nic), "after the guest's reboot");
-    pod.ping(&nic);
-    pod.call("check", "net1", &json!({})).succeeded();
-
-    lab(&["vm", &pod.name, "destroy"]);
-    lab(&["vm", &pod.name, "start"]);
-    assert!(!pod.guest_has(&nic), "it was plugged into the VM that ran, and only that");
-    let answer = pod.call("check", "net1", &json!({}));
-    assert_eq!(answer.code(), 104, "{answer:?}");
-    let again = pod.add("net1").nic();
-    assert_eq!(again.mac, nic.mac);
-    pod.ping(&again);
-    pod.del("net1").succeeded();
-    assert!(!pod.guest_has(&nic));
-    assert_eq!(pod.leftovers(), Vec::<String>::new());
-    assert!(holds(&["guest", &pod.name, "true"]));
 }
