@@ -1,56 +1,67 @@
 //! What a person types. A runtime gives no arguments: it speaks through the environment.
 
-use std::fmt::Write as _;
-use std::io::{Write as _, stderr, stdout};
-use std::path::Path;
+mod validate;
+
+use std::ffi::OsString;
+use std::io::{self, Write, stderr, stdout};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::conflist;
+use clap::{Parser, Subcommand};
 
-const HELP: &str = "\
-vhostuser-hotplug, a CNI plugin chained after kube-ovn: shares a pod's vhost-user sockets with the data plane
-and plugs vhost-user NICs into the pod's running VM. A container runtime calls it with CNI_COMMAND.
+/// A CNI plugin chained after kube-ovn: shares a pod's vhost-user sockets with the data plane and plugs vhost-user NICs
+/// into the pod's running VM. A container runtime calls it with CNI_COMMAND, and without arguments.
+#[derive(Debug, Parser)]
+#[command(name = "vhostuser-hotplug", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
 
-    vhostuser-hotplug validate FILE   judge a conflist: exit status 0 if a runtime can use it
-    vhostuser-hotplug --version
-    vhostuser-hotplug --help
-";
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Judge a conflist: exit status 0 if a runtime can use it
+    Validate {
+        /// The conflist
+        file: PathBuf,
+    },
+}
 
-/// Does what the words ask for.
+/// What a verb found: what to print, and whether all is as it should be.
+struct Answer {
+    /// Goes to stdout.
+    text: String,
+    /// Exit status 0, or 1.
+    sound: bool,
+}
+
+/// Does what the words ask for. Exit status 2 for words that make no sense, as is the custom.
 #[must_use]
-pub fn run(words: &[String]) -> ExitCode {
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let (text, status) = match words.as_slice() {
-        ["--help" | "-h" | "help"] => (HELP.to_owned(), ExitCode::SUCCESS),
-        ["--version" | "-V"] => {
-            (concat!("vhostuser-hotplug ", env!("CARGO_PKG_VERSION"), "\n").to_owned(), ExitCode::SUCCESS)
+pub fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
+    match Cli::try_parse_from(words) {
+        Ok(cli) => answer(cli.verb),
+        // Also what --help and --version print, which is no error.
+        Err(told) if told.use_stderr() => {
+            let _ = write(stderr(), &told.to_string());
+            ExitCode::from(2)
         }
-        ["validate", file] => validate(Path::new(file)),
-        _ => {
-            let _ = stderr().write_all(HELP.as_bytes());
-            return ExitCode::from(2);
-        }
-    };
-    // Not println!, which panics where nobody reads.
-    if stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush()).is_err() {
-        ExitCode::FAILURE
-    } else {
-        status
+        Err(told) => exit_status(write(stdout(), &told.to_string()).is_ok()),
     }
 }
 
-fn validate(file: &Path) -> (String, ExitCode) {
-    let faults = match std::fs::read_to_string(file) {
-        Ok(text) => conflist::faults(&text),
-        Err(error) => vec![format!("it cannot be read: {error}")],
+fn answer(verb: Verb) -> ExitCode {
+    let Answer { text, sound } = match verb {
+        Verb::Validate { file } => validate::run(&file),
     };
-    if faults.is_empty() {
-        return (format!("{}: sound\n", file.display()), ExitCode::SUCCESS);
-    }
-    let mut text = String::new();
-    for fault in faults {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{}: {fault}", file.display());
-    }
-    (text, ExitCode::FAILURE)
+    exit_status(write(stdout(), &text).is_ok() && sound)
+}
+
+/// Not println!, which panics where nobody reads.
+fn write(mut stream: impl Write, text: &str) -> io::Result<()> {
+    stream.write_all(text.as_bytes())?;
+    stream.flush()
+}
+
+fn exit_status(sound: bool) -> ExitCode {
+    if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

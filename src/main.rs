@@ -7,9 +7,8 @@ use vhostuser_hotplug::config::Config;
 use vhostuser_hotplug::{cli, logging, verbs};
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    if !words.is_empty() {
-        return cli::run(&words);
+    if std::env::args_os().len() > 1 {
+        return cli::run(std::env::args_os());
     }
     logging::start();
     cni::serve(|request| {

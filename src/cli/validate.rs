@@ -1,0 +1,24 @@
+//! `validate FILE`: is this conflist sound?
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::Answer;
+use crate::conflist;
+
+/// Names each fault of the conflist, if it has any.
+pub fn run(file: &Path) -> Answer {
+    let faults = match std::fs::read_to_string(file) {
+        Ok(text) => conflist::faults(&text),
+        Err(error) => vec![format!("it cannot be read: {error}")],
+    };
+    if faults.is_empty() {
+        return Answer { text: format!("{}: sound\n", file.display()), sound: true };
+    }
+    let mut text = String::new();
+    for fault in faults {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{}: {fault}", file.display());
+    }
+    Answer { text, sound: false }
+}
