@@ -16,7 +16,7 @@
 //! | R51-R56 | [`status_gc`] |
 //! | R58, R59 | [`attachments`] |
 //! | R60-R67 | [`conventions`] |
-//! | none: the plugin's own keys, its logs, a static binary | [`own_keys`], [`logs`], [`binary`] |
+//! | none: the plugin's own keys, its logs, a static binary, what others pay | [`own_keys`], [`logs`], [`binary`], [`cost`] |
 //!
 //! Not shown here, and why:
 //! - R42 (an interface that exists already) binds plugins that create it; a chained plugin finds it there.
@@ -35,6 +35,7 @@ mod attachments;
 mod binary;
 mod configuration;
 mod conventions;
+mod cost;
 mod del_check;
 mod environment;
 mod json;
