@@ -9,7 +9,7 @@ use super::lab::{Pod, holds, lab, log, program};
 
 /// How long the VM may stand still before it counts as stopped, in ms. The machine's own noise is in it: with a compiler
 /// beside, two CPUs have shown 160 ms to a guest under emulation. A VM that waits for its data plane stands still for
-/// hundreds of them, or for good. How little it really is, the benchmark tells (tests/bench/freeze).
+/// hundreds of them, or for good. How little it really is, the benchmark tells (tests/bench/hotplug).
 const LIMIT: f64 = 400.0;
 
 /// A look at the guest's clock, every 2 ms for some seconds, beside a process that computes.

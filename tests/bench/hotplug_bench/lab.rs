@@ -1,0 +1,136 @@
+//! The lab, the pod in it, and the ways to plug a NIC there.
+
+use std::process::{Command, Output};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+/// The NIC's name; kube-ovn's stand-in makes its addresses from that.
+pub const IFNAME: &str = "net1";
+
+/// A command of the lab's script.
+pub fn command(words: &[&str]) -> Command {
+    let program = std::env::var("LAB").expect("LAB names tests/lab/lab: run tests/bench/hotplug");
+    let mut command = Command::new(program);
+    command.args(words);
+    command
+}
+
+/// What a command printed; it must have succeeded.
+pub fn succeeded(output: &Output) -> String {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}{err}");
+    out.trim_end().to_owned()
+}
+
+/// Runs a command of the lab's script; what it printed.
+pub fn lab(words: &[&str]) -> String {
+    succeeded(&command(words).output().expect("the lab's script"))
+}
+
+/// Milliseconds since then.
+pub fn since(then: Instant) -> f64 {
+    then.elapsed().as_secs_f64() * 1000.0
+}
+
+/// A pod with a running VM.
+pub struct Bench {
+    pub pod: String,
+    facts: Vec<(String, String)>,
+    keys: Value,
+}
+
+impl Bench {
+    /// Makes the pod and starts its VM.
+    pub fn new(vcpus: u32, queues: u32) -> Self {
+        let pod = "bench".to_owned();
+        let facts = lab(&["pod", &pod, "--vcpus", &vcpus.to_string()]);
+        let facts = facts.lines().filter_map(|line| line.split_once('='));
+        let facts = facts.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        Self { pod, facts, keys: json!({"queues": queues, "log_level": "debug"}) }
+    }
+
+    /// Removes the pod.
+    pub fn end(self) {
+        lab(&["pod-rm", &self.pod]);
+    }
+
+    /// A fact of the pod, as `lab info` tells it.
+    pub fn fact(&self, key: &str) -> &str {
+        let found = self.facts.iter().find(|(name, _)| name == key);
+        found.map(|(_, value)| value.as_str()).unwrap_or_else(|| panic!("the lab tells no {key}"))
+    }
+
+    /// Calls the chain, kube-ovn's stand-in and the plugin, with these keys in the plugin's object; its result.
+    pub fn call(&self, what: &str, keys: &Value) -> Value {
+        let mut list: Value = serde_json::from_str(include_str!("../../../conflist/hotplug.conflist")).unwrap();
+        for keys in [&self.keys, keys] {
+            list["plugins"][1].as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        }
+        let path = std::env::temp_dir().join(format!("bench-{}.conflist", std::process::id()));
+        std::fs::write(&path, list.to_string()).unwrap();
+        let output = command(&["runtime", what, path.to_str().unwrap()])
+            .env("CNI_CONTAINERID", self.fact("CID"))
+            .env("CNI_IFNAME", IFNAME)
+            .env("CNI_NETNS", format!("/proc/{}/ns/net", self.fact("PID")))
+            .env("CNI_ARGS", format!("K8S_POD_NAME={};K8S_POD_NAMESPACE={}", self.pod, self.fact("NAMESPACE")))
+            .output();
+        let text = succeeded(&output.expect("the lab's script"));
+        std::fs::remove_file(path).unwrap();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// Has everything made that an attach by others needs, the port and the share, and the NIC's XML put into the
+    /// container: the same that the plugin would send. `call("del", …)` takes port and share away.
+    pub fn prepare_for_others(&self) {
+        let result = self.call("add", &json!({"attach": "never"}));
+        let mac = result["interfaces"][0]["mac"].as_str().unwrap();
+        let (path, queues) = (format!("{}/{IFNAME}", self.fact("SOCKETS")), &self.keys["queues"]);
+        let xml = format!(
+            "<interface type='vhostuser'><mac address='{mac}'/><source type='unix' path='{path}' mode='server'/>\
+             <model type='virtio-non-transitional'/><driver name='vhost' queues='{queues}'/><alias name='ua-{IFNAME}'/>\
+             </interface>"
+        );
+        let file = format!("/proc/{}/root/run/nic.xml", self.fact("PID"));
+        lab(&["exec", "sh", "-c", &format!("echo \"{xml}\" > {file}")]);
+    }
+
+    /// Has virsh attach or detach that NIC.
+    pub fn virsh(&self, what: &str) -> String {
+        lab(&["virsh", &self.pod, what, self.fact("DOMAIN"), "/run/nic.xml", "--live"])
+    }
+
+    /// Has virsh connect, and do next to nothing.
+    pub fn virsh_nothing(&self) {
+        lab(&["virsh", &self.pod, "domstate", self.fact("DOMAIN")]);
+    }
+
+    /// The plugin's last line about a call of this verb: what it took, and its steps, in ms: "…: done in 472 ms; lock 2 ms;
+    /// data plane met: features=… 392 ms; …".
+    pub fn last_call(&self, verb: &str) -> Steps {
+        let log = lab(&["log"]);
+        let begins = format!(": {verb} ");
+        let done = log.lines().rev().find(|line| line.contains(&begins) && line.contains(": done in "));
+        let done = done.and_then(|line| line.split_once(": done in ")).expect("the call's last line").1;
+        let mut steps = done.split("; ").map(|step| {
+            let (name, millis) = step.strip_suffix(" ms").and_then(|step| step.rsplit_once(' ')).unwrap_or(("", step));
+            let millis = millis.trim_end_matches(" ms").parse().unwrap_or_else(|_| panic!("no step: {step:?}"));
+            (name.to_owned(), millis)
+        });
+        let whole = steps.next().expect("at least the whole").1;
+        Steps { whole, steps: steps.collect() }
+    }
+}
+
+/// What a call took, as the plugin tells it, in whole milliseconds.
+pub struct Steps {
+    pub whole: f64,
+    steps: Vec<(String, f64)>,
+}
+
+impl Steps {
+    /// The step whose name begins so.
+    pub fn of(&self, begins: &str) -> Option<f64> {
+        self.steps.iter().find(|(name, _)| name.starts_with(begins)).map(|(_, millis)| *millis)
+    }
+}
