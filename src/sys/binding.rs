@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::statvfs::{FsFlags, fstatvfs};
+use rustix::fs::{StatVfsMountFlags, fstatvfs};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::{Error, link, object, on_own_thread};
@@ -72,9 +72,11 @@ fn restricted_copy(find: impl Fn() -> Result<OwnedFd, Error>) -> Result<OwnedFd,
 /// # Errors
 /// fstatvfs(3)'s and mount(2)'s.
 pub fn restrict(root: BorrowedFd<'_>) -> Result<(), Error> {
-    let all = FsFlags::ST_NOSUID | FsFlags::ST_NODEV | FsFlags::ST_NOEXEC | FsFlags::from_bits_retain(ST_NOSYMFOLLOW);
-    let now = fstatvfs(root).map_err(|errno| Error::new("fstatvfs", link(root).display(), errno))?.flags();
-    if now.contains(all) {
+    let all = StatVfsMountFlags::NOSUID | StatVfsMountFlags::NODEV | StatVfsMountFlags::NOEXEC;
+    let all = all | StatVfsMountFlags::from_bits_retain(ST_NOSYMFOLLOW);
+    let failed =
+        |errno: rustix::io::Errno| Error::new("fstatvfs", link(root).display(), Errno::from_raw(errno.raw_os_error()));
+    if fstatvfs(root).map_err(failed)?.f_flag.contains(all) {
         return Ok(());
     }
     let nothing: Option<&Path> = None;

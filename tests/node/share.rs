@@ -32,12 +32,12 @@ fn a_sandbox_that_is_being_created_gets_its_share_and_its_result_back() {
         node.sh(&format!("stat -c %a {SOCKETS} {SOCKETS}/{uid}; stat -c %a {STATE} {STATE}/pods {STATE}/pods/{uid}"));
     assert_eq!(modes, "777\n777\n700\n700\n700", "kube-ovn's modes for its directories, root's alone for the records");
 
-    add.run(&node).succeeded();
-    assert_eq!(
-        node.sh(&format!("grep -c {} /proc/self/mountinfo", node.target(&uid))),
-        "1",
-        "a second ADD mounts nothing"
-    );
+    let trace = std::env::temp_dir().join(format!("vhu-share-{uid}"));
+    let words = ["strace", "-f", "-qq", "-o", trace.to_str().unwrap(), "-e", "trace=mount,move_mount,unshare,umount2"];
+    add.clone().through(&words).run(&node).succeeded();
+    assert_eq!(std::fs::read_to_string(&trace).unwrap(), "", "a second ADD mounts nothing");
+    std::fs::remove_file(trace).unwrap();
+    assert_eq!(node.sh(&format!("grep -c {} /proc/self/mountinfo", node.target(&uid))), "1");
 
     let del = add.clone().command("DEL");
     del.run(&node).succeeded();
