@@ -1,5 +1,7 @@
 //! One deadline for a whole operation: however many waits it is made of, they share one end.
 
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::PollTimeout;
@@ -38,6 +40,15 @@ impl Deadline {
         Self { end: self.end.min(Self::after(span).end) }
     }
 
+    /// Does some work whose calls know no deadline, on a thread of its own; `None` if it is not done in time, or no thread
+    /// can be had. The thread is left where it hangs then, and ends with the process.
+    pub fn bound<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let (tell, told) = mpsc::channel();
+        // Nobody hears of it if it is too late.
+        let thread = thread::Builder::new().spawn(move || drop(tell.send(work())));
+        thread.ok().and_then(|_| told.recv_timeout(self.remaining()).ok())
+    }
+
     /// The time left as a poll(2) timeout, rounded up to whole milliseconds so that a wait never spins.
     #[must_use]
     pub fn poll_timeout(&self) -> PollTimeout {
@@ -60,6 +71,13 @@ mod tests {
     #[test]
     fn an_endless_span_is_bounded() {
         assert!(Deadline::after(Duration::MAX).remaining() >= Duration::from_secs(31_535_000));
+    }
+
+    #[test]
+    fn work_is_waited_for_until_the_deadline_and_no_longer() {
+        let soon = Deadline::after(Duration::from_millis(20));
+        assert_eq!(soon.bound(|| thread::sleep(Duration::from_secs(60))), None);
+        assert_eq!(Deadline::after(Duration::from_secs(20)).bound(|| 7), Some(7));
     }
 
     #[test]

@@ -5,8 +5,10 @@
 //! directories behind that nothing is mounted on.
 
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
 
 use crate::pod::identity::PodUid;
 use crate::pod::volume::Volume;
@@ -46,6 +48,16 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl Error {
+    /// Whether something is where the share's directories must be that is none, or was put there meanwhile: kube-ovn leaves
+    /// them writable for everyone on the node.
+    #[must_use]
+    pub fn is_foul(&self) -> bool {
+        let Self::System { error, .. } = self else { return false };
+        error.is_escape() || matches!(error.errno(), Errno::ENOTDIR | Errno::ESTALE)
+    }
+}
 
 /// The share of one volume of one pod. All its work is done in the host's mount namespace.
 #[derive(Clone, Debug)]
@@ -106,8 +118,7 @@ impl Share {
                 Target::Stale(root) => sys::unmount(root.as_fd()).map_err(self.fail("unmounting a stale mount on"))?,
                 Target::Absent => self.make()?,
                 Target::Bare(target) => {
-                    let reopen = || self.open();
-                    return sys::bind(volume.fd(), target.as_fd(), reopen)
+                    return sys::bind(volume.fd(), target.as_fd(), || volume.open_again())
                         .map(|()| true)
                         .map_err(self.fail("mounting the pod's volume on"));
                 }
@@ -133,8 +144,10 @@ impl Share {
         let mut changed = false;
         for _ in 0..STACK_LIMIT {
             let there = match self.look(None) {
-                // A link in the way: where it leads nothing is ours.
-                Err(Error::System { error, .. }) if error.is_escape() => return Ok(changed),
+                // A link or a file in the way: where it leads nothing is ours. And where there is no openat2(2), nothing was
+                // ever mounted: a DEL must not fail for that, or the pod could not go.
+                Err(error @ Error::System { .. }) if error.is_foul() => return Ok(changed),
+                Err(Error::System { error, .. }) if error.is_without_openat2() => return Ok(changed),
                 there => there?,
             };
             match there {
@@ -152,9 +165,14 @@ impl Share {
     }
 
     fn look(&self, volume: Option<&Volume>) -> Result<Target, Error> {
-        let target = match self.open() {
-            Ok(target) => target,
-            Err(error) if error.is_absent() => return Ok(Target::Absent),
+        // Through one handle on the pod's directory, so that all that is seen is seen of the same one.
+        let both = || {
+            let parent = self.open_parent()?;
+            Ok((self.open_in(parent.as_fd())?, parent))
+        };
+        let (target, parent) = match both() {
+            Ok(both) => both,
+            Err(error) if sys::Error::is_absent(&error) => return Ok(Target::Absent),
             Err(error) => return Err(self.fail("opening")(error)),
         };
         let fail = self.fail("looking at");
@@ -163,7 +181,6 @@ impl Share {
         {
             return Ok(Target::Mounted(target));
         }
-        let parent = self.open_parent().map_err(&fail)?;
         let same_mount =
             sys::mount_id(parent.as_fd()).map_err(&fail)? == sys::mount_id(target.as_fd()).map_err(&fail)?;
         Ok(if same_mount { Target::Bare(target) } else { Target::Stale(target) })
@@ -175,8 +192,8 @@ impl Share {
         sys::open_below(base.as_fd(), Path::new(&self.uid), Walk::Strict)
     }
 
-    fn open(&self) -> Result<OwnedFd, sys::Error> {
-        sys::open_below(self.open_parent()?.as_fd(), Path::new(&self.volume), Walk::Strict)
+    fn open_in(&self, parent: BorrowedFd<'_>) -> Result<OwnedFd, sys::Error> {
+        sys::open_below(parent, Path::new(&self.volume), Walk::Strict)
     }
 
     /// kube-ovn makes base, uid and volume directories with mode 0777, whatever the umask: QEMU's user is anybody.

@@ -10,13 +10,15 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{FileStat, Mode, fstat, mkdirat, umask};
-use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+mod binding;
+
+pub use binding::{bind, restrict, unmount};
 
 /// A system call that failed: which, on what, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,13 +57,23 @@ impl Error {
     pub fn is_escape(&self) -> bool {
         matches!(self.errno, Errno::ELOOP | Errno::EXDEV)
     }
+
+    /// Whether openat2(2) cannot be had: the kernel is too old, or a filter for system calls does not let it pass
+    /// (those that were written before it mostly say `EPERM`). No path that has the flags used here is refused so.
+    #[must_use]
+    pub fn is_without_openat2(&self) -> bool {
+        self.call == "openat2" && matches!(self.errno, Errno::ENOSYS | Errno::EPERM)
+    }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}({}): {}", self.call, self.on, self.errno.desc())?;
-        if self.errno == Errno::ENOSYS && self.call == "openat2" {
-            write!(f, "; this kernel is older than 5.6, which the plugin needs to resolve paths of a pod safely")?;
+        if self.is_without_openat2() {
+            f.write_str(
+                "; the plugin resolves no path of a pod without this call: it needs Linux 5.6, and no seccomp filter that \
+                 forbids it",
+            )?;
         }
         Ok(())
     }
@@ -91,6 +103,19 @@ pub fn open_below(directory: BorrowedFd<'_>, path: &Path, walk: Walk) -> Result<
         }
         Walk::Rooted => ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS,
     };
+    open_resolved(directory, path, resolve)
+}
+
+/// Opens a path of the host's as a handle, through links of file systems but none of those by which the kernel leads to
+/// what a process has (`RESOLVE_NO_MAGICLINKS`).
+///
+/// # Errors
+/// openat2(2)'s, among them `ELOOP` where there is such a link.
+pub fn open_without_magic(path: &Path) -> Result<OwnedFd, Error> {
+    open_resolved(AT_FDCWD, path, ResolveFlag::RESOLVE_NO_MAGICLINKS)
+}
+
+fn open_resolved(directory: BorrowedFd<'_>, path: &Path, resolve: ResolveFlag) -> Result<OwnedFd, Error> {
     let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
     // The kernel answers EAGAIN when a rename or a mount raced with the walk; somebody who does that on purpose must
     // not keep us here.
@@ -194,10 +219,16 @@ pub fn enter_host_mounts() -> Result<bool, Error> {
 /// # Errors
 /// mkdir(2)'s.
 pub fn make_open_directories(path: &Path) -> Result<(), Error> {
-    let before = umask(Mode::empty());
-    let made = DirBuilder::new().recursive(true).mode(0o777).create(path);
-    umask(before);
+    let made = without_umask(|| DirBuilder::new().recursive(true).mode(0o777).create(path));
     made.map_err(|error| Error::of("mkdir", path, &error))
+}
+
+/// Does something with no umask, which is the whole process': no other thread may make files meanwhile.
+pub fn without_umask<T>(act: impl FnOnce() -> T) -> T {
+    let before = umask(Mode::empty());
+    let outcome = act();
+    umask(before);
+    outcome
 }
 
 /// Makes the directory `name`, a single path component, in another, with mode 0777 whatever the umask is. One that is
@@ -206,10 +237,7 @@ pub fn make_open_directories(path: &Path) -> Result<(), Error> {
 /// # Errors
 /// mkdirat(2)'s.
 pub fn make_open_directory(parent: BorrowedFd<'_>, name: &str) -> Result<(), Error> {
-    let before = umask(Mode::empty());
-    let made = mkdirat(parent, name, Mode::from_bits_truncate(0o777));
-    umask(before);
-    match made {
+    match without_umask(|| mkdirat(parent, name, Mode::from_bits_truncate(0o777))) {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
         Err(errno) => Err(Error::new("mkdirat", name, errno)),
     }
@@ -223,63 +251,21 @@ pub fn remove_directory(parent: BorrowedFd<'_>, name: &str) -> Result<(), Error>
     unlinkat(parent, name, UnlinkatFlags::RemoveDir).map_err(|errno| Error::new("unlinkat", name, errno))
 }
 
-/// Binds one directory over another by their handles, then takes away what a tenant's files have no business with on
-/// the host: set-uid, devices, programs.
-///
-/// `reopen` finds the new mount's root, for the flags are set on that and not on the directory below it.
-///
-/// # Errors
-/// mount(2)'s, or `reopen`'s; a mount that could not be given its flags is taken away again.
-pub fn bind(
-    source: BorrowedFd<'_>,
-    target: BorrowedFd<'_>,
-    reopen: impl FnOnce() -> Result<OwnedFd, Error>,
-) -> Result<(), Error> {
-    let nothing: Option<&Path> = None;
-    mount(Some(&link(source)), &link(target), nothing, MsFlags::MS_BIND, nothing)
-        .map_err(|errno| Error::new("mount", "MS_BIND", errno))?;
-    let root = reopen()?;
-    restrict(root.as_fd()).inspect_err(|_| {
-        // The error to report is the first one; a mount that stays is found and mended by the next call.
-        let _ = umount2(&link(root.as_fd()), MntFlags::MNT_DETACH);
-    })
-}
-
-/// Takes away from the mount whose root the handle is what a tenant's files have no business with on the host, unless
-/// that is done already.
-///
-/// # Errors
-/// fstatvfs(3)'s and mount(2)'s.
-pub fn restrict(root: BorrowedFd<'_>) -> Result<(), Error> {
-    let all = FsFlags::ST_NOSUID | FsFlags::ST_NODEV | FsFlags::ST_NOEXEC;
-    let now = fstatvfs(root).map_err(|errno| Error::new("fstatvfs", link(root).display(), errno))?.flags();
-    if now.contains(all) {
-        return Ok(());
-    }
-    let nothing: Option<&Path> = None;
-    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(nothing, &link(root), nothing, flags, nothing)
-        .map_err(|errno| Error::new("mount", "MS_REMOUNT|MS_BIND|MS_NOSUID|MS_NODEV|MS_NOEXEC", errno))
-}
-
-/// Takes away the mount whose root the handle is. Lazily: our own handle keeps it busy.
-///
-/// # Errors
-/// umount2(2)'s.
-pub fn unmount(root: BorrowedFd<'_>) -> Result<(), Error> {
-    umount2(&link(root), MntFlags::MNT_DETACH).map_err(|errno| Error::new("umount2", "MNT_DETACH", errno))
-}
-
 /// Runs `work` in another network namespace, on a thread of its own, so that this one never leaves its own.
 ///
 /// # Errors
 /// setns(2)'s (`EINVAL` where `netns` is something else than a network namespace), or `EAGAIN` for want of a thread.
 pub fn in_netns<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    on_own_thread(|| {
+        setns(netns, CloneFlags::CLONE_NEWNET).map_err(|errno| Error::new("setns", "CNI_NETNS", errno))?;
+        Ok(work())
+    })
+}
+
+/// Runs `work` on a thread of its own: a namespace that a thread enters ends with it.
+fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().spawn_scoped(scope, || {
-            setns(netns, CloneFlags::CLONE_NEWNET).map_err(|errno| Error::new("setns", "CNI_NETNS", errno))?;
-            Ok(work())
-        });
+        let thread = std::thread::Builder::new().spawn_scoped(scope, work);
         thread
             .map_err(|error| Error::of("clone", Path::new("thread"), &error))?
             .join()
@@ -288,14 +274,19 @@ pub fn in_netns<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send)
 }
 
 /// A duplicate of another process' descriptor (pidfd_getfd(2), Linux 5.6). The number may stand for something else by
-/// now, so that the caller has to look at what it got.
+/// now, so that the caller has to look at what it got. `is_it` tells whether the process that is meant still lives, and
+/// is asked when the pid is held: whoever has it by then has it for good.
 ///
 /// # Errors
-/// pidfd_open(2)'s and pidfd_getfd(2)'s, among them `EPERM` for who may not trace the process.
-pub fn duplicate(pid: i32, descriptor: i32) -> Result<OwnedFd, Error> {
+/// pidfd_open(2)'s and pidfd_getfd(2)'s, among them `EPERM` for who may not trace the process; `ESRCH` if it is not it.
+pub fn duplicate(pid: i32, is_it: impl FnOnce() -> bool, descriptor: i32) -> Result<OwnedFd, Error> {
     let failed = |call, errno: rustix::io::Errno| Error::new(call, pid, Errno::from_raw(errno.raw_os_error()));
-    let process = Pid::from_raw(pid).ok_or_else(|| Error::new("pidfd_open", pid, Errno::ESRCH))?;
+    let gone = || Error::new("pidfd_open", pid, Errno::ESRCH);
+    let process = Pid::from_raw(pid).ok_or_else(gone)?;
     let process = pidfd_open(process, PidfdFlags::empty()).map_err(|errno| failed("pidfd_open", errno))?;
+    if !is_it() {
+        return Err(gone());
+    }
     pidfd_getfd(&process, descriptor, PidfdGetfdFlags::empty()).map_err(|errno| failed("pidfd_getfd", errno))
 }
 

@@ -123,7 +123,8 @@ impl End {
 
     /// Shuts the connection down if that is found right for the process at its other end.
     fn cut_if(&self, is_right: impl FnOnce(i32) -> bool) -> bool {
-        let Ok(own) = sys::duplicate(self.pid, self.descriptor) else { return false };
+        let is_it = || std::fs::metadata(self.proc.join("fd")).is_ok();
+        let Ok(own) = sys::duplicate(self.pid, is_it, self.descriptor) else { return false };
         self.is_this(&own)
             && getsockopt(&own, sockopt::PeerCredentials).is_ok_and(|peer| is_right(peer.pid()))
             && shutdown(own.as_raw_fd(), Shutdown::Both).is_ok()
@@ -215,6 +216,13 @@ mod tests {
             read
         };
         assert_eq!(during_with(Duration::ZERO, ends, work).unwrap(), (1, 0));
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_not_looked_for_by_its_pid() {
+        let (qemu, _data_plane) = UnixStream::pair().unwrap();
+        assert!(!End { proc: PathBuf::from("/proc/self/gone"), ..end(&qemu) }.cut_if(|_| true));
+        assert!(end(&qemu).cut_if(|_| true));
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! The socket's name in the pod's volume, through a handle on that: what is there, listening on it, connecting to it.
 //!
 //! The pod may put anything at the name at any time. Nothing here follows a link: bind(2) makes the name anew or fails,
-//! and connecting and changing go through a handle on what was found to be a socket.
+//! connecting goes through a handle on what was found to be a socket, and no mode of a file is changed at all. What is
+//! removed is removed by its name in the volume: whoever swaps it in the moment before loses a file of their own.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
-use nix::sys::stat::SFlag;
+use nix::sys::stat::{Mode, SFlag, fchmod};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::sys::{self, Walk};
@@ -67,17 +67,16 @@ impl<'a> Seat<'a> {
     /// Listens at the name, which must be free. Every user may connect: a data plane need not run as root.
     ///
     /// # Errors
-    /// bind(2)'s (`EADDRINUSE` if something is at the name), listen(2)'s and chmod(2)'s.
+    /// bind(2)'s (`EADDRINUSE` if something is at the name) and listen(2)'s.
     pub fn listen(&self) -> Result<(UnixListener, SocketFile), sys::Error> {
         let failed = |call| move |errno| self.failed(call, errno);
         let own = unix_socket().map_err(failed("socket"))?;
+        // The file takes over the mode that its socket has (net/unix/af_unix.c, unix_bind_bsd): it is never another's.
+        fchmod(&own, Mode::from_bits_truncate(0o666)).map_err(failed("fchmod"))?;
         let address = UnixAddr::new(&sys::link(self.directory).join(self.name)).map_err(failed("bind"))?;
-        bind(own.as_raw_fd(), &address).map_err(failed("bind"))?;
+        sys::without_umask(|| bind(own.as_raw_fd(), &address)).map_err(failed("bind"))?;
         let ready = || {
             let file = self.file()?.ok_or_else(|| self.failed("bind", Errno::ENOENT))?;
-            // Before listen(2): else a data plane could come too early, be refused, and come again only a second later.
-            std::fs::set_permissions(sys::link(file.handle.as_fd()), PermissionsExt::from_mode(0o666))
-                .map_err(|error| sys::Error::of("chmod", self.path, &error))?;
             Backlog::new(BACKLOG).and_then(|backlog| listen(&own, backlog)).map_err(failed("listen"))?;
             Ok(file)
         };
@@ -171,6 +170,7 @@ pub(super) mod scratch {
 mod tests {
     use super::scratch::Scratch;
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn one_connects_only_while_one_listens() {

@@ -1,4 +1,11 @@
 //! The pod's libvirt daemon: found by its socket, proved to be the pod's own, connected to.
+//!
+//! A socket's path leads through the container's file systems, and one of these may be a server of the tenant's own (NFS, a
+//! FUSE daemon) that never answers. So each place is looked at on a thread that is left alone at the deadline.
+//!
+//! Who listens is proved by the process that called listen(2) (SO_PEERCRED, unix(7)), which must live in the pod's network
+//! namespace and, where the pod's processes bear its mark at all, in its cgroup: only the runtime writes that. A process
+//! that bears none there came from outside, and one of another pod's would be taken for the pod's own otherwise.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,8 +22,8 @@ use nix::sys::stat::SFlag;
 
 use super::identity::{self, PodUid};
 use super::netns::Sandbox;
-use super::process::Process;
-use super::volume::{self, Entry, Volume};
+use super::process::{self, Process};
+use super::volume::{self, Volume};
 use crate::deadline::Deadline;
 use crate::sys::{self, Walk};
 
@@ -25,9 +32,6 @@ const RUNTIME_VOLUME: &str = "libvirt-runtime";
 
 /// What the daemon's socket is called there: virtqemud's, or the monolithic libvirtd's.
 const RUNTIME_SOCKETS: [&str; 2] = ["virtqemud-sock", "libvirt-sock"];
-
-/// Most containers of a pod that are searched for a socket.
-const CONTAINER_LIMIT: usize = 64;
 
 /// A libvirt daemon of the pod, connected.
 #[derive(Debug)]
@@ -91,6 +95,37 @@ pub struct Search<'a> {
     pub sockets: &'a [PathBuf],
 }
 
+/// A path at which a daemon's socket may be.
+struct Place {
+    /// For messages.
+    name: String,
+    directory: OwnedFd,
+    path: PathBuf,
+    walk: Walk,
+}
+
+/// What was found at a place.
+enum Found {
+    /// Nothing, or a socket that has been tried already under another name.
+    Nothing,
+    /// A socket that nobody listens on.
+    Deaf(Errno),
+    /// Something that must not be there: in words.
+    Foul(&'static str),
+    /// Somebody who listens.
+    Answer(UnixStream),
+}
+
+/// Who answered.
+enum Verdict {
+    /// The pod's own daemon.
+    Own(Process),
+    /// A process that has ended.
+    Gone,
+    /// Somebody else: in words.
+    Foul(&'static str),
+}
+
 impl Search<'_> {
     /// Connects to the first daemon that is the pod's own.
     ///
@@ -99,71 +134,104 @@ impl Search<'_> {
     pub fn connect(&self, processes: &[Process], deadline: Deadline) -> Result<Daemon, Error> {
         let mut tried = Vec::new();
         let mut foul = None;
+        // One socket often has several names: /run and /var/run, a volume and where it is mounted.
         let mut seen = BTreeSet::new();
-        for (name, handle) in self.candidates(processes)? {
-            // One socket often has several names: /run and /var/run, a volume and where it is mounted.
-            if !seen.insert(sys::object(handle.as_fd())?) {
-                continue;
-            }
-            match self.try_one(&name, &handle, deadline) {
-                Ok(daemon) => return Ok(daemon),
-                Err(Error::Absent { tried: here }) => tried.extend(here),
-                Err(error @ Error::Foul { .. }) => foul = foul.or(Some(error)),
-                Err(error) => return Err(error),
-            }
+        for Place { name, directory, path, walk } in self.places(processes) {
+            let known = seen.clone();
+            let Some((found, object)) = deadline.bound(move || look(&directory, &path, walk, &known, deadline)) else {
+                tried.push(format!("{name}: looking there took too long"));
+                break;
+            };
+            seen.extend(object);
+            let what = match found {
+                Found::Nothing => continue,
+                Found::Deaf(errno) => {
+                    tried.push(format!("{name}: {}", errno.desc()));
+                    continue;
+                }
+                Found::Foul(what) => what,
+                Found::Answer(stream) => match self.judge(&stream, processes)? {
+                    Verdict::Own(process) => return Ok(Daemon { stream, process, socket: name }),
+                    Verdict::Gone => {
+                        tried.push(format!("{name}: the process that listened has ended"));
+                        continue;
+                    }
+                    Verdict::Foul(what) => what,
+                },
+            };
+            foul.get_or_insert(Error::Foul { socket: name, what: what.to_owned() });
         }
         Err(foul.unwrap_or(Error::Absent { tried }))
     }
 
-    /// What bears a socket's name, with a name for messages: KubeVirt's volume first, then each container's root.
-    fn candidates(&self, processes: &[Process]) -> Result<Vec<(String, OwnedFd)>, Error> {
-        let mut found = Vec::new();
+    /// Where a socket may be, with a name for messages: KubeVirt's volume first, then each container's root.
+    fn places(&self, processes: &[Process]) -> Vec<Place> {
+        let mut places = Vec::new();
         if let Ok(Some(runtime)) = Volume::open(self.kubelet_dir, self.uid.as_str(), RUNTIME_VOLUME) {
-            for name in RUNTIME_SOCKETS {
-                if runtime.entry(name)? == Entry::Socket
-                    && let Ok(handle) = sys::open_below(runtime.fd(), Path::new(name), Walk::Strict)
-                {
-                    let path = volume::directory(self.kubelet_dir, self.uid.as_str()).join(RUNTIME_VOLUME).join(name);
-                    found.push((path.display().to_string(), handle));
+            let volume = volume::directory(self.kubelet_dir, self.uid.as_str()).join(RUNTIME_VOLUME);
+            for socket in RUNTIME_SOCKETS {
+                if let Ok(directory) = runtime.fd().try_clone_to_owned() {
+                    let name = volume.join(socket).display().to_string();
+                    places.push(Place { name, directory, path: socket.into(), walk: Walk::Strict });
                 }
             }
         }
-        let mut containers = BTreeSet::new();
-        for process in processes {
-            // A process that ended meanwhile, or whose root is gone, has no daemon to offer.
-            let (Ok(container), Ok(root)) = (process.namespace("mnt"), process.root()) else { continue };
-            if containers.len() >= CONTAINER_LIMIT || !containers.insert(container) {
-                continue;
-            }
-            for socket in self.sockets {
-                if let Ok(handle) = sys::open_below(root.as_fd(), socket, Walk::Rooted) {
-                    found.push((format!("{} in the container of process {}", socket.display(), process.pid()), handle));
-                }
+        for process in process::of_each_container(processes) {
+            // One whose root is gone has no daemon to offer.
+            let Ok(root) = process.root() else { continue };
+            for path in self.sockets {
+                let Ok(directory) = root.try_clone() else { continue };
+                let name = format!("{} in the container of process {}", path.display(), process.pid());
+                places.push(Place { name, directory, path: path.clone(), walk: Walk::Rooted });
             }
         }
-        Ok(found)
+        places
     }
 
-    fn try_one(&self, name: &str, handle: &OwnedFd, deadline: Deadline) -> Result<Daemon, Error> {
-        let foul = |what: &str| Error::Foul { socket: name.to_owned(), what: what.to_owned() };
-        let absent = |what: &str| Error::Absent { tried: vec![format!("{name}: {what}")] };
-
-        let kind = SFlag::from_bits_truncate(sys::stat(handle.as_fd())?.st_mode) & SFlag::S_IFMT;
-        if kind != SFlag::S_IFSOCK {
-            return Err(foul("not a socket, though it bears the name of libvirt's"));
-        }
-        let stream = dial(handle, deadline).map_err(|errno| absent(errno.desc()))?;
-        let Some(process) = peer(&stream)? else {
-            return Err(absent("the process that listened has ended"));
-        };
+    fn judge(&self, stream: &UnixStream, processes: &[Process]) -> Result<Verdict, sys::Error> {
+        let Some(process) = peer(stream)? else { return Ok(Verdict::Gone) };
         if !self.sandbox.holds(&process) {
-            return Err(foul("who answers there does not live in the pod's network namespace"));
+            return Ok(Verdict::Foul("who answers there does not live in the pod's network namespace"));
         }
-        if identity::of_process(&process).is_some_and(|uid| uid != *self.uid) {
-            return Err(foul("who answers there belongs to another pod"));
-        }
-        Ok(Daemon { stream, process, socket: name.to_owned() })
+        let is_marked = |process: &Process| identity::of_process(process).as_ref() == Some(self.uid);
+        Ok(match identity::of_process(&process) {
+            Some(uid) if uid == *self.uid => Verdict::Own(process),
+            Some(_) => Verdict::Foul("who answers there belongs to another pod"),
+            // A runtime that keeps no cgroups marks none of the pod's processes.
+            None if processes.iter().any(is_marked) => {
+                Verdict::Foul("who answers there is in none of the pod's cgroups")
+            }
+            None => Verdict::Own(process),
+        })
     }
+}
+
+/// Looks at a place, and connects to who listens there, unless that is one of `seen`. Which object it is, if any.
+fn look(
+    directory: &OwnedFd,
+    path: &Path,
+    walk: Walk,
+    seen: &BTreeSet<(u64, u64)>,
+    deadline: Deadline,
+) -> (Found, Option<(u64, u64)>) {
+    let handle = match sys::open_below(directory.as_fd(), path, walk) {
+        Ok(handle) => handle,
+        Err(error) if error.is_escape() && walk == Walk::Rooted => {
+            return (Found::Foul("a link that leads out of the container"), None);
+        }
+        // Not there, or in the middle of being moved about.
+        Err(_) => return (Found::Nothing, None),
+    };
+    let Ok(stat) = sys::stat(handle.as_fd()) else { return (Found::Nothing, None) };
+    let object = (stat.st_dev, stat.st_ino);
+    let found = if seen.contains(&object) {
+        Found::Nothing
+    } else if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFSOCK {
+        Found::Foul("not a socket, though it bears the name of libvirt's")
+    } else {
+        dial(&handle, deadline).map_or_else(Found::Deaf, Found::Answer)
+    };
+    (found, Some(object))
 }
 
 /// Connects through the handle: neither can the name be swapped, nor is it too long for `sun_path`.
@@ -197,12 +265,16 @@ fn peer(stream: &UnixStream) -> Result<Option<Process>, sys::Error> {
         Err(error) if error.is_absent() => return Ok(None),
         Err(error) => return Err(error),
     };
-    // From Linux 6.5 the peer's own pidfd tells whether the pid was still its own when the handle was taken.
-    if let Ok(pidfd) = getsockopt(stream, PeerPidfd) {
-        let mut watch = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut watch, PollTimeout::ZERO).map_err(fail)? > 0 {
-            return Ok(None);
+    // From Linux 6.5 the peer's own pidfd tells whether the pid was still its own when the handle was taken. Before, whoever
+    // has the pid by now is judged like any other.
+    match getsockopt(stream, PeerPidfd) {
+        Ok(pidfd) => {
+            let mut watch = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            Ok((poll(&mut watch, PollTimeout::ZERO).map_err(fail)? == 0).then_some(process))
         }
+        Err(Errno::ENOPROTOOPT) => Ok(Some(process)),
+        // The kernel has no pidfd for a process that is gone.
+        Err(Errno::EINVAL | Errno::ESRCH | Errno::ENODATA) => Ok(None),
+        Err(errno) => Err(fail(errno)),
     }
-    Ok(Some(process))
 }

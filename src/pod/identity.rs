@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::mounts::Mount;
 use super::process::{self, Process};
-use super::volume::Volume;
+use super::volume::{self, Volume};
 use crate::sys;
 
 /// A pod's uid as kubelet names its directory: a UUID, or the 32 hexadecimal digits of a static pod
@@ -83,9 +83,9 @@ pub fn of_processes(processes: &[Process], kubelet_dir: &Path, volume: &str) -> 
         return only(by_cgroup);
     }
     let mut by_mount = BTreeSet::new();
-    for process in processes {
+    for process in process::of_each_container(processes) {
         for mount in process.mounts().unwrap_or_default() {
-            by_mount.extend(of_mount(&mount, kubelet_dir, volume));
+            by_mount.extend(of_mount(&mount, kubelet_dir, volume)?);
         }
     }
     only(by_mount)
@@ -132,12 +132,20 @@ fn of_component(component: &str) -> Option<PodUid> {
 
 /// The pod whose volume a mount shows. A tenant can name a directory of a file system of its own like kubelet's, so the
 /// mount must show the very location that the named pod's volume has on this host.
-fn of_mount(mount: &Mount, kubelet_dir: &Path, volume: &str) -> Option<PodUid> {
-    let path = mount.root.to_str()?;
-    let pod = path.strip_suffix(volume)?.strip_suffix("/volumes/kubernetes.io~empty-dir/")?;
-    let uid = PodUid::parse(pod.rsplit('/').next()?)?;
-    let real = Volume::open(kubelet_dir, uid.as_str(), volume).ok()??.location().ok()?;
-    (real == mount.location()).then_some(uid)
+fn of_mount(mount: &Mount, kubelet_dir: &Path, volume: &str) -> Result<Option<PodUid>, sys::Error> {
+    let named = || {
+        let path = mount.root.to_str()?.strip_suffix(volume)?;
+        let pod = path.strip_suffix("/volumes/kubernetes.io~empty-dir/")?;
+        PodUid::parse(pod.rsplit('/').next()?)
+    };
+    let Some(uid) = named() else { return Ok(None) };
+    let real = match Volume::open(kubelet_dir, uid.as_str(), volume) {
+        Ok(Some(real)) => real.location(),
+        // It may be one of ours, and nothing can be done for it here.
+        Err(volume::Error::System(error)) if error.is_without_openat2() => return Err(error),
+        _ => return Ok(None),
+    };
+    Ok(real.is_ok_and(|real| real == mount.location()).then_some(uid))
 }
 
 #[cfg(test)]

@@ -1,18 +1,22 @@
 //! The sandbox: the network namespace that `CNI_NETNS` names, its links and its processes.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
+use nix::sys::statfs::{NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs};
 
 use super::process::{self, Process};
 use crate::sys;
 
 /// Most processes of a sandbox that are looked at; a pod may fork as many as it is allowed.
 const PROCESS_LIMIT: usize = 4096;
+
+/// Most links that lead from one to the next before the namespace comes.
+const LINK_LIMIT: usize = 8;
 
 /// A network namespace, held open.
 #[derive(Debug)]
@@ -22,12 +26,24 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Opens the namespace that `path` names.
+    /// Opens the network namespace that `path` names, as a runtime does: a file that one is mounted on, or a process' own
+    /// below `/proc`. Anything else is only looked at: a fifo would be waited at, and a device would act.
     ///
     /// # Errors
-    /// open(2)'s and fstat(2)'s.
+    /// `ELOOP` for a path that leads through a process' root, working directory or descriptors, which may be a pod's;
+    /// `EINVAL` for what is no namespace; else openat2(2)'s and open(2)'s. A namespace of another kind holds nobody, and
+    /// cannot be entered.
     pub fn open(path: &Path) -> Result<Self, sys::Error> {
-        let file = sys::open_file(path)?;
+        Self::take(&find(path)?, path)
+    }
+
+    /// The namespace that a handle is on.
+    fn take(handle: &OwnedFd, path: &Path) -> Result<Self, sys::Error> {
+        let is_none = |errno: Errno| sys::Error::of("open", path, &errno.into());
+        if fstatfs(handle).map_err(is_none)?.filesystem_type() != NSFS_MAGIC {
+            return Err(is_none(Errno::EINVAL));
+        }
+        let file = sys::open_file(&sys::link(handle.as_fd()))?;
         let object = sys::object(file.as_fd())?;
         Ok(Self { file, object })
     }
@@ -37,7 +53,17 @@ impl Sandbox {
     /// # Errors
     /// open(2)'s and fstat(2)'s.
     pub fn of(process: &Process) -> Result<Self, sys::Error> {
-        Self::open(&process.path("ns/net"))
+        let path = process.path("ns/net");
+        Self::take(&sys::open_handle(&path)?, &path)
+    }
+
+    /// Whether it is the host's own: this process' or that of the machine's first one. No pod that a CNI plugin is called
+    /// for lives there, and every process of the host does.
+    #[must_use]
+    pub fn is_hosts(&self) -> bool {
+        let names = ["/proc/self/ns/net", "/proc/1/ns/net"];
+        let mut seen = names.iter().filter_map(|name| std::fs::metadata(name).ok());
+        seen.any(|seen| (seen.dev(), seen.ino()) == self.object)
     }
 
     /// Whether a kernel link of this name is there. kube-ovn makes none for a vhost-user NIC.
@@ -51,6 +77,12 @@ impl Sandbox {
             Err(Errno::ENODEV) => Ok(false),
             Err(errno) => Err(sys::Error::of("if_nametoindex", Path::new(name), &errno.into())),
         }
+    }
+
+    /// Whether a process lives in another namespace; one that has ended lives nowhere.
+    #[must_use]
+    pub fn is_foreign(&self, process: &Process) -> bool {
+        process.namespace("net").is_ok_and(|object| object != self.object)
     }
 
     /// Whether a process lives in this namespace.
@@ -86,6 +118,30 @@ impl Sandbox {
     }
 }
 
+/// A handle on what a path names. Links of the host's own lead on (`/var/run`, or one to a process' namespace); through
+/// what `/proc` has of a process no path does, for there a pod may have put anything, a file system of its own that never
+/// answers included. Only the last part of a path in `/proc` itself is such a link: the namespace.
+fn find(path: &Path) -> Result<OwnedFd, sys::Error> {
+    let mut path = path.to_owned();
+    for _ in 0..LINK_LIMIT {
+        let error = match sys::open_without_magic(&path) {
+            Err(error) if error.errno() == Errno::ELOOP => error,
+            // Which pod it is may still be told: what is done for one of ours is refused where its files are.
+            Err(error) if error.is_without_openat2() => return sys::open_handle(&path),
+            other => return other,
+        };
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Err(error) };
+        let parent = sys::open_without_magic(above)?;
+        let entry = sys::link(parent.as_fd()).join(name);
+        if fstatfs(&parent).is_ok_and(|found| found.filesystem_type() == PROC_SUPER_MAGIC) {
+            return sys::open_handle(&entry);
+        }
+        let Ok(target) = std::fs::read_link(entry) else { return Err(error) };
+        path = above.join(target);
+    }
+    Err(sys::Error::of("openat2", &path, &Errno::ELOOP.into()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,9 +155,21 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_file_is_no_namespace_and_holds_nobody() {
-        let sandbox = Sandbox::open(Path::new("/etc/passwd")).unwrap();
-        assert!(sandbox.processes().unwrap().is_empty());
-        assert_eq!(sandbox.has_link("lo").unwrap_err().errno(), Errno::EINVAL);
+    fn what_is_no_namespace_is_refused_unopened_and_another_kind_holds_nobody() {
+        for path in ["/etc/passwd", "/etc", "/dev/null", "/proc/self/fd/0", "/proc/self/exe", "/"] {
+            assert_eq!(Sandbox::open(Path::new(path)).unwrap_err().errno(), Errno::EINVAL, "{path}");
+        }
+        assert!(Sandbox::open(Path::new("")).unwrap_err().is_absent());
+        let mounts = Sandbox::open(Path::new("/proc/self/ns/mnt")).unwrap();
+        assert!(mounts.processes().unwrap().is_empty());
+        assert_eq!(mounts.has_link("lo").unwrap_err().errno(), Errno::EINVAL);
+    }
+
+    #[test]
+    fn a_path_through_a_process_root_is_refused() {
+        for path in ["/proc/self/root/proc/self/ns/net", "/proc/self/cwd/x", "/proc/self/root/proc/1/ns"] {
+            assert_eq!(Sandbox::open(Path::new(path)).unwrap_err().errno(), Errno::ELOOP, "{path}");
+        }
+        assert!(Sandbox::open(Path::new("/proc/thread-self/ns/net")).unwrap().is_hosts());
     }
 }

@@ -13,6 +13,9 @@ const CGROUP_LIMIT: u64 = 64 << 10;
 /// Longest table of unix sockets that is read, in bytes: some 200 000 sockets.
 const SOCKETS_LIMIT: u64 = 16 << 20;
 
+/// Most containers of a pod that are looked at.
+const CONTAINER_LIMIT: usize = 64;
+
 /// Most descriptors of a process that are looked at.
 const DESCRIPTOR_LIMIT: usize = 65_536;
 
@@ -112,6 +115,15 @@ impl Process {
     pub fn unix_sockets(&self) -> Result<String, sys::Error> {
         sys::read_text(&self.path("net/unix"), SOCKETS_LIMIT)
     }
+}
+
+/// One process of each container, told by its mount namespace: the first of them, for the first 64 containers.
+pub fn of_each_container(processes: &[Process]) -> impl Iterator<Item = &Process> {
+    let mut seen = BTreeSet::new();
+    // One that has ended meanwhile is of none.
+    let first =
+        processes.iter().filter(move |process| process.namespace("mnt").is_ok_and(|object| seen.insert(object)));
+    first.take(CONTAINER_LIMIT)
 }
 
 /// The unix sockets of this process' own network namespace, normally the host's.

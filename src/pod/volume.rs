@@ -80,20 +80,34 @@ impl Volume {
     pub fn open(kubelet_dir: &Path, uid: &str, name: &str) -> Result<Option<Self>, Error> {
         let parent = directory(kubelet_dir, uid);
         let path = parent.join(name);
-        let opened =
-            sys::open_handle(&parent).and_then(|parent| sys::open_below(parent.as_fd(), Path::new(name), Walk::Strict));
-        let fd = match opened {
+        let parent = match sys::open_handle(&parent) {
+            Ok(parent) => parent,
+            Err(error) if error.is_absent() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let fd = match sys::open_below(parent.as_fd(), Path::new(name), Walk::Strict) {
             Ok(fd) => fd,
             Err(error) if error.is_absent() => return Ok(None),
             Err(error) if error.is_escape() => {
                 return Err(Error::Foul { path, what: "a symbolic link where a directory must be".to_owned() });
             }
+            // Pods without the volume are none of the plugin's business, whatever the kernel.
+            Err(error) if error.is_without_openat2() && is_absent(parent.as_fd(), name) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         if kind(sys::stat(fd.as_fd())?.st_mode) != SFlag::S_IFDIR {
             return Err(Error::Foul { path, what: "not a directory".to_owned() });
         }
         Ok(Some(Self { fd, path }))
+    }
+
+    /// Opens it anew by its name, for a caller that sees the same path in another mount namespace.
+    ///
+    /// # Errors
+    /// open(2)'s and openat2(2)'s.
+    pub fn open_again(&self) -> Result<OwnedFd, sys::Error> {
+        let (parent, name) = (self.path.parent().unwrap_or(&self.path), self.path.file_name().unwrap_or_default());
+        sys::open_below(sys::open_handle(parent)?.as_fd(), Path::new(name), Walk::Strict)
     }
 
     /// The handle.
@@ -170,6 +184,10 @@ impl Volume {
         }
         Ok(names)
     }
+}
+
+fn is_absent(parent: BorrowedFd<'_>, name: &str) -> bool {
+    fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) == Err(Errno::ENOENT)
 }
 
 fn kind(mode: u32) -> SFlag {

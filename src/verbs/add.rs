@@ -57,6 +57,9 @@ fn serve(request: &Request, config: &Config, uid: &PodUid, netns: &Path, journal
     journal.concerns(uid);
     let deadline = Deadline::after(config.attach_timeout);
     let sandbox = Sandbox::open(netns).map_err(|error| fault::netns(&error))?;
+    if sandbox.is_hosts() {
+        return Err(fault::netns_of_host());
+    }
     let has_link = sandbox.has_link(&request.ifname);
     let has_link = has_link.map_err(|error| fault::netns(&error))?;
 

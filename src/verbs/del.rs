@@ -46,7 +46,7 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
 fn whose(request: &Request, config: &Config, store: &Store, journal: &Journal) -> Option<PodUid> {
     let recorded = || PodUid::parse(&store.find_anywhere(&request.container_id, &request.ifname)?.uid);
     let by_processes = || {
-        let netns = request.netns.as_deref().filter(|path| path.exists())?;
+        let netns = request.netns.as_deref()?;
         // A DEL that cannot tell has nothing to undo; it must not keep a pod from going.
         sandbox::uid_by_processes(netns, config).inspect_err(|error| journal.warn(error)).ok().flatten()
     };

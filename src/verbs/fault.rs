@@ -16,12 +16,24 @@ pub fn sentence(text: &str) -> String {
 
 /// A system call on the host's own files failed.
 pub fn system(doing: &str, error: &sys::Error) -> Error {
+    if error.is_without_openat2() {
+        let what =
+            "The plugin does nothing for this pod: its files can be touched safely only with the system call openat2.";
+        return Error::io(what).with_details(error);
+    }
     Error::io(format!("{} failed.", sentence(doing).trim_end_matches('.'))).with_details(error)
 }
 
 /// CNI_NETNS is not to be used.
 pub fn netns(error: &sys::Error) -> Error {
     Error::invalid_environment("CNI_NETNS does not name a network namespace that can be used.").with_details(error)
+}
+
+/// CNI_NETNS is no pod's.
+pub fn netns_of_host() -> Error {
+    Error::invalid_environment(
+        "CNI_NETNS names the host's own network namespace, in which no pod's VM can be told from the host's: name the pod's.",
+    )
 }
 
 /// The pod's volume.
@@ -45,6 +57,11 @@ pub fn identity(error: &identity::Error) -> Error {
 
 /// The share.
 pub fn share(error: &share::Error) -> Error {
+    if error.is_foul() {
+        return Error::untrusted_files(format!(
+            "Something is in the way of the pod's share, or moves while it is made: {error}."
+        ));
+    }
     Error::io("The pod's volume could not be shared with the data plane.").with_details(error)
 }
 

@@ -61,7 +61,7 @@ impl Link<'_> {
             )));
         }
         let sandbox = &self.living.sandbox;
-        let is_foreign = |pid| Process::open(pid).is_ok_and(|process| !sandbox.holds(&process));
+        let is_foreign = |pid| Process::open(pid).is_ok_and(|process| sandbox.is_foreign(&process));
         // What is left of the time is for plugging: an attach that is begun should not be given up on.
         let deadline = self.deadline.at_most(self.deadline.remaining() / 2);
         probe::probe(self.seat, is_foreign, deadline).map_err(|error| fault::data_plane(&error, self.outside))

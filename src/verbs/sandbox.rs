@@ -29,10 +29,13 @@ pub fn named_uid(request: &Request, journal: &Journal) -> Option<PodUid> {
 /// The uid by the processes of CNI_NETNS: for calls by hand, and of runtimes that do not name it.
 ///
 /// # Errors
-/// That the namespace cannot be looked at, or belongs to several pods.
+/// That the namespace cannot be looked at, is the host's, or belongs to several pods.
 pub fn uid_by_processes(netns: &Path, config: &Config) -> Result<Option<PodUid>, Error> {
-    let processes =
-        Sandbox::open(netns).and_then(|sandbox| sandbox.processes()).map_err(|error| fault::netns(&error))?;
+    let sandbox = Sandbox::open(netns).map_err(|error| fault::netns(&error))?;
+    if sandbox.is_hosts() {
+        return Err(fault::netns_of_host());
+    }
+    let processes = sandbox.processes().map_err(|error| fault::netns(&error))?;
     identity::of_processes(&processes, &config.kubelet_dir, &config.volume_name)
         .map_err(|error| fault::identity(&error))
 }
@@ -54,24 +57,30 @@ pub struct Living {
 }
 
 impl Living {
-    /// Looks for a pod's processes: in the namespace that the call names, in the one that was recorded, and last by the
-    /// pod's cgroups. `None` if the pod has none, so that no VM of it can run.
+    /// Looks for a pod's processes: in the namespace that the call names, in the one that was recorded, and by the pod's
+    /// cgroups. `None` if the pod has none, so that no VM of it can run.
+    ///
+    /// A path may have come to name another's namespace since it was recorded: the host's, another pod's, or one whose
+    /// processes bear no pod's mark. The last is believed only where no process bears this pod's.
     pub fn find(uid: &PodUid, named: Option<&Path>, recorded: Option<&Path>) -> Option<Self> {
         let by_path = [named, recorded].into_iter().flatten().filter_map(|path| Sandbox::open(path).ok());
-        for sandbox in by_path {
-            let processes = sandbox.processes().unwrap_or_default();
-            // A path may have come to name the namespace of another pod since it was recorded.
-            let foreign = processes.iter().filter_map(identity::of_process).any(|found| found != *uid);
-            if !processes.is_empty() && !foreign {
-                return Some(Self { sandbox, processes });
+        let mut unmarked = None;
+        for living in by_path.filter_map(Self::in_sandbox) {
+            let marks: BTreeSet<PodUid> = living.processes.iter().filter_map(identity::of_process).collect();
+            match marks.first() {
+                Some(mark) if marks.len() == 1 && mark == uid => return Some(living),
+                None => unmarked = unmarked.or(Some(living)),
+                Some(_) => {}
             }
         }
-        let by_cgroup = identity::processes_of(uid).ok()?;
-        by_cgroup.iter().find_map(|process| {
-            let sandbox = Sandbox::of(process).ok()?;
-            let processes = sandbox.processes().ok().filter(|processes| !processes.is_empty())?;
-            Some(Self { sandbox, processes })
-        })
+        let by_cgroup = identity::processes_of(uid).unwrap_or_default();
+        let by_cgroup = by_cgroup.iter().filter_map(|process| Sandbox::of(process).ok());
+        by_cgroup.filter_map(Self::in_sandbox).next().or(unmarked)
+    }
+
+    fn in_sandbox(sandbox: Sandbox) -> Option<Self> {
+        let processes = sandbox.processes().ok().filter(|processes| !processes.is_empty() && !sandbox.is_hosts())?;
+        Some(Self { sandbox, processes })
     }
 
     /// The unix sockets of the pod's network namespace, as the kernel lists them.

@@ -9,6 +9,7 @@ use crate::dataplane::{connected, guard};
 use crate::deadline::Deadline;
 use crate::libvirt::Domain;
 use crate::pod::identity::PodUid;
+use crate::pod::process;
 use crate::pod::volume::{Entry, Volume};
 use crate::record::{Lock, Nic, Record, Store};
 use crate::share::Share;
@@ -125,7 +126,8 @@ impl Undo<'_> {
         }
         let socket = self.config.socket_name(self.ifname).ok()?;
         let location = volume.location().ok()?;
-        let point = living.processes.iter().find_map(|process| process.mount_point(&location).ok().flatten())?;
+        let point = process::of_each_container(&living.processes)
+            .find_map(|process| process.mount_point(&location).ok().flatten())?;
         let nic = Nic {
             alias: self.config.nic.alias.clone().unwrap_or_else(|| alias_of(self.ifname)),
             mac: self.mac.clone().unwrap_or_default(),
@@ -212,7 +214,8 @@ fn any_in_use(volume: &Volume, living: &Living) -> bool {
     }
     let Ok(location) = volume.location() else { return true };
     let list = living.unix_sockets();
-    let points = living.processes.iter().filter_map(|process| process.mount_point(&location).ok().flatten());
+    let points = process::of_each_container(&living.processes)
+        .filter_map(|process| process.mount_point(&location).ok().flatten());
     let points: std::collections::BTreeSet<_> = points.collect();
     points
         .iter()

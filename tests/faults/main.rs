@@ -18,6 +18,7 @@ mod daemon;
 mod docs;
 mod errors;
 mod event;
+mod kernel;
 mod kill;
 mod many;
 mod records;

@@ -22,6 +22,7 @@ const CHANGES: &[&str] = &[
     "mkdir",
     "mkdirat",
     "mount",
+    "move_mount",
     "openat",
     "pidfd_send_signal",
     "poll",
@@ -38,6 +39,7 @@ const CHANGES: &[&str] = &[
     "umount2",
     "unlink",
     "unlinkat",
+    "unshare",
     "write",
     "writev",
 ];

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::dataplane::DataPlane;
+use super::libvirt::Double;
 use super::node::{Call, Node, Pod, STATE, VOLUME};
 
 /// A cgroup of the machine with the pod's process in it, removed again.
@@ -26,6 +28,16 @@ impl Cgroup {
         }
         panic!("no cgroup hierarchy of this machine can be written, so identity by cgroup cannot be shown here");
     }
+
+    fn add(&self, pid: u32) {
+        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+/// The program that a chain of starters has started in the end.
+fn started(by: u32) -> u32 {
+    let children = std::fs::read_to_string(format!("/proc/{by}/task/{by}/children")).unwrap();
+    children.split_whitespace().next().map_or(by, |child| started(child.parse().unwrap()))
 }
 
 impl Drop for Cgroup {
@@ -124,4 +136,72 @@ fn a_uid_that_is_none_is_passed_over_and_the_processes_asked() {
         call.command("DEL").run(&node).succeeded();
         assert!(node.is_clean(&pod.uid));
     }
+}
+
+#[test]
+fn a_daemon_that_is_in_none_of_the_pods_cgroups_is_not_the_pods() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let group = Cgroup::new(&format!("kubepods/pod{}/1", pod.uid), pod.machine_pid());
+    // In the pod's namespaces, but as if the host's root had started it there.
+    let double = Double::start(&pod, &json!({}));
+    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let answer = add.run(&node);
+    assert_eq!(answer.code(), 103, "{answer:?}");
+    assert!(answer.text().contains("in none of the pod's cgroups"), "{answer:?}");
+    assert!(double.calls().iter().all(|(call, _)| call == "connect") && node.is_clean(&pod.uid));
+
+    let other = Cgroup::new("kubepods/pod11111111-2222-4333-8444-555555555555/1", started(double.child.id()));
+    let answer = add.run(&node);
+    assert_eq!(answer.code(), 103, "{answer:?}");
+    assert!(answer.text().contains("another pod"), "{answer:?}");
+
+    group.add(started(double.child.id()));
+    drop(other);
+    add.run(&node).succeeded();
+    add.command("DEL").run(&node).succeeded();
+    drop((double, pod));
+}
+
+#[test]
+fn a_daemon_whose_pid_may_be_anothers_by_now_is_not_spoken_to() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let double = Double::start(&pod, &json!({}));
+    let add = |errno: &str| {
+        // The second question about the peer, for its pidfd, of a kernel that has none for a process that has ended.
+        let fault = format!("inject=getsockopt:error={errno}:when=2");
+        let words = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=getsockopt", "-e", &fault];
+        Call::new("ADD", &pod.uid, &pod.netns()).through(&words).run(&node)
+    };
+    for errno in ["EINVAL", "ESRCH"] {
+        let answer = add(errno);
+        assert_eq!(answer.code(), 11, "{answer:?}");
+        assert!(answer.text().contains("has ended"), "{answer:?}");
+    }
+    assert!(double.calls().iter().all(|(call, _)| call == "connect"));
+    // Before Linux 6.5 there is no such question.
+    add("ENOPROTOOPT").succeeded();
+}
+
+#[test]
+fn a_recorded_path_that_names_another_namespace_by_now_is_not_believed() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let group = Cgroup::new(&format!("kubepods/pod{}/1", pod.uid), pod.machine_pid());
+    let double = Double::start(&pod, &json!({}));
+    group.add(started(double.child.id()));
+    node.sh(&format!("ip netns attach sandbox {}", pod.pid));
+    let add = Call::new("ADD", &pod.uid, "/run/netns/sandbox");
+    add.run(&node).succeeded();
+    // The same name, as a pid comes again: of somebody who bears no pod's mark.
+    let other = Pod::new(&node);
+    node.sh(&format!("ip netns delete sandbox && ip netns attach sandbox {}", other.pid));
+    add.command("DEL").netns("").without("prevResult").run(&node).succeeded();
+    assert_eq!(double.count("detach-alias"), 1);
+    assert!(node.is_clean(&pod.uid));
+    drop((double, pod));
 }

@@ -7,6 +7,7 @@ mod attach;
 mod dataplane;
 mod detach;
 mod gc;
+mod hostile;
 mod identity;
 mod install;
 mod libvirt;

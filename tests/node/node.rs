@@ -59,12 +59,15 @@ impl Node {
 
     /// A command in the node, as the host's root would run it.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        // The child of unshare is the node's first process; its own pid is the one to enter.
-        let children = format!("/proc/{0}/task/{0}/children", self.init.id());
-        let first = std::fs::read_to_string(children).unwrap();
         let mut command = Command::new("nsenter");
-        command.args(["--mount", "--net", "--pid", "--target", first.trim(), "--"]).arg(program);
+        command.args(["--mount", "--net", "--pid", "--target", &self.machine_pid(), "--"]).arg(program);
         command
+    }
+
+    /// The pid of the node's first process, as the machine sees it: the child of unshare.
+    pub fn machine_pid(&self) -> String {
+        let children = format!("/proc/{0}/task/{0}/children", self.init.id());
+        std::fs::read_to_string(children).unwrap().trim().to_owned()
     }
 
     /// Runs a shell script in the node; its output. It must succeed.

@@ -4,6 +4,9 @@ use serde_json::json;
 
 use super::node::{Call, Node, Pod, SOCKETS, STATE, VOLUME, new_uid};
 
+/// What a tenant's files have no business with on the host.
+const RESTRICTIONS: [&str; 4] = ["nosuid", "nodev", "noexec", "nosymfollow"];
+
 /// A pod whose sandbox is only being created: a volume, a network namespace, no process.
 fn created(node: &Node) -> (String, String) {
     let uid = new_uid();
@@ -22,19 +25,19 @@ fn a_sandbox_that_is_being_created_gets_its_share_and_its_result_back() {
     assert_eq!(&answer.json, add.prev_result());
     assert!(node.is_shared(&uid));
     let options = node.sh(&format!("findmnt -n -o OPTIONS {}", node.target(&uid)));
-    for option in ["nosuid", "nodev", "noexec"] {
+    for option in RESTRICTIONS {
         assert!(options.split(',').any(|is| is == option), "{options}");
     }
     let modes =
         node.sh(&format!("stat -c %a {SOCKETS} {SOCKETS}/{uid}; stat -c %a {STATE} {STATE}/pods {STATE}/pods/{uid}"));
     assert_eq!(modes, "777\n777\n700\n700\n700", "kube-ovn's modes for its directories, root's alone for the records");
 
-    add.run(&node).succeeded();
-    assert_eq!(
-        node.sh(&format!("grep -c {} /proc/self/mountinfo", node.target(&uid))),
-        "1",
-        "a second ADD mounts nothing"
-    );
+    let trace = std::env::temp_dir().join(format!("vhu-share-{uid}"));
+    let words = ["strace", "-f", "-qq", "-o", trace.to_str().unwrap(), "-e", "trace=mount,move_mount,unshare,umount2"];
+    add.clone().through(&words).run(&node).succeeded();
+    assert_eq!(std::fs::read_to_string(&trace).unwrap(), "", "a second ADD mounts nothing");
+    std::fs::remove_file(trace).unwrap();
+    assert_eq!(node.sh(&format!("grep -c {} /proc/self/mountinfo", node.target(&uid))), "1");
 
     let del = add.clone().command("DEL");
     del.run(&node).succeeded();
@@ -103,6 +106,37 @@ fn a_mount_made_by_somebody_else_is_as_good() {
     node.sh(&format!("mkdir -p {target} && mount --bind {volume} {target}"));
     Call::new("ADD", &uid, &netns).run(&node).succeeded();
     assert_eq!(node.sh(&format!("grep -c {target} /proc/self/mountinfo")), "1");
+}
+
+#[test]
+fn whoever_receives_the_share_receives_it_restricted() {
+    let node = Node::new();
+    let (uid, netns) = created(&node);
+    // As a data plane in a container does (HostToContainer).
+    let mut plane = node.command("unshare");
+    plane.args(["--mount", "--propagation", "slave", "sh", "-c", "echo $$; exec sleep infinity"]);
+    let mut plane = plane.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut pid = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(plane.stdout.take().unwrap()), &mut pid).unwrap();
+    Call::new("ADD", &uid, &netns).run(&node).succeeded();
+    let seen = node.sh(&format!("grep -F ' {} ' /proc/{}/mountinfo | cut -d ' ' -f 6", node.target(&uid), pid.trim()));
+    super::node::end(&mut plane);
+    assert!(RESTRICTIONS.iter().all(|option| seen.split(',').any(|is| is == *option)), "{seen:?}");
+}
+
+#[test]
+fn what_is_mounted_in_the_volume_does_not_show_in_the_share_nor_the_other_way() {
+    let node = Node::new();
+    let (uid, netns) = created(&node);
+    let (volume, target) = (node.make_volume(&uid), node.target(&uid));
+    node.sh(&format!("mkdir {volume}/a {volume}/b"));
+    Call::new("ADD", &uid, &netns).run(&node).succeeded();
+    // As a container of the pod with Bidirectional propagation may.
+    node.sh(&format!("mount -t tmpfs evil {volume}/a && mount -t tmpfs own {target}/b"));
+    assert!(node.holds(&format!("! mountpoint -q {target}/a && ! mountpoint -q {volume}/b")));
+    node.sh(&format!("umount {target}/b"));
+    Call::new("DEL", &uid, &netns).run(&node).succeeded();
+    assert!(node.is_clean(&uid));
 }
 
 #[test]
@@ -224,7 +258,7 @@ fn what_a_pod_or_a_neighbour_put_in_the_way_is_not_followed() {
     // kube-ovn leaves the directories open to everyone.
     node.sh(&format!("mkdir -p {SOCKETS} && ln -s /run/canary {SOCKETS}/{uid}"));
     let answer = Call::new("ADD", &uid, &netns).run(&node);
-    assert!(!answer.ok, "{answer:?}");
+    assert_eq!(answer.code(), 103, "{answer:?}");
     untouched();
     assert!(node.holds(&format!("! grep -q /run/canary /proc/self/mountinfo && ! test -e {STATE}/pods/{uid}")));
     Call::new("DEL", &uid, &netns).run(&node).succeeded();

@@ -1,0 +1,127 @@
+//! CNI_NETNS as hostile input, and a container whose files never answer.
+
+use std::io::Read;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::dataplane::DataPlane;
+use super::libvirt::{Double, SOCKET};
+use super::node::{Answer, Call, Node, Pod, end};
+
+/// The call, ended if it hangs.
+fn bounded(call: &Call, node: &Node) -> Answer {
+    call.clone().through(&["timeout", "--signal=KILL", "20"]).run(node)
+}
+
+#[test]
+fn a_netns_that_is_none_is_refused_without_being_opened() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    node.sh(&format!(
+        "mkdir /run/odd; cd /run/odd; mkfifo fifo; touch file; ln -s loop loop; mknod zero c 1 5; \
+         ln -s /proc/{}/ns/net link",
+        pod.pid
+    ));
+    let long = format!("/run/{}", "x/".repeat(32 << 10));
+    let hostile = [
+        "/run/odd",
+        "/run/odd/fifo",
+        "/run/odd/file",
+        "/run/odd/loop",
+        "/run/odd/zero",
+        "/run/odd/gone",
+        "/proc/self",
+        "/proc/self/exe",
+        "/proc/1/ns/mnt",
+        "relative",
+        &long,
+    ];
+    for uid in [&pod.uid[..], ""] {
+        for netns in hostile {
+            let add = Call::new("ADD", uid, netns);
+            let answer = bounded(&add, &node);
+            // Another kind of namespace tells no pod, for nobody lives in it.
+            if uid.is_empty() && netns.ends_with("mnt") {
+                answer.succeeded();
+                continue;
+            }
+            assert_eq!(answer.code(), 4, "{netns:.99}: {answer:?}");
+            assert!(answer.text().contains("CNI_NETNS"), "{answer:?}");
+            assert!(node.is_clean(&pod.uid), "{netns:.99}");
+            bounded(&add.command("DEL"), &node).succeeded();
+        }
+    }
+    // A link of the host's own is what a runtime may give.
+    let add = Call::new("ADD", "", "/run/odd/link").set("attach", json!("never"));
+    bounded(&add, &node).succeeded();
+    assert!(node.is_shared(&pod.uid));
+    bounded(&add.clone().command("DEL").netns("/run/odd/fifo"), &node).succeeded();
+    assert!(node.is_clean(&pod.uid), "a DEL goes by the record");
+}
+
+#[test]
+fn a_netns_by_the_way_of_a_pods_files_is_refused() {
+    let node = Node::new();
+    let (pod, victim) = (Pod::new(&node), Pod::new(&node));
+    let netns = format!("/proc/{}/root/run/libvirt/netns", pod.pid);
+    let link = format!("ln -s /proc/{}/ns/net /run/libvirt/netns", victim.pid);
+    assert!(pod.command("sh").args(["-c", &link]).status().unwrap().success());
+    let answer = bounded(&Call::new("ADD", "", &netns).set("attach", json!("never")), &node);
+    assert_eq!(answer.code(), 4, "{answer:?}");
+    assert!(node.is_clean(&victim.uid) && node.is_clean(&pod.uid));
+}
+
+#[test]
+fn the_hosts_own_namespace_is_no_pods() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let allowed = ["env", "CNI_NETNS_OVERRIDE=1"];
+    for (uid, wrapper) in [(&pod.uid[..], &allowed[..]), ("", &allowed), (&pod.uid, &[]), ("", &[])] {
+        for attach in ["auto", "always", "never"] {
+            let add = Call::new("ADD", uid, "/proc/1/ns/net").set("attach", json!(attach)).through(wrapper);
+            let answer = add.run(&node);
+            assert_eq!(answer.code(), 4, "{answer:?}");
+            assert!(node.is_clean(&pod.uid), "{attach}");
+            add.command("DEL").run(&node).succeeded();
+        }
+    }
+    // A DEL that names it finds the pod all the same, and never the host's processes.
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let double = Double::start(&pod, &json!({}));
+    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    add.run(&node).succeeded();
+    add.command("DEL").netns("/proc/1/ns/net").run(&node).succeeded();
+    assert_eq!(double.count("detach-alias"), 1);
+    assert!(node.is_clean(&pod.uid));
+}
+
+/// Mounts a file system whose daemon never says a word.
+const DEAF: &str = r#"
+import ctypes, os, sys, time
+fd = os.open("/dev/fuse", os.O_RDWR)
+os.mkdir("/run/libvirt/deaf")
+libc = ctypes.CDLL(None, use_errno=True)
+options = f"fd={fd},rootmode=40000,user_id=0,group_id=0".encode()
+assert libc.mount(b"deaf", b"/run/libvirt/deaf", b"fuse", 0, options) == 0, os.strerror(ctypes.get_errno())
+print(1, flush=True)
+time.sleep(600)
+"#;
+
+#[test]
+fn a_file_system_of_the_pods_that_never_answers_is_waited_for_until_the_deadline() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let mut deaf = pod.command("python3").args(["-c", DEAF]).stdout(Stdio::piped()).spawn().unwrap();
+    deaf.stdout.as_mut().unwrap().read_exact(&mut [0; 2]).expect("a FUSE file system can be mounted");
+    let call = Call::new("ADD", &pod.uid, &pod.netns()).set("attach_timeout", json!(1));
+    let call = call.set("libvirt_sockets", json!(["/run/libvirt/deaf/libvirt-sock", SOCKET]));
+    let begun = Instant::now();
+    let answer = bounded(&call, &node);
+    assert_eq!(answer.code(), 11, "{answer:?}");
+    assert!(answer.text().contains("took too long"), "{answer:?}");
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(node.is_clean(&pod.uid));
+    end(&mut deaf);
+}
