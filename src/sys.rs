@@ -18,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 
 mod binding;
 
-pub use binding::{bind, restrict, unmount};
+pub use binding::{RESTRICTIONS, bind, restrict, unmount};
 
 /// A system call that failed: which, on what, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use super::{Error, link, object, on_own_thread};
 
 /// What a tenant's files have no business with on the host: set-uid, devices, programs, and links, which would lead the
 /// data plane, as root, to any socket of the host's. The last is Linux 5.10's; older kernels pass the bit over.
-const RESTRICTIONS: MsFlags = MsFlags::MS_NOSUID
+pub const RESTRICTIONS: MsFlags = MsFlags::MS_NOSUID
     .union(MsFlags::MS_NODEV)
     .union(MsFlags::MS_NOEXEC)
     .union(MsFlags::from_bits_retain(MS_NOSYMFOLLOW));

@@ -8,6 +8,7 @@ use crate::config::{Attach, Config};
 use crate::deadline::Deadline;
 use crate::pod::identity::PodUid;
 use crate::pod::netns::Sandbox;
+use crate::privilege::{self, Task};
 use crate::record::{Record, Store};
 use crate::share::Share;
 use crate::sys;
@@ -64,6 +65,7 @@ fn serve(request: &Request, config: &Config, uid: &PodUid, netns: &Path, journal
     let has_link = has_link.map_err(|error| fault::netns(&error))?;
 
     sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
+    privilege::confine(Task::Mount);
     let store = Store::new(&config.state_dir);
     let lock = store.lock(uid, deadline).map_err(|error| fault::record(&error))?;
     journal.saw("lock");
@@ -99,6 +101,10 @@ fn serve(request: &Request, config: &Config, uid: &PodUid, netns: &Path, journal
         // With no process there is no VM yet: the sandbox is only being created, and the share is all it can have.
         if !wanted || processes.is_empty() {
             return Ok(());
+        }
+        if !mounted {
+            // Nor will there be anything to unmount, should this fail.
+            privilege::narrow(Task::Talk);
         }
         let living = Living { sandbox, processes };
         let plug = Plug { request, config, uid, volume: &volume, share: &share, living: &living, deadline };

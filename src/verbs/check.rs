@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::pod::identity::PodUid;
 use crate::pod::volume::{Entry, Volume};
+use crate::privilege::{self, Task};
 use crate::record::{Nic, Record, Store};
 use crate::share::Share;
 use crate::sys;
@@ -26,6 +27,7 @@ pub fn check(request: &Request, config: &Config, journal: &mut Journal) -> Resul
     let Some(record) = record else { return Ok(()) };
     let Some(uid) = PodUid::parse(&record.uid) else { return Ok(()) };
     sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
+    privilege::confine(Task::Talk);
     let missing = missing(&record, request, &uid, config)?;
     journal.saw("look");
     if missing.is_empty() {

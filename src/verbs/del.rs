@@ -5,6 +5,7 @@ use crate::cni::{Error, Request};
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::pod::identity::PodUid;
+use crate::privilege::{self, Task};
 use crate::record::Store;
 use crate::share::Share;
 use crate::sys;
@@ -23,6 +24,7 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
     }
     journal.concerns(&uid);
     sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
+    privilege::confine(Task::Mount);
     let deadline = Deadline::after(config.detach_timeout);
     let lock = store.lock(&uid, deadline).map_err(|error| fault::record(&error))?;
     journal.saw("lock");
@@ -37,6 +39,9 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
         deadline,
         with_dead: true,
     };
+    if undo.leaves_the_share() {
+        privilege::narrow(Task::Talk);
+    }
     let outcome = undo.run(journal);
     undo::let_go(lock, &store, &uid);
     outcome

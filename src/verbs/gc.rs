@@ -4,6 +4,7 @@ use crate::cni::{Attachment, Error, Request};
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::pod::identity::PodUid;
+use crate::privilege::{self, Task};
 use crate::record::{Record, Store};
 use crate::sys;
 
@@ -29,6 +30,7 @@ pub fn gc(request: &Request, config: &Config, journal: &mut Journal) -> Result<(
         return Ok(());
     }
     sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
+    privilege::confine(Task::Mount);
     let mut failures = Vec::new();
     for (uid, record) in stale {
         if let Err(error) = undo_one(config, &store, &uid, &record, journal) {

@@ -102,6 +102,12 @@ impl Undo<'_> {
         remove(self.ifname)
     }
 
+    /// Whether the share is certain to stay, for another attachment's sake.
+    pub fn leaves_the_share(&self) -> bool {
+        let stays = |other: &Record| other.nic.is_none() || other.container_id != self.container_id;
+        self.store.of_pod(self.uid).iter().any(|other| !self.is_this(other) && stays(other))
+    }
+
     fn is_this(&self, record: &Record) -> bool {
         record.is_of(self.container_id, self.ifname)
     }

@@ -1,13 +1,19 @@
 //! Signals to programs that were started through nsenter(1), which stays as their parent.
 
 use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
-/// The pid of the program itself. Each nsenter that enters a pid namespace has one child.
+/// The pid of the program itself. Each nsenter that enters a pid namespace has one child, once it has entered.
 pub fn program(of: u32) -> u32 {
+    let patience = Instant::now() + Duration::from_secs(10);
     let mut pid = of;
     while std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "nsenter\n") {
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        pid = children.split_whitespace().next().unwrap_or_else(|| panic!("{pid} has no child")).parse().unwrap();
+        match children.split_whitespace().next() {
+            Some(child) => pid = child.parse().unwrap(),
+            None if Instant::now() < patience => std::thread::sleep(Duration::from_millis(1)),
+            None => panic!("{pid} has no child"),
+        }
     }
     pid
 }

@@ -12,4 +12,8 @@ mod identity;
 mod install;
 mod libvirt;
 mod node;
+mod privilege;
 mod share;
+#[path = "../faults/signals.rs"]
+#[allow(dead_code, reason = "shared with the group tests/faults, which uses the rest")]
+mod signals;
