@@ -88,6 +88,7 @@ pub const MOUNT: &[Call] = calls![
 pub const TALK: &[Call] = calls![
     // Files and directories.
     SYS_close,
+    SYS_fchmod,
     SYS_fcntl,
     SYS_flock,
     SYS_fstatfs,
@@ -153,7 +154,7 @@ const NO_THREAD: u64 = bits(
 /// What glibc calls by these names on x86_64, where they are; elsewhere it calls their younger kin.
 #[cfg(target_arch = "x86_64")]
 pub const OF_THIS_MACHINE: &[Call] =
-    calls![SYS_chmod, SYS_mkdir, SYS_poll, SYS_readlink, SYS_rename, SYS_rmdir, SYS_unlink,];
+    calls![SYS_mkdir, SYS_poll, SYS_readlink, SYS_rename, SYS_rmdir, SYS_unlink,];
 /// What glibc calls by these names on x86_64, where they are; elsewhere it calls their younger kin.
 #[cfg(not(target_arch = "x86_64"))]
 // The number of the kernel's generic table (include/uapi/asm-generic/unistd.h), which the crate libc leaves out.
