@@ -111,6 +111,8 @@ pub struct Nic {
     pub queues: Option<Queues>,
     /// `runtimeConfig.mac`, which a runtime sends to a plugin that declares the capability `mac`.
     pub mac: Option<Mac>,
+    /// `runtimeConfig.CNIDeviceInfoFile`, which a runtime sends to a plugin that declares the capability of that name.
+    pub device_info_file: Option<PathBuf>,
 }
 
 /// The plugin's configuration, every value within its bounds.
@@ -287,6 +289,11 @@ impl<'a> Reader<'a> {
             ),
             queues: self.value("args.cni.vhostuser-hotplug.queues", member(ours, "queues"), Value::queues),
             mac: self.value("runtimeConfig.mac", self.conf.at(&["runtimeConfig", "mac"]), Value::mac),
+            device_info_file: self.value(
+                "runtimeConfig.CNIDeviceInfoFile",
+                self.conf.at(&["runtimeConfig", "CNIDeviceInfoFile"]),
+                Value::path,
+            ),
         }
     }
 

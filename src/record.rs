@@ -15,6 +15,7 @@ use log::warn;
 use serde::{Deserialize, Serialize};
 
 use crate::deadline::Deadline;
+use crate::device_info::DeviceInfo;
 use crate::pod::identity::PodUid;
 use crate::sys;
 
@@ -53,6 +54,9 @@ pub struct Record {
     /// The NIC, if one was plugged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nic: Option<Nic>,
+    /// What the runtime was told of the NIC, if it named a file for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_info: Option<DeviceInfo>,
     /// When the record was first written, in seconds since 1970.
     pub created: u64,
 }

@@ -21,6 +21,7 @@ fn record(container_id: &str, ifname: &str) -> Record {
         volume: "vhostuser-sockets".into(),
         socket_base_dir: "/run/x".into(),
         nic: None,
+        device_info: None,
         created: 1,
     }
 }

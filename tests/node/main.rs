@@ -12,3 +12,4 @@ mod install;
 mod libvirt;
 mod node;
 mod share;
+mod told;
