@@ -201,6 +201,13 @@ impl Config {
     }
 }
 
+impl Default for Config {
+    /// What holds where nothing is configured.
+    fn default() -> Self {
+        Reader { conf: &NetConf::empty(), faults: Vec::new() }.config()
+    }
+}
+
 /// Reads value after value, and notes each wrong one instead of stopping at it.
 struct Reader<'a> {
     conf: &'a NetConf,

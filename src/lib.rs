@@ -11,6 +11,7 @@ pub mod deadline;
 pub mod device_info;
 pub mod libvirt;
 pub mod logging;
+pub mod netd;
 pub mod pod;
 pub mod record;
 pub mod share;

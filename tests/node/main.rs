@@ -11,5 +11,6 @@ mod identity;
 mod install;
 mod libvirt;
 mod node;
+mod people;
 mod share;
 mod told;
