@@ -1,6 +1,7 @@
 //! What a person types. A runtime gives no arguments: it speaks through the environment.
 
 mod attachment;
+mod doctor;
 mod inspect;
 mod list;
 mod place;
@@ -34,6 +35,8 @@ enum Verb {
     List(list::List),
     /// A pod's attachments, with what its libvirt says: exit status 0 if all is as ADD left it
     Inspect(inspect::Inspect),
+    /// Is this node fit for the plugin? Exit status 0 if nothing is wrong
+    Doctor(doctor::Doctor),
 }
 
 /// What a verb found: what to print, and whether all is as it should be.
@@ -65,6 +68,7 @@ fn answer(verb: Verb) -> ExitCode {
         Verb::Validate { file } => validate::run(&file),
         Verb::List(list) => list::run(&list),
         Verb::Inspect(inspect) => inspect::run(&inspect),
+        Verb::Doctor(doctor) => doctor::run(&doctor),
     };
     let written = write(stdout(), &text).is_ok();
     let _ = write(stderr(), &notes);

@@ -9,6 +9,7 @@ pub mod conflist;
 pub mod dataplane;
 pub mod deadline;
 pub mod device_info;
+pub mod doctor;
 pub mod libvirt;
 pub mod logging;
 pub mod netd;

@@ -6,6 +6,7 @@
 mod attach;
 mod dataplane;
 mod detach;
+mod doctor;
 mod gc;
 mod identity;
 mod install;

@@ -64,6 +64,11 @@ impl Node {
         command
     }
 
+    /// The node's root directory, as the machine reaches it.
+    pub fn root(&self) -> PathBuf {
+        format!("/proc/{}/root", self.first()).into()
+    }
+
     /// The pid of the node's first process, as the machine sees it: the child of unshare.
     fn first(&self) -> String {
         let children = format!("/proc/{0}/task/{0}/children", self.init.id());

@@ -1,4 +1,6 @@
-//! What a person is shown of a real VM's NIC.
+//! What a person is shown of a real VM's NIC, and of a node with a real OVS-DPDK.
+
+use serde_json::Value;
 
 use super::lab::{Pod, holds, lab};
 
@@ -9,6 +11,11 @@ fn told(words: &[&str]) -> String {
     let told = lab(&[&["exec", PLUGIN], words].concat());
     println!("vhostuser-hotplug {}\n{told}\n", words.join(" "));
     told
+}
+
+fn verdict<'a>(told: &'a Value, check: &str) -> &'a str {
+    let checks = told["checks"].as_array().unwrap();
+    checks.iter().find(|one| one["check"] == check).and_then(|one| one["verdict"].as_str()).unwrap()
 }
 
 #[test]
@@ -39,4 +46,17 @@ fn a_nic_its_vm_and_its_data_plane_are_shown_as_they_are() {
     assert!(told(&["list"]).lines().any(|line| line.starts_with(&name) && line.contains("  gone  ")));
     pod.del(ifname).succeeded();
     assert_eq!(pod.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "needs the lab: run tests/run"]
+fn a_real_data_plane_is_found() {
+    let _pod = Pod::new(&[]);
+    // What else is on the lab's node, and what is not, is not the doctor's to praise.
+    let script = format!("{PLUGIN} doctor --json; true");
+    let told: Value = serde_json::from_str(&lab(&["exec", "sh", "-c", &script])).unwrap();
+    println!("{}", lab(&["exec", "sh", "-c", &format!("{PLUGIN} doctor; true")]));
+    for check in ["rights", "openat2", "pidfd_getfd", "kubelet_dir", "binary", "OVS-DPDK", "OVS's view"] {
+        assert_eq!(verdict(&told, check), "ok", "{check} in {told:#}");
+    }
 }
