@@ -1,5 +1,11 @@
 //! What a person types. A runtime gives no arguments: it speaks through the environment.
 
+mod attachment;
+mod doctor;
+mod inspect;
+mod list;
+mod place;
+mod screen;
 mod validate;
 
 use std::ffi::OsString;
@@ -25,12 +31,20 @@ enum Verb {
         /// The conflist
         file: PathBuf,
     },
+    /// The attachments of this node
+    List(list::List),
+    /// A pod's attachments, with what its libvirt says: exit status 0 if all is as ADD left it
+    Inspect(inspect::Inspect),
+    /// Is this node fit for the plugin? Exit status 0 if nothing is wrong
+    Doctor(doctor::Doctor),
 }
 
 /// What a verb found: what to print, and whether all is as it should be.
 struct Answer {
     /// Goes to stdout.
     text: String,
+    /// Goes to stderr.
+    notes: String,
     /// Exit status 0, or 1.
     sound: bool,
 }
@@ -50,10 +64,22 @@ pub fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn answer(verb: Verb) -> ExitCode {
-    let Answer { text, sound } = match verb {
+    let Answer { text, notes, sound } = match verb {
         Verb::Validate { file } => validate::run(&file),
+        Verb::List(list) => list::run(&list),
+        Verb::Inspect(inspect) => inspect::run(&inspect),
+        Verb::Doctor(doctor) => doctor::run(&doctor),
     };
-    exit_status(write(stdout(), &text).is_ok() && sound)
+    let written = write(stdout(), &text).is_ok();
+    let _ = write(stderr(), &notes);
+    exit_status(written && sound)
+}
+
+impl Answer {
+    /// Nothing could be found out: why, in words.
+    fn failure(why: impl std::fmt::Display) -> Self {
+        Self { text: String::new(), notes: format!("vhostuser-hotplug: {why}\n"), sound: false }
+    }
 }
 
 /// Not println!, which panics where nobody reads.

@@ -111,6 +111,8 @@ pub struct Nic {
     pub queues: Option<Queues>,
     /// `runtimeConfig.mac`, which a runtime sends to a plugin that declares the capability `mac`.
     pub mac: Option<Mac>,
+    /// `runtimeConfig.CNIDeviceInfoFile`, which a runtime sends to a plugin that declares the capability of that name.
+    pub device_info_file: Option<PathBuf>,
 }
 
 /// The plugin's configuration, every value within its bounds.
@@ -196,6 +198,13 @@ impl Config {
     #[must_use]
     pub fn queues(&self) -> Queues {
         self.nic.queues.unwrap_or(self.queues)
+    }
+}
+
+impl Default for Config {
+    /// What holds where nothing is configured.
+    fn default() -> Self {
+        Reader { conf: &NetConf::empty(), faults: Vec::new() }.config()
     }
 }
 
@@ -287,6 +296,11 @@ impl<'a> Reader<'a> {
             ),
             queues: self.value("args.cni.vhostuser-hotplug.queues", member(ours, "queues"), Value::queues),
             mac: self.value("runtimeConfig.mac", self.conf.at(&["runtimeConfig", "mac"]), Value::mac),
+            device_info_file: self.value(
+                "runtimeConfig.CNIDeviceInfoFile",
+                self.conf.at(&["runtimeConfig", "CNIDeviceInfoFile"]),
+                Value::path,
+            ),
         }
     }
 

@@ -55,6 +55,15 @@ pub fn faults(text: &str) -> Vec<String> {
     faults
 }
 
+/// Our configuration in a list; `None` if we are not in it.
+#[must_use]
+pub fn ours(text: &str) -> Option<Result<Config, Error>> {
+    let list: Map<String, Value> = serde_json::from_str(text).ok()?;
+    let is_ours = |plugin: &&Value| plugin.get("type").and_then(Value::as_str) == Some(OURS);
+    let object = list.get("plugins")?.as_array()?.iter().find(is_ours)?.as_object()?;
+    Some(configuration(&list, object))
+}
+
 /// Our object as libcni hands it on: with the list's name and version in it.
 fn configuration(list: &Map<String, Value>, ours: &Map<String, Value>) -> Result<Config, Error> {
     let mut object = ours.clone();

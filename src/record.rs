@@ -3,9 +3,11 @@
 //! `<state_dir>/pods/<uid>/<ifname>@<container id>.json`, one file for each attachment that changed something, and
 //! `<state_dir>/locks/<uid>`. Root's alone. A record is what a DEL without any other knowledge goes by.
 
+mod read;
+
 use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,14 +17,14 @@ use log::warn;
 use serde::{Deserialize, Serialize};
 
 use crate::deadline::Deadline;
+use crate::device_info::DeviceInfo;
 use crate::pod::identity::PodUid;
 use crate::sys;
 
+use read::{listing, load};
+
 /// The format that this version writes, and the newest that it reads.
 const FORMAT: u32 = 1;
-
-/// Longest record that is read, in bytes.
-const RECORD_LIMIT: u64 = 64 << 10;
 
 /// Longest part of a container id that goes into a file name (the whole id is in the record): 255 bytes are allowed.
 const ID_IN_NAME: usize = 200;
@@ -53,6 +55,9 @@ pub struct Record {
     /// The NIC, if one was plugged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nic: Option<Nic>,
+    /// What the runtime was told of the NIC, if it named a file for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_info: Option<DeviceInfo>,
     /// When the record was first written, in seconds since 1970.
     pub created: u64,
 }
@@ -75,6 +80,15 @@ pub struct Nic {
     pub queues: Option<u16>,
     /// Whether libvirt is known to have done it. Before, it was only about to.
     pub attached: bool,
+}
+
+/// The file of a record that cannot be read as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it, in words that follow its name.
+    pub why: String,
 }
 
 /// Why a record or a lock could not be had.
@@ -190,6 +204,25 @@ impl Store {
             .collect()
     }
 
+    /// All records of all pods, also those that cannot be read: in the order of their files' names.
+    ///
+    /// # Errors
+    /// Those of listing the directories; that there are none (yet) is no error.
+    pub fn all(&self) -> Result<Vec<Result<Record, Unreadable>>, sys::Error> {
+        let directories = listing(&self.root.join("pods"))?;
+        let mut found = Vec::new();
+        for directory in directories {
+            let files = listing(&directory)?.into_iter();
+            for path in files.filter(|path| path.extension().is_some_and(|kind| kind == "json")) {
+                match load(&path) {
+                    Ok(record) => found.extend(record.map(Ok)),
+                    Err(why) => found.push(Err(Unreadable { path, why })),
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// All pods that have a directory for records.
     #[must_use]
     pub fn pods(&self) -> Vec<PodUid> {
@@ -294,42 +327,10 @@ fn file_name(container_id: &str, ifname: &str) -> String {
 
 /// A record that cannot be read does not block what else is to be done.
 fn read(path: &Path) -> Option<Record> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) => {
-            if error.kind() != std::io::ErrorKind::NotFound {
-                warn!("record {} cannot be opened: {error}", path.display());
-            }
-            return None;
-        }
-    };
-    let mut text = Vec::new();
-    if let Err(error) = file.take(RECORD_LIMIT).read_to_end(&mut text) {
-        warn!("record {} cannot be read: {error}", path.display());
-        return None;
-    }
-    // The format first: what else is in a newer one is for its own version to know.
-    let record = serde_json::from_slice::<Head>(&text).and_then(|head| match head.format {
-        ..=FORMAT => serde_json::from_slice(&text).map(Ok),
-        newer => Ok(Err(newer)),
-    });
-    match record {
-        Ok(Ok(record)) => Some(record),
-        Ok(Err(newer)) => {
-            warn!("record {} is of format {newer}, newer than this plugin", path.display());
-            None
-        }
-        Err(error) => {
-            warn!("record {} is broken: {error}", path.display());
-            None
-        }
-    }
-}
-
-/// What every format has.
-#[derive(Deserialize)]
-struct Head {
-    format: u32,
+    load(path).unwrap_or_else(|why| {
+        warn!("record {} {why}", path.display());
+        None
+    })
 }
 
 impl Record {

@@ -12,7 +12,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// The members of one JSON object: each key, decoded, with the place of its value in the object's text.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Members(Vec<(String, Range<usize>)>);
 
 impl Members {
@@ -51,6 +51,13 @@ impl Members {
 #[must_use]
 pub fn member<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     Members::of(text).ok()?.value(text, key)
+}
+
+/// Where `part`, which was borrowed from `text`, stands in it: as far behind its start as their addresses are apart.
+#[must_use]
+pub fn place(text: &str, part: &str) -> Range<usize> {
+    let start = part.as_ptr().addr().saturating_sub(text.as_ptr().addr());
+    start..start.saturating_add(part.len())
 }
 
 /// What kind of JSON value `text` starts with, in words.
@@ -96,9 +103,7 @@ impl<'de> Visitor<'de> for Collector<'de> {
             // A key that is no text, such as one with half a surrogate pair, stays as it is spelt, in quotes: nobody
             // asks for it, and it breaks nothing.
             let name = serde_json::from_str(key.get()).unwrap_or_else(|_| key.get().to_owned());
-            // The value is borrowed from the text, so the distance of their addresses is its place.
-            let start = value.get().as_ptr().addr().saturating_sub(self.text.as_ptr().addr());
-            members.push((name, start..start.saturating_add(value.get().len())));
+            members.push((name, place(self.text, value.get())));
         }
         Ok(members)
     }

@@ -34,7 +34,7 @@ pub mod version;
 
 pub use error::Error;
 pub use netconf::{Attachment, NetConf};
-pub use prev_result::{Interface, PrevResult};
+pub use prev_result::{Interface, PrevResult, Socket};
 pub use request::{Args, Command, Request};
 pub use serve::serve;
 pub use version::Version;

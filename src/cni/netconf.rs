@@ -125,6 +125,12 @@ impl NetConf {
         Undecided::of(bytes)?.judged(command)
     }
 
+    /// A configuration of no network, without any key.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { version: Version::NEWEST, name: String::new(), text: String::new(), members: Members::default() }
+    }
+
     /// The value of `key` as it stands in the configuration; absent if it is `null`.
     #[must_use]
     pub fn raw(&self, key: &str) -> Option<&str> {

@@ -18,6 +18,10 @@ pub struct Mount {
     pub root: PathBuf,
     /// Where, in the namespace whose table this is.
     pub point: PathBuf,
+    /// Whether mounts below it appear in its peers, and so in containers that receive the host's (mount_namespaces(7)).
+    pub is_shared: bool,
+    /// Whether mounts below its master appear here.
+    pub is_slave: bool,
 }
 
 /// Where an object lies, told without any namespace: a file system and a path inside it. Two mounts of the same
@@ -54,7 +58,10 @@ fn parse(line: &str) -> Option<Mount> {
     let device = fields.nth(1)?.to_owned();
     let root = unescape(fields.next()?);
     let point = unescape(fields.next()?);
-    Some(Mount { id, device, root, point })
+    // Behind the options, as many as there are, up to a hyphen.
+    let tags: Vec<&str> = fields.skip(1).take_while(|tag| *tag != "-").collect();
+    let has = |prefix: &str| tags.iter().any(|tag| tag.starts_with(prefix));
+    Some(Mount { id, device, root, point, is_shared: has("shared:"), is_slave: has("master:") })
 }
 
 /// Space, tab, newline and backslash stand as three octal digits behind a backslash (fs/proc_namespace.c, mangle()).
@@ -88,6 +95,9 @@ mod tests {
         let line = r"36 35 98:0 /mnt\0401 /mnt2\134x rw,noatime master:1 - ext3 /dev/root rw";
         let mount = parse(line).unwrap();
         assert_eq!((mount.id, mount.device.as_str()), (36, "98:0"));
+        assert!(mount.is_slave && !mount.is_shared);
+        assert!(parse("1 0 0:1 / /x rw shared:7 master:3 - tmpfs shared:1 rw").unwrap().is_shared);
+        assert!(!parse("1 0 0:1 / /x rw - tmpfs shared:1 rw").unwrap().is_shared);
         assert_eq!((mount.root, mount.point), (PathBuf::from("/mnt 1"), PathBuf::from(r"/mnt2\x")));
     }
 

@@ -153,8 +153,7 @@ const NO_THREAD: u64 = bits(
 
 /// What glibc calls by these names on x86_64, where they are; elsewhere it calls their younger kin.
 #[cfg(target_arch = "x86_64")]
-pub const OF_THIS_MACHINE: &[Call] =
-    calls![SYS_mkdir, SYS_poll, SYS_readlink, SYS_rename, SYS_rmdir, SYS_unlink,];
+pub const OF_THIS_MACHINE: &[Call] = calls![SYS_mkdir, SYS_poll, SYS_readlink, SYS_rename, SYS_rmdir, SYS_unlink,];
 /// What glibc calls by these names on x86_64, where they are; elsewhere it calls their younger kin.
 #[cfg(not(target_arch = "x86_64"))]
 // The number of the kernel's generic table (include/uapi/asm-generic/unistd.h), which the crate libc leaves out.

@@ -21,6 +21,7 @@ fn record(container_id: &str, ifname: &str) -> Record {
         volume: "vhostuser-sockets".into(),
         socket_base_dir: "/run/x".into(),
         nic: None,
+        device_info: None,
         created: 1,
     }
 }
@@ -54,6 +55,11 @@ fn what_cannot_be_read_does_not_block() {
     newer.format = FORMAT + 1;
     store.write(&uid, &newer).unwrap();
     assert_eq!(store.of_pod(&uid), [record("c1", "net1")]);
+    let all: Vec<_> = store.all().unwrap().into_iter().map(|one| one.map_err(|unreadable| unreadable.why)).collect();
+    assert!(
+        matches!(&all[..], [Err(a), Err(b), Ok(_), Err(c)] if a.contains("broken") && b.contains("99") && c.contains("2")),
+        "{all:?}"
+    );
     std::fs::remove_dir_all(store.root).unwrap();
 }
 

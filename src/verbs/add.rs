@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::cni::{Error, Request};
+use crate::cni::{Error, Request, Socket};
 use crate::config::{Attach, Config};
 use crate::deadline::Deadline;
 use crate::pod::identity::PodUid;
@@ -31,12 +31,14 @@ pub fn add(request: &Request, config: &Config, journal: &mut Journal) -> Result<
         Some(uid) => sandbox::volume(config, uid)?.is_some(),
         None => false,
     };
+    let mut socket = None;
     if let (Some(uid), true) = (&uid, concerned) {
-        serve(request, config, uid, netns, journal)?;
+        socket = serve(request, config, uid, netns, journal)?;
     } else if config.attach == Attach::Always {
         return Err(no_volume(config, uid.as_ref()));
     }
-    Ok(Some(result.answer(request.conf.version).into_bytes()))
+    let socket = socket.as_ref().map(|path| Socket { ifname: &request.ifname, path });
+    Ok(Some(result.answer(request.conf.version, socket).into_bytes()))
 }
 
 fn no_volume(config: &Config, uid: Option<&PodUid>) -> Error {
@@ -53,8 +55,15 @@ fn no_volume(config: &Config, uid: Option<&PodUid>) -> Error {
     }
 }
 
-/// The work for a pod that has the volume. Undone in reverse if it cannot be finished.
-fn serve(request: &Request, config: &Config, uid: &PodUid, netns: &Path, journal: &mut Journal) -> Result<(), Error> {
+/// The work for a pod that has the volume. Undone in reverse if it cannot be finished. Returns where the socket of the NIC
+/// that was plugged is on the host.
+fn serve(
+    request: &Request,
+    config: &Config,
+    uid: &PodUid,
+    netns: &Path,
+    journal: &mut Journal,
+) -> Result<Option<String>, Error> {
     journal.concerns(uid);
     let deadline = Deadline::after(config.attach_timeout);
     let sandbox = Sandbox::open(netns).map_err(|error| fault::netns(&error))?;
@@ -112,16 +121,17 @@ fn serve(request: &Request, config: &Config, uid: &PodUid, netns: &Path, journal
     };
     let outcome = attempt();
     // A NIC that is there needs its share and the record that was made before it, though a later step failed.
-    let plugged = record.nic.as_ref().is_some_and(|nic| nic.attached);
+    let plugged = record.nic.as_ref().filter(|nic| nic.attached);
     if let Err(failure) = &outcome
         && !failure.open
-        && !plugged
+        && plugged.is_none()
         && let Err(error) = undo::restore(&store, &share, mounted, before, &record, uid)
     {
         journal.warn(format_args!("what was done could not be undone: {error}"));
     }
     undo::let_go(lock, &store, uid);
-    outcome.map_err(|failure| failure.error)
+    let socket = plugged.and_then(|nic| share.target().join(&nic.socket).into_os_string().into_string().ok());
+    outcome.map(|()| socket).map_err(|failure| failure.error)
 }
 
 fn new_record(request: &Request, config: &Config, uid: &PodUid, netns: &Path) -> Record {
@@ -137,6 +147,7 @@ fn new_record(request: &Request, config: &Config, uid: &PodUid, netns: &Path) ->
         volume: config.volume_name.clone(),
         socket_base_dir: config.socket_base_dir.clone(),
         nic: None,
+        device_info: None,
         created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
     }
 }

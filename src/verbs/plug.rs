@@ -8,6 +8,7 @@ use crate::config::{Config, Queues};
 use crate::dataplane::figures::Figures;
 use crate::dataplane::seat::Seat;
 use crate::deadline::Deadline;
+use crate::device_info::DeviceInfo;
 use crate::pod::identity::PodUid;
 use crate::pod::process::Process;
 use crate::pod::volume::Volume;
@@ -114,7 +115,32 @@ impl Plug<'_> {
         }
         nic.attached = true;
         keep(&nic)?;
-        take_over(store, self.uid, record).map_err(Failure::from)
+        take_over(store, self.uid, record)?;
+        self.tell(&nic, store, record, journal).map_err(Failure::from)
+    }
+
+    /// Tells of the NIC in the file that the runtime named, if it did.
+    fn tell(&self, nic: &Nic, store: &Store, record: &mut Record, journal: &mut Journal) -> Result<(), Error> {
+        let Some(file) = self.config.nic.device_info_file.clone() else { return Ok(()) };
+        let info = DeviceInfo { file, socket: nic.path.clone() };
+        let unwritten = |error| {
+            let file = info.file.display();
+            Error::io(format!("CNIDeviceInfoFile {file} could not be written; the NIC is plugged.")).with_details(error)
+        };
+        if let Some(earlier) = record.device_info.take().filter(|earlier| *earlier != info) {
+            earlier.remove().map_err(unwritten)?;
+        }
+        let keep = |record: &Record| store.write(self.uid, record).map_err(|error| fault::record(&error));
+        record.device_info = Some(info.clone());
+        // First, so that a DEL removes what a call that is killed leaves.
+        keep(record)?;
+        if info.write().map_err(unwritten)? {
+            journal.did(format_args!("write {}", info.file.display()));
+            return Ok(());
+        }
+        journal.warn(format_args!("{} holds what another has told, and was left alone", info.file.display()));
+        record.device_info = None;
+        keep(record)
     }
 
     /// The MAC address: the runtime's, if it gives one, else the one that kube-ovn's result bears.
@@ -122,12 +148,8 @@ impl Plug<'_> {
         if let Some(mac) = &self.config.nic.mac {
             return Ok(mac.to_string());
         }
-        let interfaces = prev_result(self.request)?.interfaces();
-        let named = interfaces.iter().find(|interface| interface.name.as_deref() == Some(&self.request.ifname));
-        let inside =
-            || interfaces.iter().find(|interface| interface.sandbox.as_ref().is_some_and(|path| !path.is_empty()));
-        let chosen = named.or_else(inside).or(interfaces.first());
-        let text = chosen.and_then(|interface| interface.mac.as_deref()).filter(|mac| !mac.is_empty()).ok_or_else(|| {
+        let chosen = prev_result(self.request)?.interface_of(&self.request.ifname);
+        let text = chosen.and_then(|interface| interface.mac).filter(|mac| !mac.is_empty()).ok_or_else(|| {
             Error::invalid_config(
                 "Neither runtimeConfig.mac nor an interface of prevResult gives the NIC's MAC address, which the VM's NIC \
                  must share with the data plane's port.",

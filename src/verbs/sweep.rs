@@ -86,6 +86,9 @@ impl Sweep<'_> {
         for (base, volume) in shares {
             changed |= Share::new(&base, uid, &volume).remove().map_err(|error| fault::share(&error))?;
         }
+        for record in &records {
+            undo::untell(Some(record), journal);
+        }
         self.store.forget(uid).map_err(|error| fault::record(&error))?;
         if changed {
             journal.did(format_args!("remove what is left of pod {uid}, which is gone"));

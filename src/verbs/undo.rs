@@ -80,6 +80,7 @@ impl Undo<'_> {
                 self.remove_socket(&sought.nic, volume, living.as_ref(), journal)?;
             }
         }
+        untell(record.as_ref(), journal);
         let dead = if living.is_none() && self.with_dead { self.others_of_the_sandbox() } else { Vec::new() };
         for (nic, volume) in dead.iter().filter_map(|other| other.nic.as_ref().zip(volume.as_ref())) {
             self.remove_socket(nic, volume, None, journal)?;
@@ -96,6 +97,7 @@ impl Undo<'_> {
             removed.map_err(|error| fault::record(&error))
         };
         for other in &dead {
+            untell(Some(other), journal);
             remove(&other.ifname)?;
             journal.did(format_args!("forget {}, whose VM is gone", other.ifname));
         }
@@ -209,6 +211,16 @@ impl Undo<'_> {
             journal.did("remove socket");
         }
         Ok(())
+    }
+}
+
+/// Removes the file that told the runtime of the NIC. The runtime may have done so, and does it if this fails.
+pub fn untell(record: Option<&Record>, journal: &mut Journal) {
+    let Some(info) = record.and_then(|record| record.device_info.as_ref()) else { return };
+    match info.remove() {
+        Ok(true) => journal.did(format_args!("remove {}", info.file.display())),
+        Ok(false) => {}
+        Err(error) => journal.warn(error),
     }
 }
 

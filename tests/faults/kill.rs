@@ -26,6 +26,7 @@ fn follow(scene: &Scene<'_>, next: &str) {
         _ => scene.gc(),
     }
     scene.is_clean();
+    scene.is_untold();
 }
 
 /// Kills `command` at every point, each time before a repeated ADD, a DEL and a GC. `ready` prepares the pod for it.

@@ -5,7 +5,10 @@ use vhostuser_hotplug::libvirt::Xml;
 
 use super::dataplane::DataPlane;
 use super::libvirt::{Double, nics};
-use super::node::{Call, KUBELET, Node, Pod, SOCKETS, STATE, VOLUME};
+use super::node::{Call, INSIDE, KUBELET, Node, Pod, SOCKETS, STATE, VOLUME};
+
+/// Where the runtime wants to be told of the NIC.
+const DEVICE_INFO: &str = "/run/k8s.cni.cncf.io/devinfo/cni/net1";
 
 /// The pod and its daemon.
 pub struct Scene<'a> {
@@ -29,7 +32,8 @@ impl<'a> Scene<'a> {
     }
 
     pub fn call(&self, command: &'static str) -> Call {
-        Call::new(command, &self.pod.uid, &self.pod.netns())
+        let call = Call::new(command, &self.pod.uid, &self.pod.netns());
+        call.set("runtimeConfig", json!({"CNIDeviceInfoFile": DEVICE_INFO}))
     }
 
     pub fn run(&self, command: &'static str) {
@@ -38,7 +42,7 @@ impl<'a> Scene<'a> {
 
     /// Removes what calls for any pod leave: the plugin's and kube-ovn's own directories, which must be empty.
     pub fn forget_the_node(&self) {
-        self.node.sh(&format!("rm -rf {STATE} /run/openvswitch"));
+        self.node.sh(&format!("rm -rf {STATE} /run/openvswitch /run/k8s.cni.cncf.io"));
     }
 
     /// A GC of a runtime that knows no attachment.
@@ -58,7 +62,13 @@ impl<'a> Scene<'a> {
         for option in ["nosuid", "nodev", "noexec"] {
             assert!(mounts.split(',').any(|is| is == option), "{mounts}");
         }
+        assert!(self.node.holds(&format!("grep -q {INSIDE}/net1 {DEVICE_INFO}")), "the runtime is not told");
         self.run("CHECK");
+    }
+
+    /// Nothing is told of a NIC any more, not even half.
+    pub fn is_untold(&self) {
+        assert_eq!(self.node.sh("find /run/k8s.cni.cncf.io -type f 2>/dev/null || true"), "");
     }
 
     pub fn has_nic(&self) -> bool {

@@ -6,14 +6,17 @@
 mod attach;
 mod dataplane;
 mod detach;
+mod doctor;
 mod gc;
 mod hostile;
 mod identity;
 mod install;
 mod libvirt;
 mod node;
+mod people;
 mod privilege;
 mod share;
 #[path = "../faults/signals.rs"]
 #[allow(dead_code, reason = "shared with the group tests/faults, which uses the rest")]
 mod signals;
+mod told;

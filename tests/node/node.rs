@@ -64,10 +64,20 @@ impl Node {
         command
     }
 
+    /// The node's root directory, as the machine reaches it.
+    pub fn root(&self) -> PathBuf {
+        format!("/proc/{}/root", self.machine_pid()).into()
+    }
+
     /// The pid of the node's first process, as the machine sees it: the child of unshare.
     pub fn machine_pid(&self) -> String {
         let children = format!("/proc/{0}/task/{0}/children", self.init.id());
         std::fs::read_to_string(children).unwrap().trim().to_owned()
+    }
+
+    /// The plugin as a person calls it.
+    pub fn person(&self, words: &[&str]) -> Told {
+        told(self.command(BINARY).args(words).env("NO_COLOR", "").output().unwrap())
     }
 
     /// Runs a shell script in the node; its output. It must succeed.
@@ -131,6 +141,31 @@ impl Drop for Node {
         let _ = self.init.kill();
         let _ = self.init.wait();
     }
+}
+
+/// The plugin.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_vhostuser-hotplug");
+
+/// What a person was told.
+#[derive(Debug)]
+pub struct Told {
+    pub ok: bool,
+    pub out: String,
+    pub err: String,
+}
+
+impl Told {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// What a call with arguments told: its exit status is 0 or 1.
+pub fn told(output: Output) -> Told {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let told = Told { ok: output.status.success(), out: text(output.stdout), err: text(output.stderr) };
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{:?}: {told:?}", output.status);
+    told
 }
 
 /// A pod with a running container: a process in namespaces of its own that sees the volume.
@@ -309,8 +344,7 @@ impl Call {
 
     /// Starts it; its end is waited for with [`answer`].
     pub fn start(&self, node: &Node) -> Child {
-        let mut words =
-            self.wrapper.iter().map(PathBuf::from).chain([PathBuf::from(env!("CARGO_BIN_EXE_vhostuser-hotplug"))]);
+        let mut words = self.wrapper.iter().map(PathBuf::from).chain([PathBuf::from(BINARY)]);
         let mut command = node.command("env");
         command.arg("-i").args([
             format!("CNI_COMMAND={}", self.command),

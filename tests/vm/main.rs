@@ -9,5 +9,6 @@ mod faults;
 mod freeze;
 mod lab;
 mod life;
+mod people;
 mod plug;
 mod refuse;

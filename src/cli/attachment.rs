@@ -1,0 +1,235 @@
+//! An attachment of this node, as it is shown: what is recorded, and what is there of it now.
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::deadline::Deadline;
+use crate::libvirt::DomainState;
+use crate::record::{self, Record, Unreadable};
+use crate::verbs::state::{self, Scene};
+
+/// All attachments. The names of its fields are those of the JSON, which others may rely on.
+#[derive(Debug, Serialize)]
+pub struct Attachments {
+    /// Those that could be read.
+    pub attachments: Vec<Attachment>,
+    /// Records that could not.
+    pub unreadable: Vec<Broken>,
+}
+
+/// A record that could not be read.
+#[derive(Debug, Serialize)]
+pub struct Broken {
+    /// Its file.
+    pub path: PathBuf,
+    /// Why.
+    pub problem: String,
+}
+
+/// One attachment.
+#[derive(Debug, Serialize)]
+pub struct Attachment {
+    /// The pod's namespace and name, as the runtime gave them.
+    pub pod: String,
+    /// The pod's uid.
+    pub uid: String,
+    /// CNI_IFNAME.
+    pub interface: String,
+    /// CNI_CONTAINERID: the sandbox.
+    pub container_id: String,
+    /// The network's name.
+    pub network: String,
+    /// CNI_NETNS.
+    pub netns: PathBuf,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// How long ago that is, in seconds.
+    pub age: u64,
+    /// The share.
+    pub mount: Mount,
+    /// The NIC, if one was plugged.
+    pub nic: Option<Nic>,
+}
+
+/// Something that should be there.
+#[derive(Debug, Serialize)]
+pub struct Part {
+    /// Whether it is.
+    pub ok: bool,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// The share.
+#[derive(Debug, Serialize)]
+pub struct Mount {
+    /// The directory that the data plane sees.
+    pub path: PathBuf,
+    /// Whether it shows the pod's volume.
+    #[serde(flatten)]
+    pub part: Part,
+}
+
+/// A NIC.
+#[derive(Debug, Serialize)]
+pub struct Nic {
+    /// Its alias in libvirt.
+    pub alias: String,
+    /// Its MAC address.
+    pub mac: String,
+    /// Pairs of queues, if known.
+    pub queues: Option<u16>,
+    /// Whether ADD came to its end.
+    pub attached: bool,
+    /// Its socket.
+    pub socket: Socket,
+    /// Its VM.
+    pub vm: Vm,
+    /// Whether a data plane is connected.
+    pub data_plane: Part,
+}
+
+/// A NIC's socket.
+#[derive(Debug, Serialize)]
+pub struct Socket {
+    /// As QEMU knows it.
+    pub path: String,
+    /// On the host.
+    pub host_path: PathBuf,
+    /// Whether its file is there.
+    #[serde(flatten)]
+    pub part: Part,
+}
+
+/// A NIC's VM.
+#[derive(Debug, Serialize)]
+pub struct Vm {
+    /// The domain's UUID, 32 hexadecimal digits.
+    pub uuid: String,
+    /// Its name, if libvirt was asked and has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it is doing, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<&'static str>,
+    /// Whether it has the NIC: by libvirt's word if that was asked, else by there being a process that has its socket.
+    #[serde(flatten)]
+    pub part: Part,
+}
+
+impl From<state::Part> for Part {
+    fn from(part: state::Part) -> Self {
+        let problem = part.err().map(|flaw| flaw.words());
+        Self { ok: problem.is_none(), problem }
+    }
+}
+
+impl Attachments {
+    /// Those of a store that are `wanted`, and all that cannot be read.
+    ///
+    /// # Errors
+    /// In words: that the records cannot be listed.
+    pub fn look(config: &Config, wanted: impl Fn(&Record) -> bool, ask: Ask) -> Result<Self, String> {
+        let all = record::Store::new(&config.state_dir).all();
+        let all = all.map_err(|error| format!("the records cannot be listed: {error}"))?;
+        let mut found = Self { attachments: Vec::new(), unreadable: Vec::new() };
+        for one in all {
+            match one {
+                Ok(record) if wanted(&record) => found.take(&record, config, ask),
+                Ok(_) => {}
+                Err(Unreadable { path, why }) => found.unreadable.push(Broken { path, problem: why }),
+            }
+        }
+        // A pod's NICs stand together, whatever its uid.
+        found.attachments.sort_by(|a, b| (&a.pod, &a.uid, &a.interface).cmp(&(&b.pod, &b.uid, &b.interface)));
+        Ok(found)
+    }
+
+    fn take(&mut self, record: &Record, config: &Config, ask: Ask) {
+        match Scene::of(record, None, &config.kubelet_dir) {
+            Some(scene) => self.attachments.push(Attachment::of(record, &scene, config, ask)),
+            None => self.unreadable.push(Broken {
+                path: config.state_dir.join("pods").join(&record.uid),
+                problem: format!("holds a record of {}, which is no pod's uid", record.uid),
+            }),
+        }
+    }
+}
+
+/// Whom to ask of a NIC's VM.
+#[derive(Clone, Copy, Debug)]
+pub enum Ask {
+    /// The kernel, which knows who has a socket.
+    Kernel,
+    /// The pod's libvirt, until then.
+    Libvirt(Deadline),
+}
+
+impl Attachment {
+    fn of(record: &Record, scene: &Scene<'_>, config: &Config, ask: Ask) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Self {
+            pod: record.pod.clone(),
+            uid: record.uid.clone(),
+            interface: record.ifname.clone(),
+            container_id: record.container_id.clone(),
+            network: record.network.clone(),
+            netns: record.netns.clone(),
+            created: record.created,
+            age: now.saturating_sub(record.created),
+            mount: Mount { path: scene.share().target(), part: scene.mount().into() },
+            nic: record.nic.as_ref().map(|nic| Nic::of(nic, scene, config, ask)),
+        }
+    }
+
+    /// Whether all of it is as its ADD left it.
+    pub fn is_sound(&self) -> bool {
+        let nic_is = |nic: &Nic| nic.socket.part.ok && nic.vm.part.ok && nic.data_plane.ok;
+        self.mount.part.ok && self.nic.as_ref().is_none_or(nic_is)
+    }
+}
+
+impl Nic {
+    fn of(nic: &record::Nic, scene: &Scene<'_>, config: &Config, ask: Ask) -> Self {
+        let host_path = scene.share().target().join(&nic.socket);
+        let vm = match ask {
+            Ask::Kernel => Vm { uuid: nic.domain.clone(), name: None, state: None, part: scene.listener(nic).into() },
+            Ask::Libvirt(deadline) => {
+                let told = scene.vm(nic, config, deadline);
+                Vm {
+                    uuid: told.domain.as_ref().map_or_else(|| nic.domain.clone(), |domain| domain.uuid_digits()),
+                    name: told.domain.map(|domain| domain.name),
+                    state: told.state.map(in_a_word),
+                    part: told.nic.into(),
+                }
+            }
+        };
+        Self {
+            alias: nic.alias.clone(),
+            mac: nic.mac.clone(),
+            queues: nic.queues,
+            attached: nic.attached,
+            socket: Socket { path: nic.path.clone(), host_path, part: scene.socket(nic).into() },
+            vm,
+            data_plane: scene.data_plane(nic).into(),
+        }
+    }
+}
+
+/// As virsh(1) calls it.
+fn in_a_word(state: DomainState) -> &'static str {
+    match state {
+        DomainState::Running => "running",
+        DomainState::Blocked => "idle",
+        DomainState::Paused => "paused",
+        DomainState::ShuttingDown => "in shutdown",
+        DomainState::ShutOff => "shut off",
+        DomainState::Crashed => "crashed",
+        DomainState::Suspended => "pmsuspended",
+        DomainState::NoState | DomainState::Other(_) => "no state",
+    }
+}

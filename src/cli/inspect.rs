@@ -1,0 +1,122 @@
+//! `inspect POD [NIC]`: a pod's attachments, with what its libvirt says. As CHECK looks, but for people.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Answer;
+use super::attachment::{Ask, Attachment, Attachments, Nic, Part};
+use super::list::unreadable;
+use super::place::{self, Place};
+use super::screen::{age, clean, json};
+use crate::deadline::Deadline;
+use crate::record::Record;
+
+/// How long libvirt is waited for, in all.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Shortest part of a uid that is taken for one, in characters.
+const UID_PART: usize = 4;
+
+/// The options of `inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// The pod: NAMESPACE/NAME, its uid, or as much of the uid as no other pod shares
+    pod: String,
+    /// The NIC, if not all of the pod's
+    nic: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Shows the attachments that are meant. Exit status 0 if there are any, and all is as ADD left it.
+pub fn run(inspect: &Inspect) -> Answer {
+    let look = |()| {
+        let ask = Ask::Libvirt(Deadline::after(PATIENCE));
+        let found = Attachments::look(&inspect.place.config(), |record| inspect.means(record), ask)?;
+        inspect.judged(found)
+    };
+    let found = match place::enter_host().and_then(look) {
+        Ok(found) => found,
+        Err(why) => return Answer::failure(why),
+    };
+    let sound = found.attachments.iter().all(Attachment::is_sound);
+    let notes = found.unreadable.iter().map(unreadable).collect();
+    if inspect.json {
+        return Answer { text: json(&found), notes, sound };
+    }
+    let texts: Vec<String> = found.attachments.iter().map(described).collect();
+    Answer { text: texts.join("\n"), notes, sound }
+}
+
+impl Inspect {
+    fn means(&self, record: &Record) -> bool {
+        let is_pod = if self.pod.contains('/') {
+            record.pod == self.pod
+        } else {
+            self.pod.len() >= UID_PART && record.uid.starts_with(&self.pod)
+        };
+        is_pod && self.nic.as_ref().is_none_or(|nic| record.ifname == *nic)
+    }
+
+    fn judged(&self, found: Attachments) -> Result<Attachments, String> {
+        let mut uids: Vec<&str> = found.attachments.iter().map(|one| one.uid.as_str()).collect();
+        uids.dedup();
+        match uids[..] {
+            [] => {
+                let nic = self.nic.as_ref().map_or(String::new(), |nic| format!(" {}", clean(nic)));
+                let whole = found.unreadable.iter().map(unreadable).collect::<String>();
+                Err(format!("{whole}no attachment{nic} of a pod {} is recorded on this node", clean(&self.pod)))
+            }
+            [_, _, ..] if !self.pod.contains('/') => {
+                Err(format!("{} is the beginning of several pods' uids: {}", clean(&self.pod), uids.join(", ")))
+            }
+            _ => Ok(found),
+        }
+    }
+}
+
+fn described(one: &Attachment) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{:<13}{value}", format!("{name}:"));
+    };
+    line("Pod", &format!("{} (uid {})", clean(&one.pod), clean(&one.uid)));
+    line("NIC", &clean(&one.interface));
+    line("Network", &clean(&one.network));
+    line("Sandbox", &format!("{} ({})", clean(&one.container_id), clean(&one.netns.to_string_lossy())));
+    line("Age", &age(one.age));
+    // Where it is missing, the words say where.
+    let shown = format!("{}: shows the pod's volume", one.mount.path.display());
+    line("Mount", &judged(&one.mount.part, &shown, ""));
+    let Some(nic) = &one.nic else {
+        line("Plugged", "no: the attachment is the mount alone");
+        return text;
+    };
+    let unfinished = if nic.attached { "" } else { " (ADD was cut short)" };
+    let queues = nic.queues.map_or(String::new(), |queues| format!(", {queues} queue pairs"));
+    line("Plugged", &format!("{}, MAC {}{queues}{unfinished}", clean(&nic.alias), clean(&nic.mac)));
+    line("Socket", &judged(&nic.socket.part, "there", &nic.socket.path));
+    line("On the host", &clean(&nic.socket.host_path.to_string_lossy()));
+    line("VM", &vm(nic));
+    line("Data plane", &judged(&nic.data_plane, "connected", ""));
+    text
+}
+
+fn vm(nic: &Nic) -> String {
+    let name = nic.vm.name.as_ref().map_or_else(|| "not found".to_owned(), |name| clean(name));
+    let state = nic.vm.state.map_or(String::new(), |state| format!(", {state}"));
+    judged(&nic.vm.part, "has the NIC", &format!("{name} (uuid {}){state}", clean(&nic.vm.uuid)))
+}
+
+/// What it is about, and how that is.
+fn judged(part: &Part, sound: &str, what: &str) -> String {
+    let verdict =
+        part.problem.as_ref().map_or_else(|| sound.to_owned(), |problem| format!("MISSING: {}", clean(problem)));
+    if what.is_empty() { verdict } else { format!("{}: {verdict}", clean(what)) }
+}

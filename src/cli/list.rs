@@ -1,0 +1,60 @@
+//! `list`: the attachments of this node. Asks no pod's libvirt, and takes no lock.
+
+use clap::Args;
+
+use super::Answer;
+use super::attachment::{Ask, Attachment, Attachments, Broken};
+use super::place::{self, Place};
+use super::screen::{age, clean, json, table};
+
+/// The options of `list`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// As JSON, with more fields
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Shows all attachments. Records that cannot be read make the exit status 1.
+pub fn run(list: &List) -> Answer {
+    let found = place::enter_host().and_then(|()| Attachments::look(&list.place.config(), |_| true, Ask::Kernel));
+    let found = match found {
+        Ok(found) => found,
+        Err(why) => return Answer::failure(why),
+    };
+    let sound = found.unreadable.is_empty();
+    if list.json {
+        return Answer { text: json(&found), notes: String::new(), sound };
+    }
+    let mut notes: String = found.unreadable.iter().map(unreadable).collect();
+    if found.attachments.is_empty() && sound {
+        notes.push_str("No attachments on this node.\n");
+        return Answer { text: String::new(), notes, sound };
+    }
+    let rows: Vec<_> = found.attachments.iter().map(row).collect();
+    let header = ["POD", "NIC", "MAC", "SOCKET", "MOUNT", "VM", "DATA PLANE", "AGE"];
+    let text = if rows.is_empty() { String::new() } else { table(header, &rows) };
+    Answer { text, notes, sound }
+}
+
+/// A record that cannot be read, as it is told on stderr.
+pub fn unreadable(broken: &Broken) -> String {
+    format!("{} {}\n", clean(&broken.path.display().to_string()), clean(&broken.problem))
+}
+
+fn row(one: &Attachment) -> [String; 8] {
+    let word = |ok, yes: &str, no: &str| if ok { yes } else { no }.to_owned();
+    let (mac, socket, vm, data_plane) = match &one.nic {
+        Some(nic) => (
+            clean(&nic.mac),
+            clean(&nic.socket.path),
+            word(nic.vm.part.ok, "up", "gone"),
+            word(nic.data_plane.ok, "connected", "none"),
+        ),
+        None => ("-".to_owned(), "-".to_owned(), "-".to_owned(), "-".to_owned()),
+    };
+    let mount = word(one.mount.part.ok, "ok", "missing");
+    [clean(&one.pod), clean(&one.interface), mac, socket, mount, vm, data_plane, age(one.age)]
+}

@@ -1,0 +1,131 @@
+//! What goes to a terminal. Names of pods and of their VMs are whatever somebody called them: nothing of them may move a
+//! cursor, hide text or turn it round.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+/// Longest text that is shown whole, in characters.
+const TEXT_MAX: usize = 512;
+
+/// A text as it may be shown: on one line, of bounded length, what would steer the terminal spelt out.
+pub fn clean(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len().min(TEXT_MAX));
+    for (count, character) in text.chars().enumerate() {
+        if count == TEXT_MAX {
+            shown.push('…');
+            break;
+        }
+        if steers(character) {
+            // Writing to a string cannot fail.
+            let _ = write!(shown, "{}", character.escape_unicode());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// A value as JSON, over several lines, in which what would steer a terminal is escaped too: JSON itself demands that of
+/// the first 32 characters alone.
+pub fn json(value: &impl Serialize) -> String {
+    // What is printed here are structures of strings and numbers, which always serialise.
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if steers(character) && character != '\n' {
+            let mut units = [0; 2];
+            for unit in character.encode_utf16(&mut units) {
+                let _ = write!(shown, "\\u{unit:04x}");
+            }
+        } else {
+            shown.push(character);
+        }
+    }
+    shown.push('\n');
+    shown
+}
+
+/// Control characters, line separators, and the invisible ones that hide or reorder text.
+fn steers(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// How long ago, in two units at most, as `kubectl` says it.
+pub fn age(seconds: u64) -> String {
+    let units = [(86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's')];
+    let largest = units.iter().position(|(size, _)| seconds >= *size).unwrap_or(3);
+    let mut rest = seconds;
+    let mut text = String::new();
+    for (size, name) in units.iter().skip(largest).take(2) {
+        let count = rest / size;
+        rest %= size;
+        if count > 0 || text.is_empty() {
+            let _ = write!(text, "{count}{name}");
+        }
+    }
+    text
+}
+
+/// Columns as wide as what stands in them, three blanks apart; no blanks at a line's end.
+pub fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
+    let mut widths = header.map(str::len);
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    let header = header.map(str::to_owned);
+    for row in std::iter::once(&header).chain(rows) {
+        let mut line = String::new();
+        for (width, cell) in widths.iter().zip(row) {
+            let _ = write!(line, "{cell:width$}   ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_steers_the_terminal() {
+        let evil = "a\u{1b}[2Jb\r\n\t\u{9b}31m\u{202e}c\u{200b}é中\u{7f}\u{e0041}";
+        let shown = clean(evil);
+        assert_eq!(shown, "a\\u{1b}[2Jb\\u{d}\\u{a}\\u{9}\\u{9b}31m\\u{202e}c\\u{200b}é中\\u{7f}\\u{e0041}");
+        assert_eq!(clean(&"x".repeat(1 << 20)).chars().count(), TEXT_MAX + 1);
+        let shown = json(&evil);
+        assert!(shown.trim_end().chars().all(|character| !steers(character)), "{shown:?}");
+        assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), evil, "it is still the same text");
+    }
+
+    #[test]
+    fn an_age_has_two_units() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (192, "3m12s"),
+            (3600, "1h"),
+            (18_759, "5h12m"),
+            (86_400 * 3 + 3600 * 4 + 5, "3d4h"),
+            (86_400 + 59, "1d"),
+            (u64::MAX, "213503982334601d7h"),
+        ] {
+            assert_eq!(age(seconds), text);
+        }
+    }
+
+    #[test]
+    fn columns_are_aligned_by_what_stands_in_them() {
+        let rows = [["a".to_owned(), "1".to_owned()], ["né".to_owned(), String::new()]];
+        assert_eq!(table(["N", "LONG"], &rows), "N    LONG\na    1\nné\n");
+        assert_eq!(table(["N"], &[]), "N\n");
+    }
+}

@@ -1,0 +1,141 @@
+//! The device-information file, by which a NIC's socket gets into the pod's network-status annotation (Network Plumbing
+//! Working Group, Device Information Specification 1.1.0; `runtimeConfig.CNIDeviceInfoFile`).
+//!
+//! Mode and path are those of the application in the pod (section 3.1.5, and app-netutil, which opens the path there):
+//! QEMU makes the socket, so the mode is "server". The file is the runtime's to name and, after DEL, to delete; it may
+//! hold what a device plugin told before, which stays (section 5.1.2).
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::sys;
+
+/// The specification's version.
+const VERSION: &str = "1.1.0";
+
+/// Longest file that is compared with what was written, in bytes.
+const FILE_LIMIT: u64 = 64 << 10;
+
+/// What was told of a NIC, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceInfo {
+    /// The file, an absolute path that the runtime gave.
+    pub file: PathBuf,
+    /// Path of the socket as QEMU knows it.
+    pub socket: String,
+}
+
+impl DeviceInfo {
+    /// Writes the file, whole or not at all, unless there is one. Returns whether it now tells of this NIC; if not, it is
+    /// another's.
+    ///
+    /// # Errors
+    /// Those of the files.
+    pub fn write(&self) -> Result<bool, sys::Error> {
+        if let Some(parent) = self.file.parent() {
+            let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
+            made.map_err(|error| sys::Error::of("mkdir", parent, &error))?;
+        }
+        let beside = self.beside();
+        let fail = |call, path: &Path| {
+            let path = path.to_owned();
+            move |error: std::io::Error| sys::Error::of(call, &path, &error)
+        };
+        // A call that was killed may have left it, as another name of the file itself.
+        remove(&beside)?;
+        // For all to read, as the specification's own library leaves it: it holds no secret.
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o444).open(&beside);
+        let written = file.and_then(|mut file| file.write_all(self.text().as_bytes()).and_then(|()| file.sync_all()));
+        // Not rename(2), which would replace another's.
+        let linked = written.map_err(fail("write", &beside)).map(|()| std::fs::hard_link(&beside, &self.file));
+        remove(&beside)?;
+        match linked? {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => self.is_there(),
+            Err(error) => Err(fail("link", &self.file)(error)),
+        }
+    }
+
+    /// Removes the file, if it is the one that was written. Returns whether it was.
+    ///
+    /// # Errors
+    /// Those of reading and removing it.
+    pub fn remove(&self) -> Result<bool, sys::Error> {
+        remove(&self.beside())?;
+        let ours = self.is_there()?;
+        if ours {
+            remove(&self.file)?;
+        }
+        Ok(ours)
+    }
+
+    fn text(&self) -> String {
+        let info =
+            json!({"type": "vhost-user", "version": VERSION, "vhost-user": {"mode": "server", "path": self.socket}});
+        info.to_string()
+    }
+
+    /// Whether the file is there and tells of this NIC.
+    fn is_there(&self) -> Result<bool, sys::Error> {
+        let file = match File::open(&self.file) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(sys::Error::of("open", &self.file, &error)),
+        };
+        let mut bytes = Vec::new();
+        file.take(FILE_LIMIT).read_to_end(&mut bytes).map_err(|error| sys::Error::of("read", &self.file, &error))?;
+        Ok(bytes == self.text().as_bytes())
+    }
+
+    fn beside(&self) -> PathBuf {
+        let mut name = self.file.file_name().unwrap_or_default().to_owned();
+        name.push(".vhostuser-hotplug");
+        self.file.with_file_name(name)
+    }
+}
+
+fn remove(path: &Path) -> Result<(), sys::Error> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(sys::Error::of("unlink", path, &error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn only_what_was_written_is_removed_and_nothing_is_replaced() {
+        let root = std::env::temp_dir().join(format!("vhu-info-{}", std::process::id()));
+        let info = DeviceInfo { file: root.join("devinfo/cni/net1"), socket: "/run/vm/\"net1".into() };
+        assert!(!info.remove().unwrap(), "there is none");
+        for _ in 0..2 {
+            assert!(info.write().unwrap());
+            assert_eq!(std::fs::metadata(&info.file).unwrap().mode() & 0o7777, 0o444);
+            let text = std::fs::read_to_string(&info.file).unwrap();
+            let expected =
+                r#"{"type":"vhost-user","version":"1.1.0","vhost-user":{"mode":"server","path":"/run/vm/\"net1"}}"#;
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), {
+                serde_json::from_str::<serde_json::Value>(expected).unwrap()
+            });
+        }
+        // Killed before it had removed the other name.
+        std::fs::hard_link(&info.file, info.beside()).unwrap();
+        assert!(info.write().unwrap() && info.is_there().unwrap());
+        assert_eq!(std::fs::read_dir(root.join("devinfo/cni")).unwrap().count(), 1);
+        assert!(info.remove().unwrap() && !info.remove().unwrap());
+
+        std::fs::write(&info.file, "{}").unwrap();
+        assert!(!info.write().unwrap() && !info.remove().unwrap());
+        assert_eq!(std::fs::read_to_string(&info.file).unwrap(), "{}");
+        std::fs::remove_dir_all(root).unwrap();
+    }
+}

@@ -1,0 +1,123 @@
+//! The host itself: rights, system calls, namespaces, log.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerPidfd;
+
+use super::{Check, Finding};
+use crate::sys::{self, Walk};
+
+const RIGHTS: Check = Check {
+    name: "rights",
+    why: "the plugin mounts, enters namespaces and looks at the processes of pods: that takes root with CAP_SYS_ADMIN and \
+          CAP_SYS_PTRACE on the host",
+};
+
+const OPENAT2: Check =
+    Check { name: "openat2", why: "paths that a pod controls are opened with it, so that none leads out of the pod" };
+
+const PIDFD_GETFD: Check = Check {
+    name: "pidfd_getfd",
+    why: "with it a data plane that hangs is cut off from QEMU, so that the VM runs on; and QEMU is handed over to its data \
+          plane",
+};
+
+const PEERPIDFD: Check = Check {
+    name: "SO_PEERPIDFD",
+    why: "it proves that who answers on libvirt's socket is who listened there, even where pids are used again quickly",
+};
+
+const NETWORK: Check = Check {
+    name: "network namespace",
+    why: "the data plane's connections are looked for in the network namespace that the plugin runs in, which must be the \
+          host's",
+};
+
+const SYSLOG: Check = Check {
+    name: "syslog",
+    why: "the plugin logs there; without it a line goes to stderr, which most runtimes drop when the call succeeds",
+};
+
+/// The log's socket (syslog(3)).
+const LOG: &str = "/dev/log";
+
+pub fn examine() -> Vec<Finding> {
+    vec![rights(), openat2(), pidfd_getfd(), peerpidfd(), network(), syslog()]
+}
+
+fn rights() -> Finding {
+    if !nix::unistd::geteuid().is_root() {
+        return RIGHTS
+            .wrong("not root", "run it as root, as the runtime runs the plugin; the rest below may be untrue");
+    }
+    let own = sys::open_file(Path::new("/proc/self/ns/net")).and_then(|file| sys::in_netns(file.as_fd(), || ()));
+    let refused = own.err().or_else(|| sys::open_file(Path::new("/proc/1/ns/net")).err());
+    match refused {
+        None => RIGHTS.ok("root, may enter namespaces and look at other processes"),
+        Some(error) => RIGHTS
+            .wrong(format!("root, but without some of its rights: {error}"), "give CAP_SYS_ADMIN and CAP_SYS_PTRACE"),
+    }
+}
+
+/// What a refused call says of its cause.
+fn cause(errno: Errno, since: &str) -> String {
+    match errno {
+        Errno::ENOSYS | Errno::ENOPROTOOPT => format!("the kernel must be Linux {since} or later"),
+        _ => "look for a seccomp filter or a security module that forbids the call".to_owned(),
+    }
+}
+
+fn openat2() -> Finding {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim();
+    let tried = sys::open_handle(Path::new("/"))
+        .and_then(|root| sys::open_below(root.as_fd(), Path::new("proc/self"), Walk::Rooted));
+    match tried {
+        Ok(_) => OPENAT2.ok(format!("works (Linux {release})")),
+        Err(error) => OPENAT2.wrong(format!("{error} (Linux {release})"), cause(error.errno(), "5.6")),
+    }
+}
+
+fn pidfd_getfd() -> Finding {
+    let own = i32::try_from(std::process::id()).unwrap_or_default();
+    let tried =
+        sys::open_file(Path::new("/proc/self/status")).and_then(|file| sys::duplicate(own, || true, file.as_raw_fd()));
+    match tried {
+        Ok(_) => PIDFD_GETFD.ok("works"),
+        Err(error) => PIDFD_GETFD.wrong(error.to_string(), cause(error.errno(), "5.6")),
+    }
+}
+
+fn peerpidfd() -> Finding {
+    let tried = UnixStream::pair().map_err(|_| Errno::EMFILE).and_then(|(one, _)| getsockopt(&one, PeerPidfd));
+    match tried {
+        Ok(_) => PEERPIDFD.ok("works"),
+        Err(errno) => PEERPIDFD.warning(errno.desc(), cause(errno, "6.5")),
+    }
+}
+
+fn network() -> Finding {
+    let object = |path| File::open(path).ok().and_then(|file| sys::object(file.as_fd()).ok());
+    match (object("/proc/self/ns/net"), object("/proc/1/ns/net")) {
+        (Some(own), Some(host)) if own == host => NETWORK.ok("the host's"),
+        (Some(_), Some(_)) => {
+            let advice = "in a container: hostNetwork: true. If the runtime calls the plugin on the host, only what doctor, \
+                          list and inspect say of the data plane is untrue";
+            NETWORK.warning("another than that of process 1", advice)
+        }
+        _ => NETWORK.warning("cannot be looked at", "run it as root"),
+    }
+}
+
+fn syslog() -> Finding {
+    let connected = UnixDatagram::unbound().and_then(|socket| socket.connect(LOG));
+    match connected {
+        Ok(()) => SYSLOG.ok(format!("{LOG} takes records")),
+        Err(error) => SYSLOG.warning(format!("{LOG}: {error}"), "run journald or a syslog daemon on the host"),
+    }
+}
