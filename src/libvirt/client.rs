@@ -12,7 +12,7 @@ use super::error::Error;
 use super::events::{Arrival, Event, EventKind, Subscribe};
 use super::procedures::{
     AuthList, AuthPolkit, AuthType, Call, Close, Domain, DomainState, GetState, GetXml, IsPersistent, LibraryVersion,
-    ListActive, Lookup, Open,
+    List, Lookup, Open,
 };
 use crate::deadline::Deadline;
 
@@ -134,7 +134,15 @@ impl Client {
     /// # Errors
     /// Those of [`Connection::call`].
     pub fn running_domains(&mut self, deadline: Deadline) -> Result<Vec<Domain>, Error> {
-        self.connection.call(&ListActive, deadline)
+        self.connection.call(&List { flags: 1 }, deadline) // VIR_CONNECT_LIST_DOMAINS_ACTIVE
+    }
+
+    /// All domains, those too that are only stored, within the same bounds.
+    ///
+    /// # Errors
+    /// Those of [`Connection::call`].
+    pub fn domains(&mut self, deadline: Deadline) -> Result<Vec<Domain>, Error> {
+        self.connection.call(&List { flags: 0 }, deadline)
     }
 
     /// The domain with a name.

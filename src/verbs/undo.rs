@@ -154,8 +154,12 @@ impl Undo<'_> {
             Err(unreached) => return Err(unreached.told()),
         };
         let client = &mut libvirt.client;
-        let domains = client.running_domains(self.deadline).map_err(|error| fault::libvirt(&error))?;
-        let is_it = |domain: &&Domain| !sought.recorded || domain.uuid_digits() == nic.domain;
+        let domains = client.domains(self.deadline).map_err(|error| fault::libvirt(&error))?;
+        // One that does not run may have the NIC stored, if somebody made it persistent. What no record tells to have been
+        // plugged is then the definition's own business.
+        let is_it = |domain: &&Domain| {
+            if sought.recorded { domain.uuid_digits() == nic.domain } else { domain.is_active() }
+        };
         let target =
             Target { mac: Some(nic.mac.as_str()).filter(|mac| !mac.is_empty()), path: &nic.path, alias: &nic.alias };
         for domain in domains.iter().filter(is_it) {

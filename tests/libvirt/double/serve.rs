@@ -169,8 +169,8 @@ fn answer(
         "version" => Ok(out.double(world.script.lib_version)),
         "feature" => Ok(out.word(i32::from([8, 10, 14, 15].contains(&args.word()?)))),
         "list" => {
-            let (count, domains) = world.active();
             let wanted = args.word()? != 0;
+            let (count, domains) = world.listed(args.word()?);
             let out = if wanted { out.word(count).raw(&domains.0) } else { out.word(0) };
             Ok(out.word(count))
         }

@@ -149,11 +149,16 @@ impl World {
         self.look(|domain| domain.uuid == uuid, look).ok_or_else(gone)
     }
 
-    /// The active domains, on the wire.
-    pub fn active(&self) -> (u32, Out) {
+    /// The domains, on the wire: the active ones (flag 1), those that are not (2), or all.
+    pub fn listed(&self, flags: i32) -> (u32, Out) {
         let state = self.lock();
-        let active = || state.domains.iter().filter(|domain| domain.id >= 0);
-        (u32::try_from(active().count()).unwrap(), active().fold(Out::default(), |out, domain| domain.encode(out)))
+        let is_asked_for = |domain: &&Domain| match flags & 3 {
+            1 => domain.id >= 0,
+            2 => domain.id < 0,
+            _ => true,
+        };
+        let listed = || state.domains.iter().filter(|domain| !domain.gone).filter(is_asked_for);
+        (u32::try_from(listed().count()).unwrap(), listed().fold(Out::default(), |out, domain| domain.encode(out)))
     }
 
     pub fn subscribe(
@@ -230,9 +235,9 @@ impl World {
         result
     }
 
-    /// The XML, live or stored. Takes a job, as libvirt 11.3 does.
+    /// The XML, live or stored; what does not run is described by what is stored. Takes a job, as libvirt 11.3 does.
     pub fn xml(&self, uuid: [u8; 16], stored: bool) -> Result<String, Refusal> {
-        let xml = |d: &Domain| if stored { d.stored.as_ref().unwrap_or(&d.xml).clone() } else { d.xml.clone() };
+        let xml = |d: &Domain| d.stored.as_ref().filter(|_| stored || d.id < 0).unwrap_or(&d.xml).clone();
         self.job(uuid, |world| world.by_uuid(uuid, xml))
     }
 
@@ -374,8 +379,6 @@ impl World {
                 if let Some(domain) = self.lock().domains.iter_mut().find(|domain| domain.uuid == uuid) {
                     (domain.id, domain.state, domain.gone) = (-1, 5, domain.stored.is_none());
                     domain.sockets.clear();
-                    // What does not run is described by what is stored.
-                    domain.xml = domain.stored.clone().unwrap_or_default();
                 }
                 self.tell(uuid, LIFECYCLE, |out| out.word(5).word(1));
             }
