@@ -10,6 +10,7 @@ use super::connection::Connection;
 use super::devices::{Attach, Detach, DetachAlias};
 use super::error::Error;
 use super::events::{Arrival, Event, EventKind, Subscribe};
+use super::jobs::{GetJobStats, Operation};
 use super::procedures::{
     AuthList, AuthPolkit, AuthType, Call, Close, Domain, DomainState, GetState, GetXml, IsPersistent, LibraryVersion,
     List, Lookup, Open,
@@ -179,6 +180,16 @@ impl Client {
             Xml::Persistent => 2, // VIR_DOMAIN_XML_INACTIVE
         };
         self.connection.call(&GetXml { domain, flags }, deadline)
+    }
+
+    /// The long job that a domain is busy with, if it is; until it ends, most calls that change the domain wait. Itself it
+    /// waits for a short one that is at work, up to 30 s.
+    ///
+    /// # Errors
+    /// A refusal with [`Error::is_busy`], or with [`Error::is_wrong_state`] while the domain still arrives from another host;
+    /// those of [`Connection::call`].
+    pub fn operation(&mut self, domain: &Domain, deadline: Deadline) -> Result<Option<Operation>, Error> {
+        self.connection.call(&GetJobStats { domain }, deadline)
     }
 
     /// Attaches the device that `xml` describes.

@@ -170,7 +170,7 @@ impl Undo<'_> {
             if cut > 0 {
                 journal.warn(format_args!("the data plane hung, and was cut off to let the VM run on ({cut} times)"));
             }
-            if detached.map_err(|error| fault::vm(&error))? {
+            if detached.map_err(|error| fault::held(&error))? {
                 journal.did(format_args!("detach {}", nic.alias));
             }
         }

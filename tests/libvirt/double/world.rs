@@ -64,6 +64,7 @@ pub struct Domain {
     pub state: i32,
     pub xml: String,
     pub stored: Option<String>,
+    pub operation: Option<i32>,
     sockets: HashMap<String, Socket>,
     asks: HashMap<String, u32>,
     busy: bool,
@@ -103,6 +104,7 @@ impl World {
             state: domain.state,
             xml: domain.xml.clone(),
             stored: domain.stored.clone(),
+            operation: domain.operation,
             ..Domain::default()
         };
         let state = State { domains: script.domains.iter().map(domain).collect(), ..State::default() };
@@ -235,6 +237,17 @@ impl World {
         result
     }
 
+    /// Waits for the domain's long job to end, which it does not; a backup (9) lets changes pass.
+    fn changeable(&self, uuid: [u8; 16]) -> Result<(), Refusal> {
+        if self.by_uuid(uuid, |domain| domain.operation.is_none_or(|operation| operation == 9))? {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(self.script.job_timeout_ms));
+        let holder = "held by monitor=remoteDispatchDomainMigratePerform3Params";
+        let message = format!("Timed out during operation: cannot acquire state change lock ({holder})");
+        Err(Refusal::new(68, 10, message))
+    }
+
     /// The XML, live or stored; what does not run is described by what is stored. Takes a job, as libvirt 11.3 does.
     pub fn xml(&self, uuid: [u8; 16], stored: bool) -> Result<String, Refusal> {
         let xml = |d: &Domain| d.stored.as_ref().filter(|_| stored || d.id < 0).unwrap_or(&d.xml).clone();
@@ -245,6 +258,7 @@ impl World {
         if flags & !3 != 0 {
             return Err(unsupported_flags(flags & !3, "qemuDomainAttachDeviceLiveAndConfig"));
         }
+        self.changeable(uuid)?;
         self.job(uuid, |world| {
             world.by_uuid(uuid, |domain| allowed(domain, flags))??;
             if let Some(refusal) = world.ordered("attach", world.script.attach.refuse.as_ref()) {
@@ -321,6 +335,7 @@ impl World {
         find: impl Fn(&[Device]) -> Result<Device, Refusal>,
     ) -> Result<(), Refusal> {
         let stored = flags & CONFIG != 0;
+        self.changeable(uuid)?;
         self.job(uuid, |world| {
             world.by_uuid(uuid, |domain| allowed(domain, flags))??;
             let look = |d: &Domain| if stored { d.stored.clone().unwrap_or_default() } else { d.xml.clone() };
