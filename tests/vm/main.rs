@@ -9,5 +9,7 @@ mod faults;
 mod freeze;
 mod lab;
 mod life;
+mod migrate;
+mod native;
 mod plug;
 mod refuse;
