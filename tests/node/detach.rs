@@ -103,6 +103,42 @@ fn what_a_domain_that_is_shut_off_has_of_its_own_stays() {
     }
 }
 
+/// Makes of the pod's record one of the share alone, as an ADD with `attach: "never"` leaves it.
+fn record_the_share_alone(node: &Node, pod: &Pod<'_>) {
+    let file = node.sh(&format!("ls {STATE}/pods/{}/net1@*.json", pod.uid));
+    let mut record: Value = serde_json::from_str(&node.sh(&format!("cat {file}"))).unwrap();
+    assert!(record["nic"].take().is_object());
+    node.sh(&format!("echo '{record}' > {file}"));
+}
+
+#[test]
+fn a_nic_that_a_vm_has_brought_along_is_unplugged_though_the_share_alone_is_recorded() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let double = Double::start(&pod, &json!({}));
+    add(&pod).run(&node).succeeded();
+    record_the_share_alone(&node, &pod);
+    del(&pod).run(&node).succeeded();
+    assert_eq!(detaches(&double), [("detach-alias".to_owned(), 1)]);
+    assert!(nics(&pod, Xml::Live).is_empty() && node.is_clean(&pod.uid));
+}
+
+#[test]
+fn a_nic_of_the_vms_definition_stays_where_the_share_alone_is_recorded() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let double = Double::start(&pod, &json!({}));
+    let own = json!({"cni": {"vhostuser-hotplug": {"alias": "ua-own"}}});
+    add(&pod).set("args", own).run(&node).succeeded();
+    record_the_share_alone(&node, &pod);
+    del(&pod).run(&node).succeeded();
+    assert_eq!(detaches(&double), []);
+    assert_eq!(nics(&pod, Xml::Live), ["ua-own"]);
+    assert!(node.is_shared(&pod.uid), "its socket is in use");
+}
+
 #[test]
 fn a_domain_that_is_not_stored_is_asked_that_once_and_no_more() {
     let node = Node::new();
