@@ -4,6 +4,7 @@ use super::*;
 use crate::libvirt::devices::DetachAlias;
 use crate::libvirt::error::Refusal;
 use crate::libvirt::events::{Arrival, EventKind, Subscribe};
+use crate::libvirt::jobs::GetJobStats;
 
 /// A domain "vm" with id 1, as it is on the wire.
 fn vm() -> Vec<u8> {
@@ -105,6 +106,7 @@ fn no_bytes_make_a_decoder_panic_or_invent_anything() {
         }
         let _ = read(&AuthList, &bytes);
         let _ = read(&GetXml { domain: &domain(), flags: 0 }, &bytes);
+        let _ = read(&GetJobStats { domain: &domain() }, &bytes);
         let _ = read(&Subscribe { kind: EventKind::Lifecycle, domain: &domain() }, &bytes);
         let _ = Refusal::decode("testing", &mut Reader::new(&bytes));
         for kind in [EventKind::Lifecycle, EventKind::DeviceRemoved] {
