@@ -10,9 +10,10 @@ use super::connection::Connection;
 use super::devices::{Attach, Detach, DetachAlias};
 use super::error::Error;
 use super::events::{Arrival, Event, EventKind, Subscribe};
+use super::jobs::{GetJobStats, Operation};
 use super::procedures::{
     AuthList, AuthPolkit, AuthType, Call, Close, Domain, DomainState, GetState, GetXml, IsPersistent, LibraryVersion,
-    ListActive, Lookup, Open,
+    List, Lookup, Open,
 };
 use crate::deadline::Deadline;
 
@@ -134,7 +135,15 @@ impl Client {
     /// # Errors
     /// Those of [`Connection::call`].
     pub fn running_domains(&mut self, deadline: Deadline) -> Result<Vec<Domain>, Error> {
-        self.connection.call(&ListActive, deadline)
+        self.connection.call(&List { flags: 1 }, deadline) // VIR_CONNECT_LIST_DOMAINS_ACTIVE
+    }
+
+    /// All domains, those too that are only stored, within the same bounds.
+    ///
+    /// # Errors
+    /// Those of [`Connection::call`].
+    pub fn domains(&mut self, deadline: Deadline) -> Result<Vec<Domain>, Error> {
+        self.connection.call(&List { flags: 0 }, deadline)
     }
 
     /// The domain with a name.
@@ -171,6 +180,16 @@ impl Client {
             Xml::Persistent => 2, // VIR_DOMAIN_XML_INACTIVE
         };
         self.connection.call(&GetXml { domain, flags }, deadline)
+    }
+
+    /// The long job that a domain is busy with, if it is; until it ends, most calls that change the domain wait. Itself it
+    /// waits for a short one that is at work, up to 30 s.
+    ///
+    /// # Errors
+    /// A refusal with [`Error::is_busy`], or with [`Error::is_wrong_state`] while the domain still arrives from another host;
+    /// those of [`Connection::call`].
+    pub fn operation(&mut self, domain: &Domain, deadline: Deadline) -> Result<Option<Operation>, Error> {
+        self.connection.call(&GetJobStats { domain }, deadline)
     }
 
     /// Attaches the device that `xml` describes.

@@ -9,6 +9,7 @@
 //! | `message` | a frame: its length, its header, its kinds |
 //! | `procedures` | the numbers, arguments and results of each call |
 //! | `devices` | those of them that change a domain's devices |
+//! | `jobs` | the one that tells what a domain is busy with |
 //! | `events` | what the daemon says without being asked |
 //! | `connection` | one socket, one call at a time, one deadline per call |
 //! | `client` | the calls as a caller wants them |
@@ -24,6 +25,7 @@ pub mod connection;
 pub mod devices;
 pub mod error;
 pub mod events;
+pub mod jobs;
 pub mod message;
 pub mod procedures;
 pub mod xdr;
@@ -31,4 +33,5 @@ pub mod xdr;
 pub use client::{Client, Scope, Uri, Xml};
 pub use error::Error;
 pub use events::{Event, EventKind};
+pub use jobs::Operation;
 pub use procedures::{Domain, DomainState};

@@ -11,9 +11,6 @@ const DOMAIN_SIZE_MIN: usize = 24;
 /// The most authentication types in one answer (`REMOTE_AUTH_TYPE_LIST_MAX`).
 const AUTH_TYPES_MAX: usize = 20;
 
-/// `VIR_CONNECT_LIST_DOMAINS_ACTIVE`.
-const LIST_ACTIVE: u32 = 1;
-
 /// One procedure of the remote program.
 pub trait Call {
     /// Its number.
@@ -48,6 +45,12 @@ pub struct Domain {
 }
 
 impl Domain {
+    /// Whether it has a process, running or paused.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.id >= 0
+    }
+
     /// Its UUID as 32 hexadecimal digits.
     #[must_use]
     pub fn uuid_digits(&self) -> String {
@@ -220,17 +223,20 @@ impl Call for LibraryVersion {
     }
 }
 
-/// Lists the active domains (since libvirt 0.9.13).
-pub struct ListActive;
+/// Lists domains (since libvirt 0.9.13).
+pub struct List {
+    /// `virConnectListAllDomainsFlags`: 0 for all, 1 for the active ones.
+    pub flags: u32,
+}
 
-impl Call for ListActive {
+impl Call for List {
     const PROCEDURE: i32 = 273;
-    const DOING: &'static str = "listing the running domains";
+    const DOING: &'static str = "listing the domains";
     type Reply = Vec<Domain>;
 
     fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
         writer.i32(1); // the domains, not their count alone
-        writer.u32(LIST_ACTIVE);
+        writer.u32(self.flags);
         Ok(())
     }
 

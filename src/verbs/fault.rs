@@ -125,15 +125,15 @@ pub fn vm(error: &vm::error::Error) -> Error {
         E::SeveralDomains(_) => Error::invalid_config(sentence(&error.to_string())),
         E::Conflict(_) => Error::conflict(sentence(&error.to_string())),
         E::Obstacle(_) | E::Description(_) => Error::libvirt(sentence(&error.to_string())),
-        E::NoDomain { .. } | E::NotReleased { .. } | E::StillStored { .. } | E::AttachOpen(_) => {
+        E::NoDomain { .. } | E::Busy(_) | E::NotReleased { .. } | E::StillStored { .. } | E::AttachOpen(_) => {
             Error::try_again(sentence(&error.to_string()))
         }
         E::Libvirt(error) => refusal(error),
     }
 }
 
-/// Describing the VM, which libvirt does at once unless another operation holds it (libvirt 11: for 30 s, then error 68).
-pub fn describing(error: &vm::error::Error) -> Error {
+/// What libvirt does at once unless another operation holds the VM (for 30 s, then it is error 68).
+pub fn held(error: &vm::error::Error) -> Error {
     match error {
         vm::error::Error::Libvirt(error @ libvirt::Error::TimedOut { .. }) => busy(error),
         _ => vm(error),
@@ -142,8 +142,8 @@ pub fn describing(error: &vm::error::Error) -> Error {
 
 fn busy(error: &libvirt::Error) -> Error {
     Error::try_again(
-        "Another operation on the VM is stuck or still at work. If that is an attach of a vhost-user NIC by another client, \
-         the VM stands still until the NIC's data plane connects: look for QEMU's \"waiting for connection on\" in the VM's \
+        "Another operation on the VM is stuck or still at work, such as a migration. If it is an attach of a vhost-user NIC by \
+         another client, the VM stands still until the NIC's data plane connects: look for QEMU's \"waiting for connection on\" in the VM's \
          log, and whether OVS runs and has a port with that path.",
     )
     .with_details(error)

@@ -81,7 +81,7 @@ impl Plug<'_> {
         let path = self.inside(&libvirt.process, socket, &outside)?;
         let client = &mut libvirt.client;
         let domain = attach::choose(client, config.domain.as_deref(), deadline)?;
-        let description = attach::describe(client, &domain, deadline).map_err(|error| fault::describing(&error))?;
+        let description = attach::describe(client, &domain, deadline).map_err(|error| fault::held(&error))?;
         let (mut asked, queues_matter) = self.interface(mac, path, &description);
 
         let mut nic = Nic {
@@ -110,6 +110,7 @@ impl Plug<'_> {
             let met = link.meet()?;
             journal.saw(format_args!("data plane met: {}", met.figures));
             asked.queues = agreed(asked.queues, queues_matter, met.figures)?;
+            attach::ensure_free(client, &domain, deadline).map_err(|error| fault::held(&error))?;
             link.plug(client, &domain, &asked, met, journal)?;
             nic.queues = Some(asked.queues);
         }

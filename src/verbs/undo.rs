@@ -50,10 +50,21 @@ pub struct Undo<'a> {
     pub with_dead: bool,
 }
 
-/// A NIC as it is to be looked for: as recorded, or as an ADD of this call would have made it.
+/// A NIC as it is to be looked for.
 struct Sought {
     nic: Nic,
-    recorded: bool,
+    origin: Origin,
+}
+
+/// Whose NIC it is, as far as the record tells.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// This attachment's: it is recorded.
+    Recorded,
+    /// There is no record; it is the one that an ADD of this call would have plugged.
+    Forgotten,
+    /// The record is of the share alone. A VM that has migrated here since may have brought the NIC along.
+    Brought,
 }
 
 impl Undo<'_> {
@@ -73,10 +84,10 @@ impl Undo<'_> {
         let living = Living::find(self.uid, self.netns, record.as_ref().map(|record| record.netns.as_path()));
 
         if let Some(sought) = self.sought(record.as_ref(), volume.as_ref(), living.as_ref()) {
-            if let Some(living) = &living {
-                self.unplug(&sought, living, journal)?;
-            }
-            if let Some(volume) = &volume {
+            let found = living.as_ref().map_or(Ok(false), |living| self.unplug(&sought, living, journal))?;
+            // What else listens there is the business of the VM's own definition.
+            let is_ours = found || sought.origin != Origin::Brought;
+            if let Some(volume) = volume.as_ref().filter(|_| is_ours) {
                 self.remove_socket(&sought.nic, volume, living.as_ref(), journal)?;
             }
         }
@@ -121,35 +132,43 @@ impl Undo<'_> {
         with_nic.filter(|other| !self.is_this(other)).collect()
     }
 
-    /// The NIC that this attachment plugged. Without a record (a wiped /run) it is the one that an ADD would have plugged,
-    /// but only if the call names the pod's living sandbox, and no other attachment of the pod has that name: else this
-    /// is the late DEL of an old sandbox.
+    /// The NIC that this attachment plugged. Where none is recorded (in a wiped /run, or because the VM has brought it along)
+    /// it is the one that an ADD would have plugged, but only if the call names the pod's living sandbox, and no other
+    /// attachment of the pod has that name: else this is the late DEL of an old sandbox.
     fn sought(&self, record: Option<&Record>, volume: Option<&Volume>, living: Option<&Living>) -> Option<Sought> {
-        if let Some(record) = record {
-            return record.nic.clone().map(|nic| Sought { nic, recorded: true });
+        if let Some(nic) = record.and_then(|record| record.nic.clone()) {
+            return Some(Sought { nic, origin: Origin::Recorded });
         }
         let (living, volume) = (living?, volume?);
-        if self.netns.is_none() || self.store.of_pod(self.uid).iter().any(|other| other.ifname == self.ifname) {
+        let is_rival = |other: &Record| other.ifname == self.ifname && !self.is_this(other);
+        if self.netns.is_none() || self.store.of_pod(self.uid).iter().any(is_rival) {
             return None;
         }
         let socket = self.config.socket_name(self.ifname).ok()?;
         let location = volume.location().ok()?;
         let point = process::of_each_container(&living.processes)
             .find_map(|process| process.mount_point(&location).ok().flatten())?;
+        let path = point.join(socket).to_str()?.to_owned();
+        // The plugin's alias must tell a NIC that came along: one of the VM's definition may have the same MAC and socket.
+        let (origin, mac) = match record {
+            Some(_) if connected::is_listening(&living.unix_sockets(), &path) => (Origin::Brought, None),
+            Some(_) => return None,
+            None => (Origin::Forgotten, self.mac.clone()),
+        };
         let nic = Nic {
             alias: self.config.nic.alias.clone().unwrap_or_else(|| alias_of(self.ifname)),
-            mac: self.mac.clone().unwrap_or_default(),
-            path: point.join(socket).to_str()?.to_owned(),
+            mac: mac.unwrap_or_default(),
+            path,
             socket: socket.to_owned(),
             domain: String::new(),
             queues: None,
             attached: true,
         };
-        Some(Sought { nic, recorded: false })
+        Some(Sought { nic, origin })
     }
 
-    /// Makes the guest let go of the NIC, if there is a guest that has it.
-    fn unplug(&self, sought: &Sought, living: &Living, journal: &mut Journal) -> Result<(), Error> {
+    /// Makes the guest let go of the NIC, if there is a guest that has it; whether there was.
+    fn unplug(&self, sought: &Sought, living: &Living, journal: &mut Journal) -> Result<bool, Error> {
         let nic = &sought.nic;
         let held = || connected::is_listening(&living.unix_sockets(), &nic.path);
         let mut libvirt = match Hypervisor::reach(self.config, self.uid, living, self.deadline) {
@@ -159,13 +178,18 @@ impl Undo<'_> {
                 if !matches!(unreached, Unreached::Daemon(crate::pod::daemon::Error::Absent { .. })) {
                     journal.warn(unreached.told());
                 }
-                return Ok(());
+                return Ok(false);
             }
             Err(unreached) => return Err(unreached.told()),
         };
+        let mut found = false;
         let client = &mut libvirt.client;
-        let domains = client.running_domains(self.deadline).map_err(|error| fault::libvirt(&error))?;
-        let is_it = |domain: &&Domain| !sought.recorded || domain.uuid_digits() == nic.domain;
+        let domains = client.domains(self.deadline).map_err(|error| fault::libvirt(&error))?;
+        // One that does not run may have the NIC stored, if somebody made it persistent. What no record tells to have been
+        // plugged is then the definition's own business.
+        let is_it = |domain: &&Domain| {
+            if sought.origin == Origin::Recorded { domain.uuid_digits() == nic.domain } else { domain.is_active() }
+        };
         let target =
             Target { mac: Some(nic.mac.as_str()).filter(|mac| !mac.is_empty()), path: &nic.path, alias: &nic.alias };
         for domain in domains.iter().filter(is_it) {
@@ -176,11 +200,12 @@ impl Undo<'_> {
             if cut > 0 {
                 journal.warn(format_args!("the data plane hung, and was cut off to let the VM run on ({cut} times)"));
             }
-            if detached.map_err(|error| fault::vm(&error))? {
+            if detached.map_err(|error| fault::held(&error))? {
                 journal.did(format_args!("detach {}", nic.alias));
+                found = true;
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Removes the socket's file, if QEMU has not: one that died has left it. Waits until nobody listens there any more, for

@@ -4,7 +4,7 @@ use super::domain::{Description, Match};
 use super::error::Error;
 use super::interface::{Interface, Nic};
 use crate::deadline::Deadline;
-use crate::libvirt::{Client, Domain, Scope, Xml};
+use crate::libvirt::{Client, Domain, Operation, Scope, Xml};
 
 /// The VM that the daemon runs: the one of this name, or the only one.
 ///
@@ -48,6 +48,18 @@ pub fn examine(description: &Description, asked: &Interface, queues_matter: bool
         Match::Same(nic) => Ok(Some(nic)),
         Match::Conflict(text) => Err(Error::Conflict(text)),
         Match::Absent => description.obstacle(asked).map_or(Ok(None), |obstacle| Err(Error::Obstacle(obstacle))),
+    }
+}
+
+/// Makes sure that libvirt will take up an attach at once. One that has to wait there comes about later, when its caller may
+/// have given up and its data plane be gone: then the VM would stand still for good.
+///
+/// # Errors
+/// [`Error::Busy`]; libvirt's, of which a timeout means that another call holds the domain.
+pub fn ensure_free(client: &mut Client, domain: &Domain, deadline: Deadline) -> Result<(), Error> {
+    match client.operation(domain, deadline)? {
+        None | Some(Operation::Backup) => Ok(()),
+        Some(operation) => Err(Error::Busy(operation)),
     }
 }
 

@@ -49,7 +49,7 @@ enum Asked {
 /// no longer shows it.
 ///
 /// Its stored description goes first, if somebody has made the NIC persistent: with it the VM's next start would wait for
-/// the data plane. Then the guest is asked, by alias, for that call does not wait (the one by XML waits 5 s and then
+/// the data plane. For a domain that does not run that is all. Then the guest is asked, by alias, for that call does not wait (the one by XML waits 5 s and then
 /// reports success whatever the guest did); the end is what the events and, always, the XML say.
 ///
 /// # Errors

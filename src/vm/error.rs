@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::domain::Obstacle;
 use super::xml;
-use crate::libvirt;
+use crate::libvirt::{self, Operation};
 
 /// Why a NIC could not be plugged or unplugged.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub enum Error {
     Conflict(String),
     /// The VM was not started so that it can take the NIC.
     Obstacle(Obstacle),
+    /// libvirt is busy with the VM, and would keep what is asked waiting until that ends.
+    Busy(Operation),
     /// The daemon's description of the domain cannot be read.
     Description(xml::Error),
     /// libvirt failed or refused.
@@ -53,7 +55,11 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::NoDomain { .. } | Self::AttachOpen(_) | Self::NotReleased { .. } | Self::StillStored { .. } => true,
+            Self::NoDomain { .. }
+            | Self::Busy(_)
+            | Self::AttachOpen(_)
+            | Self::NotReleased { .. }
+            | Self::StillStored { .. } => true,
             Self::Libvirt(error) => error.is_retryable() || error.is_no_domain(),
             Self::SeveralDomains(_) | Self::Conflict(_) | Self::Obstacle(_) | Self::Description(_) => false,
         }
@@ -78,6 +84,10 @@ impl fmt::Display for Error {
             }
             Self::Conflict(text) => f.write_str(text),
             Self::Obstacle(obstacle) => obstacle.fmt(f),
+            Self::Busy(operation) => write!(
+                f,
+                "libvirt is busy with {operation} of the VM and would keep an attach waiting, so the VM was left as it is"
+            ),
             Self::Description(error) => write!(f, "libvirt's description of the VM cannot be read: {error}"),
             Self::Libvirt(error) => error.fmt(f),
             Self::AttachOpen(error) => write!(

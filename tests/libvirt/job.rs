@@ -209,7 +209,8 @@ pub fn stored_nic(client: &mut Client) {
     assert_eq!(domain.id, -1);
     assert_eq!(client.state(&domain, soon()).unwrap(), DomainState::ShutOff);
     assert!(client.is_persistent(&domain, soon()).unwrap());
-    assert!(client.running_domains(soon()).unwrap().iter().all(|other| *other != domain));
+    assert!(!client.running_domains(soon()).unwrap().contains(&domain));
+    assert!(client.domains(soon()).unwrap().contains(&domain) && !domain.is_active());
     let xml = nic("ua-nic", Path::new("/run/volumes/pod59cc33fa39b"));
     let error = client.attach(&domain, &xml, Scope::Live, soon()).unwrap_err();
     assert!(error.is_wrong_state() && error.to_string().contains("domain is not running"), "{error}");

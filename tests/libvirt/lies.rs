@@ -25,6 +25,7 @@ fn job(double: &Double, stream: UnixStream, deadline: Deadline) -> Result<(), Er
     client.state(&domain, deadline)?;
     client.is_persistent(&domain, deadline)?;
     client.xml(&domain, Xml::Live, deadline)?;
+    client.operation(&domain, deadline)?;
     client.subscribe(EventKind::DeviceRemoved, &domain, deadline)?;
     let xml = nic("ua-nic", &double.dir.join("nic"));
     client.attach(&domain, &xml, Scope::Live, deadline)?;
@@ -52,7 +53,7 @@ fn expect(at: &str, lie: &Value, expected: &str) -> Error {
 }
 
 /// The calls of a job, in order.
-const CALLS: [&str; 11] = [
+const CALLS: [&str; 12] = [
     "auth-list",
     "open",
     "version",
@@ -61,6 +62,7 @@ const CALLS: [&str; 11] = [
     "state",
     "persistent",
     "xml",
+    "job",
     "subscribe",
     "attach",
     "detach-alias",
@@ -70,7 +72,7 @@ const CALLS: [&str; 11] = [
 fn without_a_lie_the_job_is_done() {
     let double = Double::start(&json!({}));
     job(&double, double.connect(), soon()).unwrap();
-    assert_eq!(double.call_names()[1..12], CALLS);
+    assert_eq!(double.call_names()[1..13], CALLS);
 }
 
 #[test]
@@ -109,7 +111,7 @@ fn a_payload_that_is_not_the_answers_is_a_breach_at_every_call() {
             expect(at, &lie, "protocol");
         }
     }
-    for (at, whole) in [("version", 8), ("state", 8), ("subscribe", 4), ("lookup", 32), ("list", 112)] {
+    for (at, whole) in [("version", 8), ("state", 8), ("subscribe", 4), ("lookup", 32), ("list", 112), ("job", 8)] {
         for count in 0..whole {
             expect(at, &json!({"short-payload": count}), "protocol");
         }

@@ -45,6 +45,7 @@ fn a_real_libvirtd_answers_as_the_double_does() {
     assert!(domain.id > 0);
     assert_eq!(client.state(&domain, soon()).unwrap(), DomainState::Paused);
     assert!(!client.is_persistent(&domain, soon()).unwrap());
+    assert_eq!(client.operation(&domain, soon()).unwrap(), None);
     let xml = client.xml(&domain, Xml::Live, soon()).unwrap();
     assert!(xml.contains("<name>ns_plain</name>") && xml.contains("<alias name='ua-port'/>"), "{xml}");
     client.close(soon());

@@ -7,7 +7,7 @@ use vhostuser_hotplug::libvirt::Xml;
 
 use super::dataplane::DataPlane;
 use super::libvirt::{DOMAIN, Double, domain, nics};
-use super::node::{Call, INSIDE, Node, Pod, answer};
+use super::node::{Call, INSIDE, Node, Pod, STATE, answer};
 
 fn add(pod: &Pod<'_>) -> Call {
     Call::new("ADD", &pod.uid, &pod.netns())
@@ -52,6 +52,91 @@ fn a_nic_that_was_made_persistent_is_forgotten_before_it_is_unplugged() {
         assert_eq!(nics(&pod, Xml::Persistent), ["ua-other"], "and nothing else is");
         assert!(nics(&pod, Xml::Live).is_empty() && node.is_clean(&pod.uid));
     }
+}
+
+/// The domain has been shut off since, and its stored description has the NIC, under this alias if any.
+fn shut_off(alias: Option<&str>) -> Value {
+    let mut script = persistent(alias);
+    (script["domains"][0]["id"], script["domains"][0]["state"]) = (json!(-1), json!(5));
+    script
+}
+
+#[test]
+fn a_persistent_nic_of_a_domain_that_is_shut_off_is_forgotten() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    for (alias, call) in [(Some("ua-net1"), "detach-alias"), (None, "detach")] {
+        let running = Double::start(&pod, &json!({}));
+        add(&pod).run(&node).succeeded();
+        drop(running);
+        let double = Double::start(&pod, &shut_off(alias));
+        del(&pod).run(&node).succeeded();
+        assert_eq!(detaches(&double), [(call.to_owned(), 2)], "there is no guest to ask");
+        assert_eq!(nics(&pod, Xml::Persistent), ["ua-other"], "and nothing else is");
+        assert!(node.is_clean(&pod.uid));
+    }
+}
+
+#[test]
+fn what_a_domain_that_is_shut_off_has_of_its_own_stays() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let mut other_domain = shut_off(Some("ua-net1"));
+    other_domain["domains"][0]["uuid"] = json!("22222222-2222-3333-4444-555555555555");
+    let mut other_nic = shut_off(None);
+    let stored = other_nic["domains"][0]["stored"].as_str().unwrap().replace("00:00:00:24:65:f4", "52:54:00:00:00:02");
+    other_nic["domains"][0]["stored"] = json!(stored);
+    for (script, lost) in [(other_domain, false), (other_nic, false), (shut_off(Some("ua-net1")), true)] {
+        let running = Double::start(&pod, &json!({}));
+        add(&pod).run(&node).succeeded();
+        drop(running);
+        if lost {
+            // What no record tells to have been plugged may be what the VM is to be started with.
+            node.sh(&format!("rm -r {STATE}"));
+        }
+        let double = Double::start(&pod, &script);
+        del(&pod).run(&node).succeeded();
+        assert_eq!((detaches(&double), nics(&pod, Xml::Persistent).len()), (vec![], 2), "{script}");
+        assert!(node.is_clean(&pod.uid));
+    }
+}
+
+/// Makes of the pod's record one of the share alone, as an ADD with `attach: "never"` leaves it.
+fn record_the_share_alone(node: &Node, pod: &Pod<'_>) {
+    let file = node.sh(&format!("ls {STATE}/pods/{}/net1@*.json", pod.uid));
+    let mut record: Value = serde_json::from_str(&node.sh(&format!("cat {file}"))).unwrap();
+    assert!(record["nic"].take().is_object());
+    node.sh(&format!("echo '{record}' > {file}"));
+}
+
+#[test]
+fn a_nic_that_a_vm_has_brought_along_is_unplugged_though_the_share_alone_is_recorded() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let double = Double::start(&pod, &json!({}));
+    add(&pod).run(&node).succeeded();
+    record_the_share_alone(&node, &pod);
+    del(&pod).run(&node).succeeded();
+    assert_eq!(detaches(&double), [("detach-alias".to_owned(), 1)]);
+    assert!(nics(&pod, Xml::Live).is_empty() && node.is_clean(&pod.uid));
+}
+
+#[test]
+fn a_nic_of_the_vms_definition_stays_where_the_share_alone_is_recorded() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let double = Double::start(&pod, &json!({}));
+    let own = json!({"cni": {"vhostuser-hotplug": {"alias": "ua-own"}}});
+    add(&pod).set("args", own).run(&node).succeeded();
+    record_the_share_alone(&node, &pod);
+    del(&pod).run(&node).succeeded();
+    assert_eq!(detaches(&double), []);
+    assert_eq!(nics(&pod, Xml::Live), ["ua-own"]);
+    assert!(node.is_shared(&pod.uid), "its socket is in use");
 }
 
 #[test]

@@ -108,7 +108,7 @@ pub fn client(pod: &Pod<'_>) -> Client {
 /// The aliases of the NICs that the pod's first domain has.
 pub fn nics(pod: &Pod<'_>, which: Xml) -> Vec<String> {
     let mut client = client(pod);
-    let domain = client.running_domains(soon()).unwrap().remove(0);
+    let domain = client.domains(soon()).unwrap().remove(0);
     let xml = client.xml(&domain, which, soon()).unwrap();
     let alias =
         |nic: &str| nic.split("<alias name='").nth(1).map_or("", |rest| rest.split('\'').next().unwrap()).to_owned();

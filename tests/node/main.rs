@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod attach;
+mod busy;
 mod dataplane;
 mod detach;
 mod doctor;

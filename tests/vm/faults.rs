@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::lab::{Answer, Pod, holds, lab, log};
+use super::lab::{Answer, Nic, Pod, holds, lab, log};
 
 /// A process of the pod's container, as the lab tells it now.
 fn pid(pod: &Pod, which: &str) -> String {
@@ -150,11 +150,8 @@ fn a_vm_that_is_rebooted_keeps_its_nic_and_one_that_is_started_anew_gets_it_back
     assert_eq!(pod.leftovers(), Vec::<String>::new());
 }
 
-#[test]
-#[ignore = "needs the lab: run tests/run"]
-fn a_nic_that_was_made_persistent_does_not_hold_up_the_next_start() {
-    let pod = Pod::new(&[]);
-    let nic = pod.add("net1").nic();
+/// Somebody has the NIC stored too.
+fn make_persistent(pod: &Pod, nic: &Nic) {
     let xml = format!(
         "<interface type='vhostuser'><mac address='{}'/><source type='unix' path='{}/net1' mode='server'/><model type='virtio'/></interface>",
         nic.mac,
@@ -162,12 +159,34 @@ fn a_nic_that_was_made_persistent_does_not_hold_up_the_next_start() {
     );
     lab(&["exec", "sh", "-c", &format!("echo \"{xml}\" > /proc/{}/root/tmp/nic.xml", pod.fact("PID"))]);
     lab(&["virsh", &pod.name, "attach-device", pod.fact("DOMAIN"), "/tmp/nic.xml", "--config"]);
-    let stored = || lab(&["virsh", &pod.name, "dumpxml", "--inactive", pod.fact("DOMAIN")]);
-    assert!(stored().contains(&nic.mac));
+    assert!(stored(pod).contains(&nic.mac));
+}
+
+/// What the domain's next start uses.
+fn stored(pod: &Pod) -> String {
+    lab(&["virsh", &pod.name, "dumpxml", "--inactive", pod.fact("DOMAIN")])
+}
+
+#[test]
+#[ignore = "needs the lab: run tests/run"]
+fn a_nic_that_was_made_persistent_does_not_hold_up_the_next_start() {
+    let pod = Pod::new(&[]);
+    let nic = pod.add("net1").nic();
+    make_persistent(&pod, &nic);
     pod.del("net1").succeeded();
-    assert!(!stored().contains("<interface"), "{}", stored());
+    assert!(!stored(&pod).contains("<interface"), "{}", stored(&pod));
     assert!(!pod.guest_has(&nic));
     assert_eq!(pod.leftovers(), Vec::<String>::new());
+
+    // The same with a VM that is shut off when the DEL comes.
+    let nic = pod.add("net1").nic();
+    make_persistent(&pod, &nic);
+    lab(&["vm", &pod.name, "destroy"]);
+    pod.del("net1").succeeded();
+    assert!(!stored(&pod).contains("<interface"), "{}", stored(&pod));
+    assert_eq!(pod.leftovers(), Vec::<String>::new());
+    lab(&["vm", &pod.name, "start"]);
+    assert!(!pod.guest_has(&nic));
 }
 
 /// Kills the plugin's call for the pod, this long after it was first seen.

@@ -9,6 +9,8 @@ mod faults;
 mod freeze;
 mod lab;
 mod life;
+mod migrate;
+mod native;
 mod people;
 mod plug;
 mod refuse;

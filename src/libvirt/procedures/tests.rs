@@ -4,6 +4,7 @@ use super::*;
 use crate::libvirt::devices::DetachAlias;
 use crate::libvirt::error::Refusal;
 use crate::libvirt::events::{Arrival, EventKind, Subscribe};
+use crate::libvirt::jobs::GetJobStats;
 
 /// A domain "vm" with id 1, as it is on the wire.
 fn vm() -> Vec<u8> {
@@ -31,7 +32,7 @@ fn read<C: Call>(_: &C, bytes: &[u8]) -> Result<C::Reply, Fault> {
 fn arguments_are_written_as_libvirt_reads_them() {
     let uri = [&[0, 0, 0, 1, 0, 0, 0, 14][..], b"qemu:///system", &[0, 0], &[0; 4]].concat();
     assert_eq!(written(&Open { uri: "qemu:///system" }), uri);
-    assert_eq!(written(&ListActive), [0, 0, 0, 1, 0, 0, 0, 1]);
+    assert_eq!(written(&List { flags: 1 }), [0, 0, 0, 1, 0, 0, 0, 1]);
     assert_eq!(written(&Lookup { name: "vm" }), [0, 0, 0, 2, b'v', b'm', 0, 0]);
     assert_eq!(written(&IsPersistent { domain: &domain() }), vm());
     assert_eq!(written(&GetState { domain: &domain() }), [&vm()[..], &[0; 4]].concat());
@@ -43,14 +44,14 @@ fn arguments_are_written_as_libvirt_reads_them() {
 #[test]
 fn a_list_of_domains_is_a_count_the_domains_and_the_count_again() {
     let two = [&[0, 0, 0, 2][..], &vm(), &vm(), &[0, 0, 0, 2]].concat();
-    assert_eq!(read(&ListActive, &two), Ok(vec![domain(), domain()]));
-    assert_eq!(read(&ListActive, &[0; 8]), Ok(vec![]));
+    assert_eq!(read(&List { flags: 0 }, &two), Ok(vec![domain(), domain()]));
+    assert_eq!(read(&List { flags: 0 }, &[0; 8]), Ok(vec![]));
     for cut in 0..two.len() {
-        assert!(read(&ListActive, &two[..cut]).is_err(), "cut at {cut}");
+        assert!(read(&List { flags: 0 }, &two[..cut]).is_err(), "cut at {cut}");
     }
     let mut lie = two;
     *lie.last_mut().unwrap() = 3;
-    assert_eq!(read(&ListActive, &lie), Err(Fault::Impossible { what: "number of domains", value: 3 }));
+    assert_eq!(read(&List { flags: 0 }, &lie), Err(Fault::Impossible { what: "number of domains", value: 3 }));
 }
 
 #[test]
@@ -98,13 +99,14 @@ fn no_bytes_make_a_decoder_panic_or_invent_anything() {
         }
         bytes.truncate(next(bytes.len() + 1));
         let whole = bytes.len();
-        if let Ok(domains) = read(&ListActive, &bytes) {
+        if let Ok(domains) = read(&List { flags: 0 }, &bytes) {
             // What was read took at least its own size on the wire.
             let size: usize = domains.iter().map(|domain| 24 + domain.name.len()).sum();
             assert!(size + 8 <= whole);
         }
         let _ = read(&AuthList, &bytes);
         let _ = read(&GetXml { domain: &domain(), flags: 0 }, &bytes);
+        let _ = read(&GetJobStats { domain: &domain() }, &bytes);
         let _ = read(&Subscribe { kind: EventKind::Lifecycle, domain: &domain() }, &bytes);
         let _ = Refusal::decode("testing", &mut Reader::new(&bytes));
         for kind in [EventKind::Lifecycle, EventKind::DeviceRemoved] {

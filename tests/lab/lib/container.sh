@@ -120,9 +120,11 @@ cache_at() {
 
 # daemon_settings DIRECTORY USER
 daemon_settings() {
-    cat >"$1/libvirtd.conf" <<'CONF'
+    # A host of its own: libvirt refuses to migrate a VM to the machine that it is on already.
+    cat >"$1/libvirtd.conf" <<CONF
 auth_unix_ro = "none"
 auth_unix_rw = "none"
+host_uuid = "$(cat /proc/sys/kernel/random/uuid)"
 CONF
     # As KubeVirt's: no cgroups or mount namespaces of libvirt's own inside a container.
     cat >"$1/qemu.conf" <<CONF

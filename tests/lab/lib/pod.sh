@@ -13,6 +13,7 @@ usage: lab pod NAME [OPTION...]     (NAME: lower-case letters, digits and '-')
   --no-shared-memory    the VM's memory is private: a vhost-user NIC cannot work
   --stubborn            the guest takes a NIC (within 1 s) and uses it, but never lets it go before a reboot
   --no-virtio           the guest ignores hot-plug and has no driver: it neither uses a NIC nor lets it go
+  --native-hotplug      the VM's PCIe ports are hot-plugged by PCIe's own way, with a button and an indicator, not by ACPI
   --no-vm               libvirt runs, but no domain does
   --no-libvirt          the container runs neither libvirt nor a VM
   --no-volume           the pod has no emptyDir vhostuser-sockets
@@ -56,6 +57,7 @@ pod_options() {
             --no-shared-memory) shared=no ;;
             --stubborn) guest=stubborn ;;
             --no-virtio) guest=novirtio ;;
+            --native-hotplug) hotplug=native ;;
             --no-vm) vm=no ;;
             --no-libvirt) daemon=no vm=no ;;
             --no-volume) volume=no ;;
@@ -77,7 +79,7 @@ pod_options() {
 
 pod_create() {
     local name=${1:-} pod_uid='' namespace=default vcpus=2 ports=4 libvirt=11 cgroup=cgroupfs
-    local shared=yes guest=usual vm=yes daemon=yes volume=yes container=yes pause=yes session=no
+    local shared=yes guest=usual hotplug=acpi vm=yes daemon=yes volume=yes container=yes pause=yes session=no
     [[ $name =~ ^[a-z0-9][a-z0-9-]{0,40}$ ]] || { pod_usage >&2; die "pod: '$name' is no name for a pod"; }
     shift
     pod_options "$@"
@@ -99,7 +101,7 @@ pod_create() {
     if [ "$container" = yes ]; then
         pod_container
         if [ "$vm" = yes ]; then
-            domain_xml "$vcpus" "$ports" "$shared" "$guest" >"$POD/domain.xml"
+            domain_xml "$vcpus" "$ports" "$shared" "$guest" "$hotplug" >"$POD/domain.xml"
             virsh_in define "$POD/domain.xml" >/dev/null
             vm_start
             guest_wait

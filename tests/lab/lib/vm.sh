@@ -5,10 +5,10 @@ GUEST_MEMORY=256
 GUEST_SOCKET=/run/lab/guest.sock
 GUEST_CONSOLE=/run/lab/console.log
 
-# domain_xml VCPUS PORTS SHARED GUEST
+# domain_xml VCPUS PORTS SHARED GUEST HOTPLUG
 domain_xml() {
-    local vcpus=$1 ports=$2 shared=$3 guest=$4 port cpus access='' memory='' cmdline='console=ttyS0 quiet panic=1'
-    local initrd=$GUEST_INITRD
+    local vcpus=$1 ports=$2 shared=$3 guest=$4 hotplug=$5 port cpus access='' memory=''
+    local cmdline='console=ttyS0 quiet panic=1' initrd=$GUEST_INITRD qemu=''
     [ ! -s "$RUN/initramfs.gz" ] || initrd=$RUN/initramfs.gz
     cpus=0$([ "$vcpus" = 1 ] || echo "-$((vcpus - 1))")
     if [ "$shared" = yes ]; then
@@ -17,8 +17,11 @@ domain_xml() {
     fi
     # acpiphp is built in; without it nobody in the guest answers the request to let a device go.
     [ "$guest" = usual ] || cmdline+=" lab.$guest acpiphp.disable=1 pcie_ports=compat"
+    # As machines before pc-q35-6.1 are: the root ports themselves, and the guest's pciehp, see to hot-plug.
+    [ "$hotplug" = acpi ] || qemu="<qemu:commandline><qemu:arg value='-global'/>
+    <qemu:arg value='ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off'/></qemu:commandline>"
     cat <<XML
-<domain type='qemu'>
+<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>$DOMAIN</name>
   <memory unit='MiB'>$GUEST_MEMORY</memory>
   $memory
@@ -40,6 +43,7 @@ $(for ((port = 1; port <= ports; port++)); do echo "    <controller type='pci' i
     <serial type='unix'><source mode='bind' path='$GUEST_SOCKET'/><target port='1'/></serial>
     <memballoon model='none'/>
   </devices>
+  $qemu
 </domain>
 XML
 }
@@ -56,6 +60,25 @@ pod_virsh() {
     pod_load "$1"
     shift
     virsh_in "$@"
+}
+
+# vm_migrate FROM TO [OPTION OF virsh migrate...]: moves the VM of one pod into another that has none. It keeps its name.
+# Both daemons are spoken to from the node, and QEMU's stream goes over a socket in the one directory that all containers
+# share.
+vm_migrate() {
+    local from=$1 to=$2 target
+    shift 2
+    pod_load "$to"
+    target=$(libvirt_from_the_node)
+    pod_load "$from"
+    install -d -m 777 "$POD/migration"
+    virsh --quiet --connect "$(libvirt_from_the_node)" migrate --live --domain "$DOMAIN" --desturi "$target" \
+        --migrateuri "unix://$POD/migration/socket" "$@"
+}
+
+libvirt_from_the_node() {
+    local uri=${LIBVIRT_URI%\?*}
+    echo "qemu+unix:${uri#qemu:}?socket=/proc/$PID/root$LIBVIRT_SOCKET"
 }
 
 vm_start() {

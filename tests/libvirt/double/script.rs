@@ -77,6 +77,8 @@ pub struct Domain {
     pub xml: String,
     /// The stored XML, of a persistent domain.
     pub stored: Option<String>,
+    /// The long job that holds it, for good (`virDomainJobOperation`).
+    pub operation: Option<i32>,
 }
 
 /// How an attach goes, after libvirt's own checks.

@@ -107,6 +107,7 @@ fn name(procedure: i32) -> &'static str {
         161 => "detach",
         212 => "state",
         273 => "list",
+        298 => "job",
         316 => "subscribe",
         392 => "detach-alias",
         _ => "unknown",
@@ -123,7 +124,7 @@ fn describe(call: &str, mut args: In<'_>) -> Option<Value> {
         "lookup" => json!({"name": args.text()?}),
         "list" => json!({"need_results": args.word()?, "flags": args.word()?}),
         "feature" => json!({"feature": args.word()?}),
-        "state" | "xml" | "persistent" | "attach" | "detach" | "detach-alias" => {
+        "state" | "xml" | "persistent" | "job" | "attach" | "detach" | "detach-alias" => {
             let name = args.text()?;
             args.uuid()?;
             let id = args.word()?;
@@ -169,8 +170,8 @@ fn answer(
         "version" => Ok(out.double(world.script.lib_version)),
         "feature" => Ok(out.word(i32::from([8, 10, 14, 15].contains(&args.word()?)))),
         "list" => {
-            let (count, domains) = world.active();
             let wanted = args.word()? != 0;
+            let (count, domains) = world.listed(args.word()?);
             let out = if wanted { out.word(count).raw(&domains.0) } else { out.word(0) };
             Ok(out.word(count))
         }
@@ -183,6 +184,10 @@ fn answer(
         "state" => {
             let known = world.known(args.domain()?);
             known.and_then(|uuid| world.by_uuid(uuid, |domain| out.word(domain.state).word(1)))
+        }
+        "job" => {
+            let known = world.known(args.domain()?);
+            known.and_then(|uuid| world.by_uuid(uuid, |domain| job(out, domain.operation)))
         }
         "persistent" => {
             let known = world.known(args.domain()?);
@@ -203,6 +208,17 @@ fn answer(
         }
         _ => Err(Refusal::new(39, 7, format!("the double has no answer to {call}"))),
     })
+}
+
+/// The long job of a domain: its type, and parameters of two types.
+fn job(out: Out, operation: Option<i32>) -> Out {
+    match operation {
+        None => out.word(0).word(0),
+        Some(operation) => {
+            let out = out.word(2).word(2).text("time_elapsed").word(4).double(1500);
+            out.text("operation").word(1).word(operation)
+        }
+    }
 }
 
 fn authenticate(world: &World, session: &mut Session, call: &str) -> Result<Out, Refusal> {

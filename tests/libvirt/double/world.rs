@@ -64,6 +64,7 @@ pub struct Domain {
     pub state: i32,
     pub xml: String,
     pub stored: Option<String>,
+    pub operation: Option<i32>,
     sockets: HashMap<String, Socket>,
     asks: HashMap<String, u32>,
     busy: bool,
@@ -103,6 +104,7 @@ impl World {
             state: domain.state,
             xml: domain.xml.clone(),
             stored: domain.stored.clone(),
+            operation: domain.operation,
             ..Domain::default()
         };
         let state = State { domains: script.domains.iter().map(domain).collect(), ..State::default() };
@@ -149,11 +151,16 @@ impl World {
         self.look(|domain| domain.uuid == uuid, look).ok_or_else(gone)
     }
 
-    /// The active domains, on the wire.
-    pub fn active(&self) -> (u32, Out) {
+    /// The domains, on the wire: the active ones (flag 1), those that are not (2), or all.
+    pub fn listed(&self, flags: i32) -> (u32, Out) {
         let state = self.lock();
-        let active = || state.domains.iter().filter(|domain| domain.id >= 0);
-        (u32::try_from(active().count()).unwrap(), active().fold(Out::default(), |out, domain| domain.encode(out)))
+        let is_asked_for = |domain: &&Domain| match flags & 3 {
+            1 => domain.id >= 0,
+            2 => domain.id < 0,
+            _ => true,
+        };
+        let listed = || state.domains.iter().filter(|domain| !domain.gone).filter(is_asked_for);
+        (u32::try_from(listed().count()).unwrap(), listed().fold(Out::default(), |out, domain| domain.encode(out)))
     }
 
     pub fn subscribe(
@@ -230,9 +237,20 @@ impl World {
         result
     }
 
-    /// The XML, live or stored. Takes a job, as libvirt 11.3 does.
+    /// Waits for the domain's long job to end, which it does not; a backup (9) lets changes pass.
+    fn changeable(&self, uuid: [u8; 16]) -> Result<(), Refusal> {
+        if self.by_uuid(uuid, |domain| domain.operation.is_none_or(|operation| operation == 9))? {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(self.script.job_timeout_ms));
+        let holder = "held by monitor=remoteDispatchDomainMigratePerform3Params";
+        let message = format!("Timed out during operation: cannot acquire state change lock ({holder})");
+        Err(Refusal::new(68, 10, message))
+    }
+
+    /// The XML, live or stored; what does not run is described by what is stored. Takes a job, as libvirt 11.3 does.
     pub fn xml(&self, uuid: [u8; 16], stored: bool) -> Result<String, Refusal> {
-        let xml = |d: &Domain| if stored { d.stored.as_ref().unwrap_or(&d.xml).clone() } else { d.xml.clone() };
+        let xml = |d: &Domain| d.stored.as_ref().filter(|_| stored || d.id < 0).unwrap_or(&d.xml).clone();
         self.job(uuid, |world| world.by_uuid(uuid, xml))
     }
 
@@ -240,6 +258,7 @@ impl World {
         if flags & !3 != 0 {
             return Err(unsupported_flags(flags & !3, "qemuDomainAttachDeviceLiveAndConfig"));
         }
+        self.changeable(uuid)?;
         self.job(uuid, |world| {
             world.by_uuid(uuid, |domain| allowed(domain, flags))??;
             if let Some(refusal) = world.ordered("attach", world.script.attach.refuse.as_ref()) {
@@ -316,6 +335,7 @@ impl World {
         find: impl Fn(&[Device]) -> Result<Device, Refusal>,
     ) -> Result<(), Refusal> {
         let stored = flags & CONFIG != 0;
+        self.changeable(uuid)?;
         self.job(uuid, |world| {
             world.by_uuid(uuid, |domain| allowed(domain, flags))??;
             let look = |d: &Domain| if stored { d.stored.clone().unwrap_or_default() } else { d.xml.clone() };
@@ -374,8 +394,6 @@ impl World {
                 if let Some(domain) = self.lock().domains.iter_mut().find(|domain| domain.uuid == uuid) {
                     (domain.id, domain.state, domain.gone) = (-1, 5, domain.stored.is_none());
                     domain.sockets.clear();
-                    // What does not run is described by what is stored.
-                    domain.xml = domain.stored.clone().unwrap_or_default();
                 }
                 self.tell(uuid, LIFECYCLE, |out| out.word(5).word(1));
             }

@@ -1,0 +1,141 @@
+//! What a domain is busy with. While one of libvirt's long jobs (a migration, a save, …) is at work, a call that changes the
+//! domain waits in the daemon for up to 30 s, and goes on waiting there when its caller has given up.
+
+use std::fmt;
+
+use super::procedures::{Call, Domain};
+use super::xdr::{Fault, Reader, Writer};
+
+/// The most parameters in one answer (`REMOTE_DOMAIN_JOB_STATS_MAX`).
+const PARAMETERS_MAX: usize = 64;
+/// The least that a parameter takes on the wire: an empty name, a type, a value of one word.
+const PARAMETER_SIZE_MIN: usize = 12;
+/// The parameter that tells the operation (`VIR_DOMAIN_JOB_OPERATION`, since 3.3.0).
+const OPERATION: &str = "operation";
+
+/// A long job (`virDomainJobOperation`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// The VM is on its way to another host.
+    MigrationOut,
+    /// A backup of its disks: the one operation during which libvirt lets other calls change the domain.
+    Backup,
+    /// A save, a restore, a snapshot, a dump; or one that this client does not know.
+    Other(i32),
+}
+
+impl From<i32> for Operation {
+    fn from(word: i32) -> Self {
+        match word {
+            5 => Self::MigrationOut,
+            9 => Self::Backup,
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MigrationOut => f.write_str("a migration"),
+            Self::Backup => f.write_str("a backup"),
+            Self::Other(2) => f.write_str("a save"),
+            Self::Other(6) => f.write_str("a snapshot"),
+            Self::Other(8) => f.write_str("a dump"),
+            Self::Other(other) => write!(f, "operation {other} (virDomainJobOperation)"),
+        }
+    }
+}
+
+/// Asks for the long job of a domain (since libvirt 1.0.3). It waits for short ones that are at work.
+pub struct GetJobStats<'a> {
+    /// The domain.
+    pub domain: &'a Domain,
+}
+
+impl Call for GetJobStats<'_> {
+    const PROCEDURE: i32 = 298;
+    const DOING: &'static str = "asking what a domain is busy with";
+    type Reply = Option<Operation>;
+
+    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+        self.domain.encode(writer)?;
+        writer.u32(0);
+        Ok(())
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Option<Operation>, Fault> {
+        let kind = reader.i32()?;
+        let parameters = reader.array(PARAMETERS_MAX, PARAMETER_SIZE_MIN, parameter)?;
+        let named = parameters.into_iter().flatten().next();
+        // virDomainJobType: bounded or unbounded. Else there is none, or it has ended.
+        Ok([1, 2].contains(&kind).then(|| named.unwrap_or(0).into()))
+    }
+}
+
+/// A `remote_typed_param`: its value if it is the operation.
+fn parameter(reader: &mut Reader<'_>) -> Result<Option<i32>, Fault> {
+    let name = reader.string()?;
+    // virTypedParameterType
+    match reader.i32()? {
+        1 => return reader.i32().map(|value| (name == OPERATION).then_some(value)),
+        2 | 6 => drop(reader.u32()?),
+        3..=5 => drop(reader.u64()?),
+        7 => drop(reader.string()?),
+        other => return Err(Fault::Impossible { what: "type of a parameter", value: other.into() }),
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Option<Operation>, Fault> {
+        let mut reader = Reader::new(bytes);
+        let operation = GetJobStats::decode(&mut reader)?;
+        reader.finish().map(|()| operation)
+    }
+
+    /// An answer of this type with one parameter of each type before the operation.
+    fn answer(kind: i32, operation: i32) -> Vec<u8> {
+        let mut writer = Writer::new();
+        writer.i32(kind);
+        writer.u32(8);
+        for (name, kind, words) in
+            [("flags", 1, 1), ("pages", 2, 1), ("left", 3, 2), ("total", 4, 2), ("rate", 5, 2), ("done", 6, 1)]
+        {
+            writer.string(name).unwrap();
+            writer.i32(kind);
+            (0..words).for_each(|_| writer.i32(1));
+        }
+        writer.string("errmsg").unwrap();
+        writer.i32(7);
+        writer.string("none").unwrap();
+        writer.string("operation").unwrap();
+        writer.i32(1);
+        writer.i32(operation);
+        writer.into_bytes()
+    }
+
+    #[test]
+    fn the_operation_is_found_among_the_parameters_of_a_job_at_work() {
+        assert_eq!(read(&answer(2, 5)), Ok(Some(Operation::MigrationOut)));
+        assert_eq!(read(&answer(1, 9)), Ok(Some(Operation::Backup)));
+        assert_eq!(read(&answer(2, 2)), Ok(Some(Operation::Other(2))));
+        assert_eq!(read(&answer(3, 5)), Ok(None), "it is over");
+        assert_eq!(read(&[0; 8]), Ok(None));
+        assert_eq!(read(&[0, 0, 0, 2, 0, 0, 0, 0]), Ok(Some(Operation::Other(0))), "a job without a name is one");
+    }
+
+    #[test]
+    fn an_answer_that_is_none_is_told() {
+        let whole = answer(2, 5);
+        for cut in 0..whole.len() {
+            assert!(read(&whole[..cut]).is_err(), "cut at {cut}");
+        }
+        let unknown = [&[0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 8][..], &[0; 4]].concat();
+        assert_eq!(read(&unknown), Err(Fault::Impossible { what: "type of a parameter", value: 8 }));
+        assert!(read(&[&[0, 0, 0, 2, 0, 0, 0, 65][..], &[0; 65 * 12]].concat()).is_err(), "more than libvirt sends");
+    }
+}

@@ -1,0 +1,72 @@
+//! The VM that libvirt is busy with: migrating it, saving it.
+
+use serde_json::{Value, json};
+
+use super::dataplane::DataPlane;
+use super::libvirt::{DOMAIN, Double, domain, nics};
+use super::node::{Call, Node, Pod};
+
+use vhostuser_hotplug::libvirt::Xml;
+
+fn add(pod: &Pod<'_>) -> Call {
+    Call::new("ADD", &pod.uid, &pod.netns())
+}
+
+/// A domain with a long job that does not end (`virDomainJobOperation`), and with this XML.
+fn busy(operation: i32, xml: &str) -> Value {
+    let mut domain = domain("ns_vm", "1", xml);
+    domain["operation"] = json!(operation);
+    json!({"domains": [domain], "job_timeout_ms": 300})
+}
+
+/// An attach that libvirt keeps waiting would come about when nobody stands in for the data plane any more.
+#[test]
+fn a_vm_that_is_being_migrated_or_saved_is_not_asked_to_take_a_nic() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    for (operation, word) in [(5, "a migration"), (2, "a save"), (4, "operation 4")] {
+        let double = Double::start(&pod, &busy(operation, DOMAIN));
+        let answer = add(&pod).run(&node);
+        assert_eq!(answer.code(), 11, "{answer:?}");
+        assert!(answer.text().contains(&format!("busy with {word}")), "{answer:?}");
+        assert_eq!((double.count("job"), double.count("attach")), (1, 0));
+        assert!(node.is_clean(&pod.uid), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_vm_that_is_being_backed_up_takes_a_nic() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let _double = Double::start(&pod, &busy(9, DOMAIN));
+    add(&pod).run(&node).succeeded();
+    add(&pod).command("DEL").run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid));
+}
+
+#[test]
+fn a_nic_of_a_vm_that_is_being_migrated_is_found_and_stays() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let double = Double::start(&pod, &json!({}));
+    add(&pod).run(&node).succeeded();
+    drop(double);
+    let nic = "<interface type='vhostuser'><mac address='00:00:00:24:65:f4'/><source type='unix' \
+               path='/run/vm/sockets/net1' mode='server'/><model type='virtio-non-transitional'/>\
+               <driver name='vhost' queues='2'/><alias name='ua-net1'/></interface></devices>";
+    let mut script = busy(5, &DOMAIN.replace("</devices>", nic));
+    for (job_timeout, word) in [(300, "cannot acquire state change lock"), (30_000, "Another operation on the VM")] {
+        script["job_timeout_ms"] = json!(job_timeout);
+        let double = Double::start(&pod, &script);
+        add(&pod).run(&node).succeeded();
+        assert_eq!((double.count("job"), double.count("attach")), (0, 0), "there is nothing to plug");
+        let answer = add(&pod).command("DEL").set("detach_timeout", json!(2)).run(&node);
+        assert_eq!(answer.code(), 11, "{answer:?}");
+        assert!(answer.text().contains(word), "{answer:?}");
+        assert!(node.is_shared(&pod.uid));
+        assert_eq!(nics(&pod, Xml::Live), ["ua-net1"]);
+    }
+}
