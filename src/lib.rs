@@ -11,6 +11,7 @@ pub mod deadline;
 pub mod libvirt;
 pub mod logging;
 pub mod pod;
+pub mod quote;
 pub mod record;
 pub mod share;
 pub mod sys;

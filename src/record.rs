@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::deadline::Deadline;
 use crate::pod::identity::PodUid;
-use crate::sys;
+use crate::{quote, sys};
 
 /// The format that this version writes, and the newest that it reads.
 const FORMAT: u32 = 1;
@@ -298,14 +298,14 @@ fn read(path: &Path) -> Option<Record> {
         Ok(file) => file,
         Err(error) => {
             if error.kind() != std::io::ErrorKind::NotFound {
-                warn!("record {} cannot be opened: {error}", path.display());
+                warn!("record {} cannot be opened: {error}", shown(path));
             }
             return None;
         }
     };
     let mut text = Vec::new();
     if let Err(error) = file.take(RECORD_LIMIT).read_to_end(&mut text) {
-        warn!("record {} cannot be read: {error}", path.display());
+        warn!("record {} cannot be read: {error}", shown(path));
         return None;
     }
     // The format first: what else is in a newer one is for its own version to know.
@@ -316,14 +316,19 @@ fn read(path: &Path) -> Option<Record> {
     match record {
         Ok(Ok(record)) => Some(record),
         Ok(Err(newer)) => {
-            warn!("record {} is of format {newer}, newer than this plugin", path.display());
+            warn!("record {} is of format {newer}, newer than this plugin", shown(path));
             None
         }
         Err(error) => {
-            warn!("record {} is broken: {error}", path.display());
+            warn!("record {} is broken: {error}", shown(path));
             None
         }
     }
+}
+
+/// A record's path, for messages: the interface's name is in it.
+fn shown(path: &Path) -> String {
+    quote::value(&path.to_string_lossy())
 }
 
 /// What every format has.

@@ -18,6 +18,8 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
+use crate::quote;
+
 /// A system call that failed: which, on what, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
@@ -59,7 +61,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}({}): {}", self.call, self.on, self.errno.desc())?;
+        write!(f, "{}({}): {}", self.call, quote::value(&self.on), self.errno.desc())?;
         if self.errno == Errno::ENOSYS && self.call == "openat2" {
             write!(f, "; this kernel is older than 5.6, which the plugin needs to resolve paths of a pod safely")?;
         }
