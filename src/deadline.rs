@@ -38,6 +38,12 @@ impl Deadline {
         Self { end: self.end.min(Self::after(span).end) }
     }
 
+    /// This deadline, put off by `span`.
+    #[must_use]
+    pub fn and(&self, span: Duration) -> Self {
+        Self { end: self.end.checked_add(span).unwrap_or(self.end) }
+    }
+
     /// The time left as a poll(2) timeout, rounded up to whole milliseconds so that a wait never spins.
     #[must_use]
     pub fn poll_timeout(&self) -> PollTimeout {
@@ -67,5 +73,6 @@ mod tests {
         let whole = Deadline::after(Duration::from_secs(1));
         assert_eq!(whole.at_most(Duration::from_secs(9)), whole);
         assert!(whole.at_most(Duration::from_millis(1)).remaining() <= Duration::from_millis(1));
+        assert!(whole.and(Duration::from_secs(9)).remaining() > Duration::from_secs(9));
     }
 }

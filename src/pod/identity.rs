@@ -83,10 +83,13 @@ pub fn of_processes(processes: &[Process], kubelet_dir: &Path, volume: &str) -> 
         return only(by_cgroup);
     }
     let mut by_mount = BTreeSet::new();
-    for process in processes {
-        for mount in process.mounts().unwrap_or_default() {
+    for process in process::views(processes) {
+        let note = |mount: Mount| -> Option<()> {
             by_mount.extend(of_mount(&mount, kubelet_dir, volume));
-        }
+            None
+        };
+        // A table that cannot be read tells nothing.
+        let _ = process.find_mount(note);
     }
     only(by_mount)
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 use super::process::{self, Process};
 use crate::sys;
@@ -22,12 +23,18 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Opens the namespace that `path` names.
+    /// Opens the namespace that `path` names. Whatever else it may name is not opened: a FIFO would be waited for, and a
+    /// device may do something when it is.
     ///
     /// # Errors
-    /// open(2)'s and fstat(2)'s.
+    /// open(2)'s, fstatfs(2)'s and fstat(2)'s; `EINVAL` for what is no namespace.
     pub fn open(path: &Path) -> Result<Self, sys::Error> {
-        let file = sys::open_file(path)?;
+        let handle = sys::open_handle(path)?;
+        let failed = |errno: Errno| sys::Error::of("setns", path, &errno.into());
+        if fstatfs(&handle).map_err(failed)?.filesystem_type() != NSFS_MAGIC {
+            return Err(failed(Errno::EINVAL));
+        }
+        let file = sys::open_file(&sys::link(handle.as_fd()))?;
         let object = sys::object(file.as_fd())?;
         Ok(Self { file, object })
     }
@@ -100,8 +107,21 @@ mod tests {
 
     #[test]
     fn a_plain_file_is_no_namespace_and_holds_nobody() {
-        let sandbox = Sandbox::open(Path::new("/etc/passwd")).unwrap();
+        assert_eq!(Sandbox::open(Path::new("/etc/passwd")).unwrap_err().errno(), Errno::EINVAL);
+        let sandbox = Sandbox::open(Path::new("/proc/self/ns/mnt")).unwrap();
         assert!(sandbox.processes().unwrap().is_empty());
         assert_eq!(sandbox.has_link("lo").unwrap_err().errno(), Errno::EINVAL);
+    }
+
+    #[test]
+    fn a_fifo_is_not_waited_for() {
+        let path = std::env::temp_dir().join(format!("vhu-netns-fifo-{}", std::process::id()));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let fifo = path.clone();
+        std::thread::spawn(move || sender.send(Sandbox::open(&fifo).map(drop)).unwrap());
+        let opened = receiver.recv_timeout(std::time::Duration::from_secs(10));
+        std::fs::remove_file(path).unwrap();
+        assert_eq!(opened.expect("an answer").unwrap_err().errno(), Errno::EINVAL);
     }
 }

@@ -16,6 +16,9 @@ const SOCKETS_LIMIT: u64 = 16 << 20;
 /// Most descriptors of a process that are looked at.
 const DESCRIPTOR_LIMIT: usize = 65_536;
 
+/// Most mount namespaces of a pod that are looked at.
+const VIEW_LIMIT: usize = 64;
+
 /// A running process. Reads through it fail (`ESRCH`) once the process is gone, whoever has its pid then.
 #[derive(Debug)]
 pub struct Process {
@@ -69,12 +72,14 @@ impl Process {
         sys::read_text(&self.path("cgroup"), CGROUP_LIMIT)
     }
 
-    /// The mounts that it sees.
+    /// What `look` makes of the mounts that it sees, of the first that it makes anything of.
     ///
     /// # Errors
-    /// Those of reading the table.
-    pub fn mounts(&self) -> Result<Vec<Mount>, sys::Error> {
-        mounts::table(&self.path(""))
+    /// Those of reading its mount table.
+    pub fn find_mount<T>(&self, look: impl FnMut(Mount) -> Option<T>) -> Result<Option<T>, sys::Error> {
+        // Mount by mount: the text of a pod's table may be long, and its mounts together would take several times that.
+        let text = sys::read_text(&self.path("mountinfo"), mounts::TABLE_LIMIT)?;
+        Ok(mounts::mounts(&text).find_map(look))
     }
 
     /// Where it sees a location, if anywhere; the first such mount.
@@ -82,7 +87,7 @@ impl Process {
     /// # Errors
     /// Those of reading its mount table.
     pub fn mount_point(&self, location: &Location) -> Result<Option<PathBuf>, sys::Error> {
-        Ok(self.mounts()?.into_iter().find(|mount| mount.location() == *location).map(|mount| mount.point))
+        self.find_mount(|mount| (mount.location() == *location).then_some(mount.point))
     }
 
     /// Which of these sockets it has, by their inodes, and as which descriptor; among the first 65536 of its descriptors.
@@ -125,6 +130,14 @@ pub fn own_unix_sockets() -> Result<String, sys::Error> {
 /// The inode of a descriptor's link that stands for a socket: `socket:[123]`.
 fn socket_inode(link: &str) -> Option<u64> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// One process for each mount namespace that these live in, for 64 of them: a pod has fewer containers, but its processes
+/// may make more.
+pub fn views(processes: &[Process]) -> impl Iterator<Item = &Process> {
+    let mut seen = BTreeSet::new();
+    let is_new = move |process: &&Process| process.namespace("mnt").is_ok_and(|namespace| seen.insert(namespace));
+    processes.iter().filter(is_new).take(VIEW_LIMIT)
 }
 
 /// The pids that `/proc` lists now.

@@ -7,13 +7,13 @@ use crate::pod::identity::PodUid;
 use crate::pod::volume::{Entry, Volume};
 use crate::record::{Nic, Record, Store};
 use crate::share::Share;
-use crate::sys;
 use crate::vm::attach;
+use crate::{quote, sys};
 
 use super::hypervisor::Hypervisor;
 use super::journal::Journal;
 use super::sandbox::{self, Living};
-use super::{fault, prev_result};
+use super::{end_soon_after, fault, prev_result};
 
 /// Succeeds if mount, NIC, socket and data plane are as the ADD left them.
 pub fn check(request: &Request, config: &Config, journal: &mut Journal) -> Result<(), Error> {
@@ -26,7 +26,9 @@ pub fn check(request: &Request, config: &Config, journal: &mut Journal) -> Resul
     let Some(record) = record else { return Ok(()) };
     let Some(uid) = PodUid::parse(&record.uid) else { return Ok(()) };
     sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
-    let missing = missing(&record, request, &uid, config)?;
+    let deadline = Deadline::after(config.attach_timeout);
+    end_soon_after(deadline);
+    let missing = missing(&record, request, &uid, config, deadline)?;
     journal.saw("look");
     if missing.is_empty() {
         return Ok(());
@@ -35,7 +37,13 @@ pub fn check(request: &Request, config: &Config, journal: &mut Journal) -> Resul
 }
 
 /// What is missing, each in words that begin with one of: mount, NIC, socket, data plane.
-fn missing(record: &Record, request: &Request, uid: &PodUid, config: &Config) -> Result<Vec<String>, Error> {
+fn missing(
+    record: &Record,
+    request: &Request,
+    uid: &PodUid,
+    config: &Config,
+    deadline: Deadline,
+) -> Result<Vec<String>, Error> {
     let mut missing = Vec::new();
     let volume = Volume::open(&config.kubelet_dir, uid.as_str(), &record.volume);
     let Some(volume) = volume.map_err(|error| fault::volume(&error))? else {
@@ -48,23 +56,22 @@ fn missing(record: &Record, request: &Request, uid: &PodUid, config: &Config) ->
     let Some(nic) = &record.nic else { return Ok(missing) };
     let looking = |error| fault::system("looking at the NIC's socket", &error);
     if volume.entry(&nic.socket).map_err(looking)? != Entry::Socket {
-        missing.push(format!("socket: {} is not in the pod's volume", nic.socket));
+        missing.push(format!("socket: {} is not in the pod's volume", quote::value(&nic.socket)));
     }
     let Some(living) = Living::find(uid, request.netns.as_deref(), Some(&record.netns)) else {
         missing.push("NIC: no process of the pod lives, so no VM does".to_owned());
         return Ok(missing);
     };
-    if let Some(what) = missing_nic(nic, uid, &living, config) {
+    if let Some(what) = missing_nic(nic, uid, &living, config, deadline) {
         missing.push(what);
     }
-    if living.accepted(&nic.path, None).is_empty() {
-        missing.push(format!("data plane: nobody is connected to {}", nic.path));
+    if living.accepted(&nic.path, None, deadline).is_empty() {
+        missing.push(format!("data plane: nobody is connected to {}", quote::value(&nic.path)));
     }
     Ok(missing)
 }
 
-fn missing_nic(nic: &Nic, uid: &PodUid, living: &Living, config: &Config) -> Option<String> {
-    let deadline = Deadline::after(config.attach_timeout);
+fn missing_nic(nic: &Nic, uid: &PodUid, living: &Living, config: &Config, deadline: Deadline) -> Option<String> {
     let mut libvirt = match Hypervisor::reach(config, uid, living, deadline) {
         Ok(libvirt) => libvirt,
         Err(unreached) => return Some(format!("NIC: {}", unreached.told())),
@@ -77,6 +84,6 @@ fn missing_nic(nic: &Nic, uid: &PodUid, living: &Living, config: &Config) -> Opt
         found.is_some_and(|found| nic.queues.is_none_or(|queues| found.queues == queues))
     });
     let queues = nic.queues.map_or(String::new(), |queues| format!(" and {queues} queue pairs"));
-    (!there)
-        .then(|| format!("NIC: no VM of the pod has {} with MAC {}, socket {}{queues}", nic.alias, nic.mac, nic.path))
+    let (alias, path) = (quote::value(&nic.alias), quote::value(&nic.path));
+    (!there).then(|| format!("NIC: no VM of the pod has {alias} with MAC {}, socket {path}{queues}", nic.mac))
 }

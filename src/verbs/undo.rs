@@ -10,6 +10,7 @@ use crate::deadline::Deadline;
 use crate::libvirt::Domain;
 use crate::pod::identity::PodUid;
 use crate::pod::volume::{Entry, Volume};
+use crate::quote;
 use crate::record::{Lock, Nic, Record, Store};
 use crate::share::Share;
 use crate::vm::detach::{self, Target};
@@ -83,7 +84,10 @@ impl Undo<'_> {
         for (nic, volume) in dead.iter().filter_map(|other| other.nic.as_ref().zip(volume.as_ref())) {
             self.remove_socket(nic, volume, None, journal)?;
         }
-        let in_use = volume.as_ref().zip(living.as_ref()).is_some_and(|(volume, living)| any_in_use(volume, living));
+        let in_use = volume
+            .as_ref()
+            .zip(living.as_ref())
+            .is_some_and(|(volume, living)| any_in_use(volume, living, self.deadline));
         let doomed = |other: &Record| dead.contains(other) || self.is_this(other);
         let is_last = self.store.of_pod(self.uid).iter().all(doomed);
         if is_last && !in_use && share.remove().map_err(|error| fault::share(&error))? {
@@ -96,7 +100,7 @@ impl Undo<'_> {
         };
         for other in &dead {
             remove(&other.ifname)?;
-            journal.did(format_args!("forget {}, whose VM is gone", other.ifname));
+            journal.did(format_args!("forget {}, whose VM is gone", quote::value(&other.ifname)));
         }
         remove(self.ifname)
     }
@@ -125,7 +129,7 @@ impl Undo<'_> {
         }
         let socket = self.config.socket_name(self.ifname).ok()?;
         let location = volume.location().ok()?;
-        let point = living.processes.iter().find_map(|process| process.mount_point(&location).ok().flatten())?;
+        let point = living.mount_points(&location, self.deadline).pop_first()?;
         let nic = Nic {
             alias: self.config.nic.alias.clone().unwrap_or_else(|| alias_of(self.ifname)),
             mac: self.mac.clone().unwrap_or_default(),
@@ -160,14 +164,14 @@ impl Undo<'_> {
             Target { mac: Some(nic.mac.as_str()).filter(|mac| !mac.is_empty()), path: &nic.path, alias: &nic.alias };
         for domain in domains.iter().filter(is_it) {
             // A guest that lets go of the NIC makes QEMU stop its rings, and wait for the data plane to say where.
-            let ends = || living.accepted(&nic.path, None);
+            let ends = || living.accepted(&nic.path, None, self.deadline);
             let detached = guard::during(ends, || detach::detach(client, domain, target, self.deadline));
             let (detached, cut) = detached.map_err(|error| fault::system("starting the guard", &error))?;
             if cut > 0 {
                 journal.warn(format_args!("the data plane hung, and was cut off to let the VM run on ({cut} times)"));
             }
             if detached.map_err(|error| fault::vm(&error))? {
-                journal.did(format_args!("detach {}", nic.alias));
+                journal.did(format_args!("detach {}", quote::value(&nic.alias)));
             }
         }
         Ok(())
@@ -191,7 +195,7 @@ impl Undo<'_> {
             } else if volume.entry(&nic.socket).map_err(looking)? == Entry::Socket {
                 return Err(Error::try_again(format!(
                     "The VM no longer has the NIC, but some process of the pod still listens on its socket {}.",
-                    nic.path
+                    quote::value(&nic.path)
                 )));
             } else {
                 return Ok(()); // on something that no path leads to
@@ -205,18 +209,17 @@ impl Undo<'_> {
 }
 
 /// Whether some process of the pod still has a socket in the volume, through any of the pod's mounts.
-fn any_in_use(volume: &Volume, living: &Living) -> bool {
+fn any_in_use(volume: &Volume, living: &Living, deadline: Deadline) -> bool {
     let names = volume.sockets().unwrap_or_default();
     if names.is_empty() {
         return false;
     }
     let Ok(location) = volume.location() else { return true };
-    let list = living.unix_sockets();
-    let points = living.processes.iter().filter_map(|process| process.mount_point(&location).ok().flatten());
-    let points: std::collections::BTreeSet<_> = points.collect();
-    points
-        .iter()
-        .any(|point| names.iter().any(|name| connected::is_listening(&list, &point.join(name).to_string_lossy())))
+    let points = living.mount_points(&location, deadline);
+    connected::listening(&living.unix_sockets()).map(Path::new).any(|path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        path.parent().is_some_and(|parent| points.contains(parent)) && name.is_some_and(|name| names.contains(name))
+    })
 }
 
 /// Puts back what a failed ADD found: its earlier record, if it had one, and no share where there was none.
