@@ -278,8 +278,8 @@ impl World {
         let text = if stored { domain.stored.as_mut().unwrap_or(&mut domain.xml) } else { &mut domain.xml };
         let there = devices(text, 2).expect("the script's XML is well-formed");
         let mut device = accepted(xml, text, &there)?;
-        device.bus =
-            Some(free_port(&there).ok_or_else(|| Refusal::new(1, 20, "internal error: No more available PCI slots"))?);
+        let full = || Refusal::new(1, 20, "internal error: No more available PCI slots");
+        device.bus = Some(device.bus.or_else(|| free_port(&there)).ok_or_else(full)?);
         let attach = &self.script.attach;
         let socket = if attach.socket && !stored {
             let queues = device.queues.parse().unwrap_or(1);
