@@ -49,6 +49,12 @@ impl Deadline {
         thread.ok().and_then(|_| told.recv_timeout(self.remaining()).ok())
     }
 
+    /// This deadline, put off by `span`.
+    #[must_use]
+    pub fn and(&self, span: Duration) -> Self {
+        Self { end: self.end.checked_add(span).unwrap_or(self.end) }
+    }
+
     /// The time left as a poll(2) timeout, rounded up to whole milliseconds so that a wait never spins.
     #[must_use]
     pub fn poll_timeout(&self) -> PollTimeout {
@@ -85,5 +91,6 @@ mod tests {
         let whole = Deadline::after(Duration::from_secs(1));
         assert_eq!(whole.at_most(Duration::from_secs(9)), whole);
         assert!(whole.at_most(Duration::from_millis(1)).remaining() <= Duration::from_millis(1));
+        assert!(whole.and(Duration::from_secs(9)).remaining() > Duration::from_secs(9));
     }
 }

@@ -15,6 +15,7 @@ pub mod logging;
 pub mod netd;
 pub mod pod;
 pub mod privilege;
+pub mod quote;
 pub mod record;
 pub mod share;
 pub mod sys;

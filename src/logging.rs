@@ -1,19 +1,22 @@
 //! Logs: to syslog, or to stderr where there is none; never to stdout, which belongs to the protocol.
 //!
-//! Most calls log little or nothing, so syslog is connected to at the first record that passes the level. No record can
-//! hold up a call for long or make it fail: a log that takes nothing is given up.
+//! Most calls log little or nothing, so syslog is connected to at the first record that passes the level. All records of
+//! a call together can hold it up for half a second at most, and none makes it fail: a log that takes nothing, or takes
+//! its time, is given up.
 //!
 //! The time stamp that the syslog format carries is in UTC; journald and rsyslog put their own in its place.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use syslog::{Facility, Formatter3164, LogFormat};
+
+use crate::quote::Line;
 
 /// Where the system's log takes records.
 const SOCKET: &str = "/dev/log";
@@ -21,10 +24,11 @@ const SOCKET: &str = "/dev/log";
 const PROCESS: &str = "vhostuser-hotplug";
 /// Longest message, in bytes: what rsyslog takes in one piece, less some space for the header.
 const MESSAGE_MAX: usize = 8000;
-/// How long a full log is waited for; once, since it is given up then.
+/// How long a log is waited for, over all records: it is given up then. One wait that begins within it may take as long
+/// again.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-static LOGGER: Logger = Logger { socket: OnceLock::new(), given_up: AtomicBool::new(false) };
+static LOGGER: Logger = Logger { socket: OnceLock::new(), waited: AtomicU64::new(0), given_up: AtomicBool::new(false) };
 
 /// Starts logging at level info, until [`set_level`] says otherwise. Costs nothing until there is something to log.
 pub fn start() {
@@ -42,6 +46,8 @@ pub fn set_level(level: LevelFilter) {
 struct Logger {
     /// The connection to syslog, if it could be made.
     socket: OnceLock<Option<UnixDatagram>>,
+    /// How long sending has taken so far, in microseconds.
+    waited: AtomicU64,
     given_up: AtomicBool,
 }
 
@@ -54,7 +60,7 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let message = one_line(&record.args().to_string());
+        let message = one_line(*record.args());
         if !self.to_syslog(record.level(), &message) {
             // There is nowhere left to complain to. `eprintln!` would panic where this fails.
             let _ = writeln!(io::stderr(), "{PROCESS}: {}: {message}", record.level());
@@ -70,11 +76,16 @@ impl Logger {
         if self.given_up.load(Ordering::Relaxed) {
             return false;
         }
+        let begun = Instant::now();
         let sent = self.socket.get_or_init(connect).as_ref().is_some_and(|socket| {
             let datagram = datagram(level, message);
             socket.send(&datagram).is_ok_and(|sent| sent == datagram.len())
         });
-        self.given_up.store(!sent, Ordering::Relaxed);
+        let waited = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let waited = self.waited.fetch_add(waited, Ordering::Relaxed).saturating_add(waited);
+        // One that takes a record now and then, just in time, would hold up the call as long as there are any.
+        let is_slow = Duration::from_micros(waited) > PATIENCE;
+        self.given_up.store(!sent || is_slow, Ordering::Relaxed);
         sent
     }
 }
@@ -106,24 +117,13 @@ fn datagram(level: Level, message: &str) -> Vec<u8> {
     bytes
 }
 
-/// The message as one line of bounded length. Parts of it come from pods, so what could forge a second record, move a
-/// terminal's cursor or reorder text on a screen is spelt out.
-fn one_line(message: &str) -> String {
-    let mut line = String::with_capacity(message.len().min(MESSAGE_MAX));
-    for c in message.chars() {
-        if line.len() > MESSAGE_MAX {
-            line.push('…');
-            break;
-        }
-        let invisible = matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || invisible {
-            // Writing to memory doesn't fail.
-            let _ = write!(line, "{}", c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
-    line
+/// The message as one line of bounded length. Parts of it come from pods: what could forge a second record, move a
+/// terminal's cursor or reorder text on a screen is spelt out here even where its author forgot to quote it.
+fn one_line(message: fmt::Arguments<'_>) -> String {
+    let mut line = Line::new(MESSAGE_MAX);
+    // It fails where it is full.
+    let _ = line.write_fmt(message);
+    line.into_text()
 }
 
 #[cfg(test)]
@@ -132,8 +132,9 @@ mod tests {
 
     #[test]
     fn a_record_is_one_line_of_bounded_length() {
-        assert_eq!(one_line("détaché: a\nb\0\u{1b}[2J\u{202e}c"), "détaché: a\\nb\\u{0}\\u{1b}[2J\\u{202e}c");
-        let line = one_line(&"\n".repeat(1 << 20));
+        let line = one_line(format_args!("détaché: a\nb\0{}c", "\u{1b}[2J\u{202e}"));
+        assert_eq!(line, "détaché: a\\nb\\u{0}\\u{1b}[2J\\u{202e}c");
+        let line = one_line(format_args!("{}", "\n".repeat(1 << 20)));
         assert!(line.len() < MESSAGE_MAX + 16 && line.ends_with('…'));
     }
 

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::deadline::Deadline;
 use crate::device_info::DeviceInfo;
 use crate::pod::identity::PodUid;
-use crate::sys;
+use crate::{quote, sys};
 
 use read::{listing, load};
 
@@ -328,7 +328,7 @@ fn file_name(container_id: &str, ifname: &str) -> String {
 /// A record that cannot be read does not block what else is to be done.
 fn read(path: &Path) -> Option<Record> {
     load(path).unwrap_or_else(|why| {
-        warn!("record {} {why}", path.display());
+        warn!("record {} {why}", quote::value(&path.to_string_lossy()));
         None
     })
 }

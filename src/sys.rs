@@ -18,6 +18,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 
 mod binding;
 
+use crate::quote;
 pub use binding::{RESTRICTIONS, bind, restrict, unmount};
 
 /// A system call that failed: which, on what, and how.
@@ -68,7 +69,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}({}): {}", self.call, self.on, self.errno.desc())?;
+        write!(f, "{}({}): {}", self.call, quote::value(&self.on), self.errno.desc())?;
         if self.is_without_openat2() {
             f.write_str(
                 "; the plugin resolves no path of a pod without this call: it needs Linux 5.6, and no seccomp filter that \

@@ -1,7 +1,7 @@
 //! An attachment of this node, as it is shown: what is recorded, and what is there of it now.
 
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -10,6 +10,9 @@ use crate::deadline::Deadline;
 use crate::libvirt::DomainState;
 use crate::record::{self, Record, Unreadable};
 use crate::verbs::state::{self, Scene};
+
+/// How long the processes of a pod are searched for a NIC's connection; there may be very many.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// All attachments. The names of its fields are those of the JSON, which others may rely on.
 #[derive(Debug, Serialize)]
@@ -196,6 +199,10 @@ impl Attachment {
 impl Nic {
     fn of(nic: &record::Nic, scene: &Scene<'_>, config: &Config, ask: Ask) -> Self {
         let host_path = scene.share().target().join(&nic.socket);
+        let patience = match ask {
+            Ask::Kernel => Deadline::after(LOOK),
+            Ask::Libvirt(deadline) => deadline,
+        };
         let vm = match ask {
             Ask::Kernel => Vm { uuid: nic.domain.clone(), name: None, state: None, part: scene.listener(nic).into() },
             Ask::Libvirt(deadline) => {
@@ -215,7 +222,7 @@ impl Nic {
             attached: nic.attached,
             socket: Socket { path: nic.path.clone(), host_path, part: scene.socket(nic).into() },
             vm,
-            data_plane: scene.data_plane(nic).into(),
+            data_plane: scene.data_plane(nic, patience).into(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::Version;
-use super::json::shortened;
+use crate::quote;
 
 /// The codes that this plugin answers with.
 ///
@@ -152,8 +152,9 @@ impl Error {
     /// The error object of protocol version `version`: one line of JSON, of bounded length.
     #[must_use]
     pub fn to_json(&self, version: Version) -> String {
-        let msg = shortened(&self.msg, MSG_MAX);
-        let details = shortened(&self.details, DETAILS_MAX);
+        // They end on an operator's terminal, by way of kubelet's events.
+        let msg = quote::line(&self.msg, MSG_MAX);
+        let details = quote::line(&self.details, DETAILS_MAX);
         let printed = Printed { cni_version: version.as_str(), code: self.code, msg: &msg, details: &details };
         // Strings and one number always serialise; should that ever change, an empty answer is still a failure.
         serde_json::to_string(&printed).unwrap_or_default()
@@ -181,7 +182,7 @@ mod tests {
         let error = Error::try_again("No VM \"yet\".").with_details("line\nbreak");
         assert_eq!(
             error.to_json(Version::V0_3_1),
-            r#"{"cniVersion":"0.3.1","code":11,"msg":"No VM \"yet\".","details":"line\nbreak"}"#
+            r#"{"cniVersion":"0.3.1","code":11,"msg":"No VM \"yet\".","details":"line\\nbreak"}"#
         );
     }
 

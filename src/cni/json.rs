@@ -4,7 +4,6 @@
 //! into the places of its members; only those that are asked for are decoded. Nesting costs no stack here: serde_json
 //! skips over values without recursion.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
@@ -75,17 +74,6 @@ pub fn kind(text: &str) -> &'static str {
     }
 }
 
-/// `text`, cut at `max` bytes or a little before, with an ellipsis where it was cut.
-#[must_use]
-pub fn shortened(text: &str, max: usize) -> Cow<'_, str> {
-    if text.len() <= max {
-        return Cow::Borrowed(text);
-    }
-    // A character has four bytes at most, so one of the last four places is a boundary.
-    let kept = (0..=max).rev().find_map(|end| text.get(..end)).unwrap_or_default();
-    Cow::Owned(format!("{kept}…"))
-}
-
 struct Collector<'a> {
     text: &'a str,
 }
@@ -139,11 +127,5 @@ mod tests {
     fn odd_keys_and_deep_nesting_break_nothing() {
         let deep = format!(r#"{{"\ud800":1,"deep":{}{},"a":7}}"#, "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(member(&deep, "a"), Some("7"));
-    }
-
-    #[test]
-    fn cutting_respects_characters() {
-        assert_eq!(shortened("abc", 3), "abc");
-        assert_eq!(shortened("aéb", 2), "a…");
     }
 }

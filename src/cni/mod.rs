@@ -36,5 +36,5 @@ pub use error::Error;
 pub use netconf::{Attachment, NetConf};
 pub use prev_result::{Interface, PrevResult, Socket};
 pub use request::{Args, Command, Request};
-pub use serve::serve;
+pub use serve::{end_at, serve};
 pub use version::Version;

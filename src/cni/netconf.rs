@@ -3,9 +3,10 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::json::{Members, kind, member, shortened};
+use super::json::{Members, kind, member};
 use super::request::is_identifier;
 use super::{Command, Error, PrevResult, Version};
+use crate::quote;
 
 /// How much of a wrong value an error quotes, in bytes.
 const QUOTED_MAX: usize = 100;
@@ -76,14 +77,14 @@ impl Undecided {
             return Err(Error::invalid_config(format!(
                 "The network's name {reason} (key \"name\", value {}): it must start with a letter or digit and go on \
                  with letters, digits, '_', '.' and '-'.",
-                shortened(&format!("{name:?}"), QUOTED_MAX)
+                quote::cut(&name, QUOTED_MAX)
             )));
         }
         let version = version_of(&asked).ok_or_else(|| {
             Error::incompatible_version(format!(
                 "cniVersion {} of network {} isn't supported.",
-                shortened(&format!("{asked:?}"), QUOTED_MAX),
-                shortened(&name, QUOTED_MAX)
+                quote::cut(&asked, QUOTED_MAX),
+                quote::value(&name)
             ))
             .with_details(format!("supported are {}", Version::ALL.map(Version::as_str).join(", ")))
         })?;
@@ -100,8 +101,7 @@ impl Undecided {
     fn string(&self, key: &str) -> Result<String, Error> {
         let Some(raw) = self.members.value(&self.text, key) else { return Ok(String::new()) };
         serde_json::from_str(raw).map_err(|error| {
-            Error::decoding(format!("{key} must be a string, not {} ({}).", kind(raw), shortened(raw, QUOTED_MAX)))
-                .with_details(error)
+            Error::decoding(format!("{key} must be a string, not {} ({}).", kind(raw), shown(raw))).with_details(error)
         })
     }
 }
@@ -176,7 +176,7 @@ impl NetConf {
             found.map(|(container_id, ifname)| Attachment { container_id, ifname }).ok_or_else(|| {
                 Error::invalid_config(format!(
                     "{key} must list objects with the strings containerID and ifname, but has {}.",
-                    shortened(entry.get(), QUOTED_MAX)
+                    shown(entry.get())
                 ))
             })
         };
@@ -196,7 +196,12 @@ pub fn decoded<'a, T: Deserialize<'a>>(key: &str, raw: &'a str) -> Result<T, Err
 /// would be right.
 #[must_use]
 pub fn wrong_value(key: &str, raw: &str, reason: &str) -> Error {
-    Error::invalid_config(format!("Wrong value for {key}: {}: {reason}.", shortened(raw, QUOTED_MAX)))
+    Error::invalid_config(format!("Wrong value for {key}: {}: {reason}.", shown(raw)))
+}
+
+/// JSON as it stands, which quotes its own strings; in quotes once more where that would be cut.
+fn shown(raw: &str) -> String {
+    if raw.len() <= QUOTED_MAX { raw.to_owned() } else { quote::cut(raw, QUOTED_MAX) }
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::json::shortened;
 use super::netconf::Undecided;
 use super::{Error, NetConf, Version};
+use crate::quote;
 
 /// How much of an invalid variable an error quotes, in bytes.
 const QUOTED_MAX: usize = 80;
@@ -259,7 +259,7 @@ fn ifname_fault(name: &str) -> Option<&'static str> {
 }
 
 fn quoted(value: &OsStr) -> String {
-    shortened(&format!("{value:?}"), QUOTED_MAX).into_owned()
+    quote::cut(&value.to_string_lossy(), QUOTED_MAX)
 }
 
 #[cfg(test)]

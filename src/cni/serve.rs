@@ -79,9 +79,37 @@ fn spoken() -> Version {
     SPOKEN.get().copied().unwrap_or(Version::NEWEST)
 }
 
-/// Writes one document to stdout, which is not buffered here: a write that failed must be known before the exit.
-fn print(mut document: Vec<u8>) -> nix::Result<()> {
-    ANSWERED.store(true, Ordering::Relaxed);
+/// Ends the process with this error at the deadline, if nothing has been answered by then: for a call that waits for what
+/// has no deadline of its own, such as a file system of the pod that does not answer. Whatever the call was about to do
+/// is then left as a SIGKILL would leave it. For a thread of its own.
+pub fn end_at(deadline: Deadline, error: &Error) {
+    std::thread::sleep(deadline.remaining());
+    if !ANSWERED.swap(true, Ordering::Relaxed) {
+        fail_at_once(error);
+    }
+}
+
+/// Ends the process with this error; the answer is this caller's to give.
+fn fail_at_once(error: &Error) -> ! {
+    // Whether it could be written or not, all that is left is to fail.
+    let _ = write_all(error.to_json(spoken()).into_bytes());
+    log::error!("{error}");
+    process::exit(1);
+}
+
+/// Writes the process' one document to stdout.
+fn print(document: Vec<u8>) -> nix::Result<()> {
+    if ANSWERED.swap(true, Ordering::Relaxed) {
+        // Another thread gives the answer and ends the process.
+        loop {
+            std::thread::park();
+        }
+    }
+    write_all(document)
+}
+
+/// Writes a document to stdout, which is not buffered here: a write that failed must be known before the exit.
+fn write_all(mut document: Vec<u8>) -> nix::Result<()> {
     document.push(b'\n');
     let mut left = document.as_slice();
     while !left.is_empty() {
@@ -139,8 +167,7 @@ fn answer_even_to_a_panic() {
         let error = Error::internal("The plugin met a state that it takes for impossible; please report this defect.")
             .with_details(info);
         if !ANSWERED.swap(true, Ordering::Relaxed) {
-            // Whether it could be written or not, all that is left is to fail.
-            let _ = print(error.to_json(spoken()).into_bytes());
+            fail_at_once(&error);
         }
         log::error!("{error}");
         process::exit(1);

@@ -17,21 +17,32 @@ const ACCEPTING: &str = "00010000";
 /// Whether somebody listens on the path. The path is the one that was bound, as QEMU spells it.
 #[must_use]
 pub fn is_listening(list: &str, path: &str) -> bool {
-    lines(list, path).any(|[_, _, _, flags, _, state, _]| flags == ACCEPTING && state == UNCONNECTED)
+    listening(list).any(|other| other == path)
+}
+
+/// The paths that somebody listens on.
+pub fn listening(list: &str) -> impl Iterator<Item = &str> {
+    let listens = |[_, _, _, flags, _, state, _]: &[&str; 7]| *flags == ACCEPTING && *state == UNCONNECTED;
+    list.lines().filter_map(parse).filter(move |(fields, _)| listens(fields)).map(|(_, path)| path)
 }
 
 /// The connections that were accepted on the path, by the inodes of the ends that were. One that waits to be is listed
 /// in another state (`SS_CONNECTING`). An inode's number comes again only after four thousand million others.
 #[must_use]
 pub fn accepted(list: &str, path: &str) -> BTreeSet<u64> {
-    let connected = lines(list, path).filter(|[_, _, _, _, _, state, _]| *state == CONNECTED);
+    let of_path = list.lines().filter_map(parse).filter(|(_, other)| *other == path).map(|(fields, _)| fields);
+    let connected = of_path.filter(|[_, _, _, _, _, state, _]| *state == CONNECTED);
     connected.filter_map(|[_, _, _, _, _, _, inode]| inode.parse().ok()).collect()
 }
 
-/// The lines of a path: "Num RefCount Protocol Flags Type St Inode", then a space, and all the rest is the path.
-fn lines<'a>(list: &'a str, path: &'a str) -> impl Iterator<Item = [&'a str; 7]> {
-    let heads = list.lines().filter_map(move |line| line.strip_suffix(path)?.strip_suffix(' '));
-    heads.filter_map(|head| head.split_ascii_whitespace().collect::<Vec<_>>().try_into().ok())
+/// A line: "Num RefCount Protocol Flags Type St Inode", then a space, and all the rest is the path.
+fn parse(line: &str) -> Option<([&str; 7], &str)> {
+    let mut rest = line;
+    let mut fields = [""; 7];
+    for field in &mut fields {
+        (*field, rest) = rest.trim_start_matches(' ').split_once(' ')?;
+    }
+    Some((fields, rest))
 }
 
 #[cfg(test)]

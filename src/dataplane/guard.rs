@@ -92,6 +92,10 @@ fn guard(patience: Duration, ends: &impl Fn() -> Vec<End>, leave: &UnixStream) -
         }
         looks = looks.saturating_sub(1);
         for (end, since) in &mut seen {
+            // A pod may have many threads, and the guard must not be what is waited for.
+            if is_over(leave, Duration::ZERO) {
+                return cut;
+            }
             if !end.is_waited_on() {
                 *since = None;
                 continue;
@@ -102,11 +106,16 @@ fn guard(patience: Duration, ends: &impl Fn() -> Vec<End>, leave: &UnixStream) -
                 (*since, looks) = (None, 0);
             }
         }
-        let mut leaving = [PollFd::new(leave.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut leaving, Deadline::after(LOOK_AGAIN).poll_timeout()) != Ok(0) {
+        if is_over(leave, LOOK_AGAIN) {
             return cut;
         }
     }
+}
+
+/// Whether the work is done, or is so within this time.
+fn is_over(leave: &UnixStream, within: Duration) -> bool {
+    let mut leaving = [PollFd::new(leave.as_fd(), PollFlags::POLLIN)];
+    poll(&mut leaving, Deadline::after(within).poll_timeout()) != Ok(0)
 }
 
 impl End {

@@ -55,13 +55,15 @@ pub struct Served {
 }
 
 /// Does some work with a stand-in at the seat, and lets the stand-in go afterwards. `accepted` tells which connections
-/// the one who listens at the seat has taken, by their inodes; it is asked when the stand-in's own is one of them.
+/// the one who listens at the seat has taken, by their inodes; it is asked when the stand-in's own is one of them. Once
+/// the work is done, QEMU is waited for until the deadline and not for long.
 ///
 /// # Errors
 /// That no thread could be made; the work is not begun then.
 pub fn during<T>(
     seat: Seat<'_>,
     figures: Figures,
+    deadline: Deadline,
     accepted: impl Fn() -> BTreeSet<u64> + Send,
     work: impl FnOnce() -> T,
 ) -> Result<(T, Served), sys::Error> {
@@ -69,7 +71,7 @@ pub fn during<T>(
     // Its other end closing is what ends every wait of the stand-in.
     let (here, there) = UnixStream::pair().map_err(|error| failed(&error))?;
     thread::scope(|scope| {
-        let stand_in = StandIn { seat, figures, accepted, leave: there, served: Served::default() };
+        let stand_in = StandIn { seat, figures, deadline, accepted, leave: there, served: Served::default() };
         let stand_in = thread::Builder::new().spawn_scoped(scope, || stand_in.run()).map_err(|error| failed(&error))?;
         let outcome = work();
         drop(here);
@@ -81,6 +83,7 @@ pub fn during<T>(
 struct StandIn<'a, F> {
     seat: Seat<'a>,
     figures: Figures,
+    deadline: Deadline,
     accepted: F,
     leave: UnixStream,
     served: Served,
@@ -127,7 +130,7 @@ impl<F: Fn() -> BTreeSet<u64>> StandIn<'_, F> {
         let mut leaving: Option<Deadline> = None;
         loop {
             if leaving.is_none() && self.is_to_leave(Duration::ZERO) {
-                leaving = Some(Deadline::after(QUIET_PATIENCE));
+                leaving = Some(self.deadline.at_most(QUIET_PATIENCE));
             }
             if !self.has_more(&line, leaving)? {
                 return Ok(());
@@ -136,7 +139,7 @@ impl<F: Fn() -> BTreeSet<u64>> StandIn<'_, F> {
                 // It was the work's end that was heard.
                 continue;
             }
-            let message = line.receive(Deadline::after(MESSAGE_PATIENCE))?;
+            let message = line.receive(self.deadline.at_most(MESSAGE_PATIENCE))?;
             if std::mem::take(&mut first) {
                 // QEMU has one connection at a time, and waits for this answer: what is accepted now is this one.
                 self.served.accepted.extend((self.accepted)());
@@ -146,7 +149,7 @@ impl<F: Fn() -> BTreeSet<u64>> StandIn<'_, F> {
                 return Err(Fault::Nonsense(format!("more than {MESSAGE_LIMIT} messages")));
             }
             if let Some(answer) = back_end.answer(&message)? {
-                line.send(&answer, Deadline::after(MESSAGE_PATIENCE))?;
+                line.send(&answer, self.deadline.at_most(MESSAGE_PATIENCE))?;
             }
         }
     }
@@ -201,7 +204,11 @@ mod tests {
 
     /// Runs a stand-in beside this QEMU.
     fn with<T>(scratch: &Scratch, qemu: impl FnOnce() -> T) -> (T, Served) {
-        during(scratch.seat(), OVS, || BTreeSet::from([7]), qemu).unwrap()
+        with_deadline(scratch, Deadline::after(Duration::from_secs(60)), qemu)
+    }
+
+    fn with_deadline<T>(scratch: &Scratch, deadline: Deadline, qemu: impl FnOnce() -> T) -> (T, Served) {
+        during(scratch.seat(), OVS, deadline, || BTreeSet::from([7]), qemu).unwrap()
     }
 
     #[test]
@@ -304,6 +311,21 @@ mod tests {
         });
         assert_eq!(served.fault, Some(Fault::Silent));
         assert!(begun.elapsed() < Duration::from_secs(3));
+        drop(stream);
+    }
+
+    #[test]
+    fn half_a_message_does_not_outlast_the_deadline() {
+        let scratch = Scratch::new("standin-deadline");
+        let begun = Instant::now();
+        let (stream, served) = with_deadline(&scratch, Deadline::after(Duration::from_millis(100)), || {
+            let listener = UnixListener::bind(&scratch.path).unwrap();
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(&[1, 0, 0]).unwrap();
+            stream
+        });
+        assert_eq!(served.fault, Some(Fault::Silent));
+        assert!(begun.elapsed() < MESSAGE_PATIENCE, "{:?}", begun.elapsed());
         drop(stream);
     }
 

@@ -256,6 +256,14 @@ impl Client {
         Ok(None)
     }
 
+    /// Counts an event that means nothing to the caller: a connection brings so many and no more.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] when it is one too many.
+    pub fn skip(&mut self, doing: &'static str) -> Result<(), Error> {
+        self.connection.skip(doing)
+    }
+
     /// Takes leave of the daemon, which ends its side at once. Whether that worked makes no difference to anyone.
     pub fn close(mut self, deadline: Deadline) {
         let _ = self.connection.call(&Close, deadline);

@@ -4,6 +4,9 @@
 //! claimed; each wait is bounded by the call's own deadline, which no amount of traffic moves; and once the peer broke
 //! the protocol, or a call ended half-way, the connection is of no use any more and says so.
 //!
+//! At any time it holds one frame of at most 4.1 MiB (half as much again while that grows), its text, and events of at
+//! most 1 MiB on the wire.
+//!
 //! File descriptors are never accepted: bytes are read with read(2), which has no room for ancillary data, so that the
 //! kernel drops descriptors that a peer attaches.
 

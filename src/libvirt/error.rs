@@ -1,9 +1,10 @@
 //! What can go wrong, in sentences, and what may be concluded from it.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io;
 
 use super::xdr::{Fault, Reader};
+use crate::quote;
 
 /// The longest message of a daemon that is kept, in characters.
 const MESSAGE_MAX: usize = 512;
@@ -79,7 +80,7 @@ pub struct Refusal {
     pub code: i32,
     /// The part of libvirt that raised it (`virErrorDomain`); not reliable as a key.
     pub domain: i32,
-    /// The message, its control characters made visible, cut to 512 characters.
+    /// The message's first 512 characters: the peer's text, not fit for a log before [`quote::text`].
     pub message: Option<String>,
     /// The first of the two numbers that go with the error: errno for error 38, else mostly -1.
     pub number: i32,
@@ -92,7 +93,7 @@ impl Refusal {
     /// A [`Fault`] where it is not one.
     pub fn decode(doing: &'static str, reader: &mut Reader<'_>) -> Result<Self, Fault> {
         let (code, domain) = (reader.i32()?, reader.i32()?);
-        let message = reader.option(Reader::string)?.map(printable);
+        let message = reader.option(Reader::string)?.map(|text| text.chars().take(MESSAGE_MAX).collect());
         reader.i32()?; // level: warning or error
         // The domain and, below, the network that the error is about: libvirt fills them in for no call made here.
         reader.option(|r| Ok((r.string()?, r.opaque::<16>()?, r.i32()?)))?;
@@ -120,12 +121,6 @@ impl Error {
             Self::Refused(_) => self.is_busy() || self.is_unplug_pending(),
             Self::Protocol { .. } | Self::Argument { .. } | Self::Authentication(_) => false,
         }
-    }
-
-    /// What the daemon said, fit for a log: bounded, control characters made visible. None when it said nothing.
-    #[must_use]
-    pub fn remote_message(&self) -> Option<&str> {
-        self.refusal().and_then(|refusal| refusal.message.as_deref())
     }
 
     /// The daemon's error, if the daemon answered with one.
@@ -234,7 +229,7 @@ impl fmt::Display for Error {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let message = self.message.as_deref().unwrap_or("it does not say why");
+        let message = self.message.as_deref().map_or("it does not say why".to_owned(), quote::text);
         write!(
             f,
             "libvirt refused while {}: {message} (libvirt error {}, domain {})",
@@ -250,32 +245,6 @@ impl std::error::Error for Error {
             _ => None,
         }
     }
-}
-
-/// A text from a peer that is not trusted, made fit for a log: characters that steer a terminal or a reader's eye
-/// are written as escapes, and the text is cut to 512 characters.
-#[must_use]
-pub fn printable(text: &str) -> String {
-    let mut out = String::new();
-    for (count, character) in text.chars().enumerate() {
-        if count == MESSAGE_MAX {
-            out.push('…');
-            break;
-        }
-        if steers(character) {
-            // Writing to a String cannot fail.
-            let _ = write!(out, "{}", character.escape_unicode());
-        } else {
-            out.push(character);
-        }
-    }
-    out
-}
-
-/// Control characters, line separators, and the invisible ones that reorder or hide text.
-fn steers(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -328,10 +297,9 @@ mod tests {
     }
 
     #[test]
-    fn what_a_daemon_says_cannot_steer_a_log() {
-        assert_eq!(printable("a\nb\u{1b}[2Jc\u{202e}d"), "a\\u{a}b\\u{1b}[2Jc\\u{202e}d");
-        assert_eq!(printable("Zürich 'ü'"), "Zürich 'ü'");
-        assert_eq!(printable(&"x".repeat(9999)).chars().count(), MESSAGE_MAX + 1);
+    fn what_a_daemon_says_stands_in_quotes() {
+        let told = refused(1, "no\n\u{1b}[2J\", level=\"info").to_string();
+        assert!(told.contains(r#": "no\n\u{1b}[2J\", level=\"info" (libvirt error 1"#), "{told}");
     }
 
     #[test]

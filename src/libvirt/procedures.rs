@@ -36,7 +36,7 @@ pub trait Call {
 /// A domain as libvirt names it (`remote_nonnull_domain`). Calls find it by its UUID alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domain {
-    /// Its name: the peer's text, not fit for a log before [`printable`](super::error::printable).
+    /// Its name: the peer's text, not fit for a log before [`quote::value`](crate::quote::value).
     pub name: String,
     /// Its UUID.
     pub uuid: [u8; 16],

@@ -84,8 +84,21 @@ pub fn of_processes(processes: &[Process], kubelet_dir: &Path, volume: &str) -> 
     }
     let mut by_mount = BTreeSet::new();
     for process in process::of_each_container(processes) {
-        for mount in process.mounts().unwrap_or_default() {
-            by_mount.extend(of_mount(&mount, kubelet_dir, volume)?);
+        let mut fault = None;
+        let note = |mount: Mount| match of_mount(&mount, kubelet_dir, volume) {
+            Ok(uid) => {
+                by_mount.extend(uid);
+                None
+            }
+            Err(error) => {
+                fault = Some(error);
+                Some(())
+            }
+        };
+        // A table that cannot be read tells nothing.
+        let _ = process.find_mount(note);
+        if let Some(fault) = fault {
+            return Err(fault.into());
         }
     }
     only(by_mount)

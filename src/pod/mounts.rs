@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::sys;
 
 /// Longest mount table that is read, in bytes: some 60 000 mounts.
-const TABLE_LIMIT: u64 = 16 << 20;
+pub(super) const TABLE_LIMIT: u64 = 16 << 20;
 
 /// One line of a mount table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +48,12 @@ impl Mount {
 /// # Errors
 /// Those of reading the file.
 pub fn table(proc: &Path) -> Result<Vec<Mount>, sys::Error> {
-    Ok(sys::read_text(&proc.join("mountinfo"), TABLE_LIMIT)?.lines().filter_map(parse).collect())
+    Ok(mounts(&sys::read_text(&proc.join("mountinfo"), TABLE_LIMIT)?).collect())
+}
+
+/// The mounts of a table's text.
+pub fn mounts(text: &str) -> impl Iterator<Item = Mount> {
+    text.lines().filter_map(parse)
 }
 
 /// `36 35 98:0 /root /point rw,noatime master:1 - ext3 /dev/sda1 rw`

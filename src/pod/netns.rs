@@ -172,4 +172,16 @@ mod tests {
         }
         assert!(Sandbox::open(Path::new("/proc/thread-self/ns/net")).unwrap().is_hosts());
     }
+
+    #[test]
+    fn a_fifo_is_not_waited_for() {
+        let path = std::env::temp_dir().join(format!("vhu-netns-fifo-{}", std::process::id()));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let fifo = path.clone();
+        std::thread::spawn(move || sender.send(Sandbox::open(&fifo).map(drop)).unwrap());
+        let opened = receiver.recv_timeout(std::time::Duration::from_secs(10));
+        std::fs::remove_file(path).unwrap();
+        assert_eq!(opened.expect("an answer").unwrap_err().errno(), Errno::EINVAL);
+    }
 }

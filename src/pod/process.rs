@@ -13,7 +13,7 @@ const CGROUP_LIMIT: u64 = 64 << 10;
 /// Longest table of unix sockets that is read, in bytes: some 200 000 sockets.
 const SOCKETS_LIMIT: u64 = 16 << 20;
 
-/// Most containers of a pod that are looked at.
+/// Most containers of a pod that are looked at. Its processes may make more mount namespaces.
 const CONTAINER_LIMIT: usize = 64;
 
 /// Most descriptors of a process that are looked at.
@@ -72,12 +72,14 @@ impl Process {
         sys::read_text(&self.path("cgroup"), CGROUP_LIMIT)
     }
 
-    /// The mounts that it sees.
+    /// What `look` makes of the mounts that it sees, of the first that it makes anything of.
     ///
     /// # Errors
-    /// Those of reading the table.
-    pub fn mounts(&self) -> Result<Vec<Mount>, sys::Error> {
-        mounts::table(&self.path(""))
+    /// Those of reading its mount table.
+    pub fn find_mount<T>(&self, look: impl FnMut(Mount) -> Option<T>) -> Result<Option<T>, sys::Error> {
+        // Mount by mount: the text of a pod's table may be long, and its mounts together would take several times that.
+        let text = sys::read_text(&self.path("mountinfo"), mounts::TABLE_LIMIT)?;
+        Ok(mounts::mounts(&text).find_map(look))
     }
 
     /// Where it sees a location, if anywhere; the first such mount.
@@ -85,7 +87,7 @@ impl Process {
     /// # Errors
     /// Those of reading its mount table.
     pub fn mount_point(&self, location: &Location) -> Result<Option<PathBuf>, sys::Error> {
-        Ok(self.mounts()?.into_iter().find(|mount| mount.location() == *location).map(|mount| mount.point))
+        self.find_mount(|mount| (mount.location() == *location).then_some(mount.point))
     }
 
     /// Which of these sockets it has, by their inodes, and as which descriptor; among the first 65536 of its descriptors.

@@ -1,5 +1,6 @@
 //! The pod's emptyDir on the host: a handle on it, and what lies in it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -169,17 +170,17 @@ impl Volume {
     ///
     /// # Errors
     /// Those of reading the directory.
-    pub fn sockets(&self) -> Result<Vec<String>, sys::Error> {
+    pub fn sockets(&self) -> Result<BTreeSet<String>, sys::Error> {
         let fail = |errno: Errno| sys::Error::of("readdir", &self.path, &errno.into());
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut listing = Dir::openat(self.fd(), ".", flags, Mode::empty()).map_err(fail)?;
-        let mut names = Vec::new();
+        let mut names = BTreeSet::new();
         for entry in listing.iter().take(ENTRY_LIMIT) {
             let entry = entry.map_err(fail)?;
             if let Ok(name) = entry.file_name().to_str()
                 && self.entry(name)? == Entry::Socket
             {
-                names.push(name.to_owned());
+                names.insert(name.to_owned());
             }
         }
         Ok(names)
@@ -219,7 +220,7 @@ mod tests {
         std::os::unix::fs::symlink("sock", path.join("link")).unwrap();
         drop(UnixListener::bind(path.join("sock")).unwrap());
 
-        assert_eq!(volume.sockets().unwrap(), ["sock"]);
+        assert_eq!(volume.sockets().unwrap(), BTreeSet::from(["sock".to_owned()]));
         for (name, entry) in [("file", Entry::Other), ("link", Entry::Other), ("none", Entry::Absent)] {
             assert_eq!(volume.entry(name).unwrap(), entry);
             assert!(!volume.remove_socket(name).unwrap());

@@ -16,7 +16,7 @@ use crate::sys;
 use super::journal::Journal;
 use super::plug::{Failure, Plug};
 use super::sandbox::{self, Living};
-use super::{fault, prev_result, undo};
+use super::{end_soon_after, fault, prev_result, undo};
 
 /// Answers with prevResult, after doing for the pod what its configuration asks for.
 pub fn add(request: &Request, config: &Config, journal: &mut Journal) -> Result<Option<Vec<u8>>, Error> {
@@ -75,6 +75,7 @@ fn serve(
 
     sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
     privilege::confine(Task::Mount);
+    end_soon_after(deadline, Task::Mount);
     let store = Store::new(&config.state_dir);
     let lock = store.lock(uid, deadline).map_err(|error| fault::record(&error))?;
     journal.saw("lock");

@@ -9,7 +9,7 @@ use crate::sys;
 
 use super::journal::Journal;
 use super::state::{Flaw, Part, Scene};
-use super::{fault, prev_result, sandbox};
+use super::{end_soon_after, fault, prev_result, sandbox};
 
 /// Succeeds if mount, NIC, socket and data plane are as the ADD left them.
 pub fn check(request: &Request, config: &Config, journal: &mut Journal) -> Result<(), Error> {
@@ -22,8 +22,10 @@ pub fn check(request: &Request, config: &Config, journal: &mut Journal) -> Resul
     let Some(record) = record else { return Ok(()) };
     sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
     privilege::confine(Task::Talk);
+    let deadline = Deadline::after(config.attach_timeout);
+    end_soon_after(deadline, Task::Talk);
     let Some(scene) = Scene::of(&record, request.netns.as_deref(), &config.kubelet_dir) else { return Ok(()) };
-    let missing = missing(&scene, record.nic.as_ref(), config)?;
+    let missing = missing(&scene, record.nic.as_ref(), config, deadline)?;
     journal.saw("look");
     if missing.is_empty() {
         return Ok(());
@@ -32,7 +34,7 @@ pub fn check(request: &Request, config: &Config, journal: &mut Journal) -> Resul
 }
 
 /// What is missing, each in words that begin with one of: mount, NIC, socket, data plane.
-fn missing(scene: &Scene<'_>, nic: Option<&Nic>, config: &Config) -> Result<Vec<String>, Error> {
+fn missing(scene: &Scene<'_>, nic: Option<&Nic>, config: &Config, deadline: Deadline) -> Result<Vec<String>, Error> {
     let mut missing = Vec::new();
     let mut judge = |what: &str, part: Part| match part {
         Ok(()) => Ok(()),
@@ -45,9 +47,9 @@ fn missing(scene: &Scene<'_>, nic: Option<&Nic>, config: &Config) -> Result<Vec<
     judge("mount", scene.mount())?;
     let (Some(nic), Ok(_)) = (nic, scene.volume()) else { return Ok(missing) };
     judge("socket", scene.socket(nic))?;
-    judge("NIC", scene.vm(nic, config, Deadline::after(config.attach_timeout)).nic)?;
+    judge("NIC", scene.vm(nic, config, deadline).nic)?;
     if scene.is_alive() {
-        judge("data plane", scene.data_plane(nic))?;
+        judge("data plane", scene.data_plane(nic, deadline))?;
     }
     Ok(missing)
 }

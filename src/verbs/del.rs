@@ -13,7 +13,7 @@ use crate::sys;
 use super::journal::Journal;
 use super::sandbox;
 use super::undo::{self, Undo};
-use super::{fault, prev_result};
+use super::{end_soon_after, fault, prev_result};
 
 /// Undoes what an ADD of this attachment did. Nothing left is success.
 pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<(), Error> {
@@ -26,6 +26,7 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
     sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
     privilege::confine(Task::Mount);
     let deadline = Deadline::after(config.detach_timeout);
+    end_soon_after(deadline, Task::Mount);
     let lock = store.lock(&uid, deadline).map_err(|error| fault::record(&error))?;
     journal.saw("lock");
     let undo = Undo {

@@ -4,7 +4,7 @@ use crate::cni::Error;
 use crate::cni::error::code;
 use crate::libvirt;
 use crate::pod::{daemon, identity, volume};
-use crate::{dataplane, record, share, sys, vm};
+use crate::{dataplane, quote, record, share, sys, vm};
 
 /// A text as a sentence: the rooms below say theirs as parts of one.
 pub fn sentence(text: &str) -> String {
@@ -99,11 +99,12 @@ pub fn libvirt(error: &libvirt::Error) -> Error {
 /// The data plane, before the VM was touched. `outside` is the socket's path as the data plane knows it.
 pub fn data_plane(error: &dataplane::probe::Error, outside: &str) -> Error {
     use dataplane::probe::Error as E;
+    let outside = quote::value(outside);
     match error {
         E::Nobody { .. } => Error::try_again(format!(
             "No data plane connected to {outside}, so the VM was left as it is. Does OVS run (ovs-vsctl show), has it a port \
-             with that path (ovs-vsctl find Interface options:vhost-server-path={outside:?}), and does it see the path \
-             (ls -l, in its own container)?"
+             with that vhost-server-path (ovs-vsctl find Interface type=dpdkvhostuserclient), and does it see the path (ls \
+             -l, in its own container)?"
         ))
         .with_details(error),
         E::Fault { .. } => Error::try_again(format!(

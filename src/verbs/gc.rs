@@ -1,17 +1,19 @@
 //! GC: undo every attachment of this network that the runtime no longer knows, and what pods that are gone have left.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::cni::{Attachment, Error, Request};
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::pod::identity::PodUid;
 use crate::privilege::{self, Task};
 use crate::record::{Record, Store};
-use crate::sys;
+use crate::{quote, sys};
 
-use super::fault;
 use super::journal::Journal;
 use super::sweep::Sweep;
 use super::undo::{self, Undo};
+use super::{end_soon_after, fault};
 
 /// Goes on after an error, and reports all of them.
 pub fn gc(request: &Request, config: &Config, journal: &mut Journal) -> Result<(), Error> {
@@ -32,9 +34,16 @@ pub fn gc(request: &Request, config: &Config, journal: &mut Journal) -> Result<(
     sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
     privilege::confine(Task::Mount);
     let mut failures = Vec::new();
+    // However many NICs a pod does not let go of, it holds up the others once.
+    let mut deadlines: BTreeMap<PodUid, Deadline> = BTreeMap::new();
+    let pods: BTreeSet<&PodUid> = stale.iter().map(|(uid, _)| uid).collect();
+    let pods = u32::try_from(pods.len().saturating_add(sweep.candidates().len())).unwrap_or(u32::MAX);
+    end_soon_after(Deadline::after(config.detach_timeout.saturating_mul(pods)), Task::Mount);
     for (uid, record) in stale {
-        if let Err(error) = undo_one(config, &store, &uid, &record, journal) {
-            failures.push((format!("{} of {}", record.ifname, record.container_id), error));
+        let deadline = *deadlines.entry(uid.clone()).or_insert_with(|| Deadline::after(config.detach_timeout));
+        if let Err(error) = undo_one(config, &store, &uid, &record, deadline, journal) {
+            failures
+                .push((format!("{} of {}", quote::value(&record.ifname), quote::value(&record.container_id)), error));
         }
     }
     for uid in sweep.candidates() {
@@ -48,8 +57,14 @@ pub fn gc(request: &Request, config: &Config, journal: &mut Journal) -> Result<(
     Err(Error::new(first.code, format!("{what} could not be cleaned up.")).with_details(all.join("; ")))
 }
 
-fn undo_one(config: &Config, store: &Store, uid: &PodUid, record: &Record, journal: &mut Journal) -> Result<(), Error> {
-    let deadline = Deadline::after(config.detach_timeout);
+fn undo_one(
+    config: &Config,
+    store: &Store,
+    uid: &PodUid,
+    record: &Record,
+    deadline: Deadline,
+    journal: &mut Journal,
+) -> Result<(), Error> {
     let lock = store.lock(uid, deadline).map_err(|error| fault::record(&error))?;
     let (container_id, ifname) = (&record.container_id, &record.ifname);
     let undo = Undo { config, store, uid, container_id, ifname, netns: None, mac: None, deadline, with_dead: false };

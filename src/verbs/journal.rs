@@ -1,4 +1,7 @@
 //! What a call tells the log: one line for each step that changed something, one at its end.
+//!
+//! A line begins with the call, as `key=value`, and ends that head with a colon; the words follow. What others chose is
+//! quoted in both ([`crate::quote`]), so that neither can be forged.
 
 use std::fmt::{self, Write as _};
 use std::time::Instant;
@@ -7,6 +10,7 @@ use log::{Level, debug, error, info, log};
 
 use crate::cni::{Error, Request};
 use crate::pod::identity::PodUid;
+use crate::quote;
 
 /// The story of one call, as it goes.
 pub struct Journal {
@@ -26,16 +30,15 @@ impl Journal {
             // Writing to a string cannot fail.
             let _ = write!(
                 call,
-                " containerid={} ifname={} netns={} pod={}/{}",
-                request.container_id,
-                request.ifname,
-                request.netns.as_deref().map_or("-".into(), |path| path.to_string_lossy()),
-                pod("K8S_POD_NAMESPACE"),
-                pod("K8S_POD_NAME"),
+                " containerid={} ifname={} netns={} pod={}",
+                quote::value(&request.container_id),
+                quote::value(&request.ifname),
+                request.netns.as_deref().map_or("-".into(), |path| quote::value(&path.to_string_lossy())),
+                quote::value(&format!("{}/{}", pod("K8S_POD_NAMESPACE"), pod("K8S_POD_NAME"))),
             );
         }
         let now = Instant::now();
-        let uid = request.args.get("K8S_POD_UID").unwrap_or("-").to_owned();
+        let uid = quote::value(request.args.get("K8S_POD_UID").unwrap_or("-"));
         Self { call, uid, begun: now, step_begun: now, steps: String::new() }
     }
 

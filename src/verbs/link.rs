@@ -15,6 +15,7 @@ use crate::dataplane::{connected, guard, standin};
 use crate::deadline::Deadline;
 use crate::libvirt::{Client, Domain};
 use crate::pod::process::Process;
+use crate::quote;
 use crate::vm::attach;
 use crate::vm::detach::{self, Target};
 use crate::vm::interface::Interface;
@@ -29,9 +30,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// How long the data plane's connection must last: QEMU closes one that it cannot use, some milliseconds after it came.
 const SETTLED: Duration = Duration::from_millis(50);
-
-/// How long the guest has to let go of a NIC that turned out to be of no use.
-const TAKE_BACK: Duration = Duration::from_secs(10);
 
 /// A link that is to be made.
 pub struct Link<'a> {
@@ -57,14 +55,15 @@ impl Link<'_> {
             return Err(Error::try_again(format!(
                 "Some process of the pod has the NIC's socket {}, though libvirt shows no such NIC: another client's attach \
                  may be under way, and stuck until the data plane connects to {} (does OVS run?).",
-                self.inside, self.outside
+                quote::value(self.inside),
+                quote::value(self.outside)
             )));
         }
         let sandbox = &self.living.sandbox;
         let is_foreign = |pid| Process::open(pid).is_ok_and(|process| sandbox.is_foreign(&process));
         // What is left of the time is for plugging: an attach that is begun should not be given up on.
-        let deadline = self.deadline.at_most(self.deadline.remaining() / 2);
-        probe::probe(self.seat, is_foreign, deadline).map_err(|error| fault::data_plane(&error, self.outside))
+        probe::probe(self.seat, is_foreign, self.half_of_the_rest())
+            .map_err(|error| fault::data_plane(&error, self.outside))
     }
 
     /// Plugs the NIC, and waits until the data plane that was met has it.
@@ -82,16 +81,15 @@ impl Link<'_> {
         let figures = met.figures;
         // Gone, it has no connection either.
         let data_plane = Process::open(met.pid).ok();
-        let ends = || self.living.accepted(self.inside, data_plane.as_ref());
+        let ends = || self.living.accepted(self.inside, data_plane.as_ref(), self.deadline);
         let accepted = || ends().into_iter().map(|end| end.inode).collect();
-        let plugged = standin::during(self.seat, figures, accepted, || {
+        let plugged = standin::during(self.seat, figures, self.deadline, accepted, || {
             attach::attach(client, domain, asked, self.deadline)?;
             journal.did(format_args!("attach {} {} queues={}", asked.alias, asked.mac, asked.queues));
             // QEMU is not handed over to a data plane that hangs. To one that is gone it is: the next will be awake.
-            match met.is_awake(self.deadline) {
+            match met.is_awake(self.half_of_the_rest()) {
                 Err(Fault::Silent) => {
-                    let why = "the data plane stopped answering";
-                    Err(self.take_back(client, domain, asked, why, journal))
+                    Err(self.of_no_use(client, domain, asked, "the data plane stopped answering", journal))
                 }
                 _ => Ok(()),
             }
@@ -107,10 +105,9 @@ impl Link<'_> {
             drop(met);
             if self.is_connected(&served.accepted, accepted) {
                 journal.saw("data plane connected");
-                return Ok(());
+                return self.verify(client, domain, asked, journal);
             }
-            let why = "the data plane did not connect to its socket";
-            Err(self.take_back(client, domain, asked, why, journal))
+            Err(self.of_no_use(client, domain, asked, "the data plane did not connect to its socket", journal))
         });
         let (outcome, cut) = linked.map_err(|error| fault::system("starting the guard", &error))?;
         if cut > 0 {
@@ -121,6 +118,7 @@ impl Link<'_> {
 
     /// Waits until another than these has connected to QEMU, and stays.
     fn is_connected(&self, own: &BTreeSet<u64>, accepted: impl Fn() -> BTreeSet<u64>) -> bool {
+        let deadline = self.half_of_the_rest();
         loop {
             let others: BTreeSet<u64> = accepted().difference(own).copied().collect();
             if !others.is_empty() {
@@ -129,15 +127,40 @@ impl Link<'_> {
                     return true;
                 }
             }
-            if self.deadline.passed() {
+            if deadline.passed() {
                 return false;
             }
-            std::thread::sleep(LOOK_AGAIN.min(self.deadline.remaining()));
+            std::thread::sleep(LOOK_AGAIN.min(deadline.remaining()));
+        }
+    }
+
+    /// For a step after which there must be time for what comes next, be it that the NIC is unplugged again.
+    fn half_of_the_rest(&self) -> Deadline {
+        self.deadline.at_most(self.deadline.remaining() / 2)
+    }
+
+    /// Makes sure that libvirt did what it said.
+    fn verify(
+        &self,
+        client: &mut Client,
+        domain: &Domain,
+        asked: &Interface,
+        journal: &mut Journal,
+    ) -> Result<(), Failure> {
+        match attach::misfit(client, domain, asked, self.deadline) {
+            Ok(None) => Ok(()),
+            Ok(Some(what)) => {
+                let (then, open) = self.take_back(client, domain, asked, journal);
+                let error = Error::libvirt(format!("libvirt said that it plugged the NIC, but {what}, {then}."));
+                Err(Failure { error, open })
+            }
+            // It was plugged, as far as is known.
+            Err(error) => Err(Failure { error: fault::held(&error), open: true }),
         }
     }
 
     /// Unplugs a NIC that is of no use without a data plane.
-    fn take_back(
+    fn of_no_use(
         &self,
         client: &mut Client,
         domain: &Domain,
@@ -145,9 +168,25 @@ impl Link<'_> {
         why: &str,
         journal: &mut Journal,
     ) -> Failure {
+        let (then, open) = self.take_back(client, domain, asked, journal);
+        let error = Error::try_again(format!(
+            "The NIC was plugged, but {why}, {then}. Does OVS still run, with a port that has vhost-server-path {}?",
+            quote::value(self.outside)
+        ));
+        Failure { error, open }
+    }
+
+    /// Unplugs the NIC again: what became of that, in words, and whether it may still be there.
+    fn take_back(
+        &self,
+        client: &mut Client,
+        domain: &Domain,
+        asked: &Interface,
+        journal: &mut Journal,
+    ) -> (&'static str, bool) {
         let target = Target { mac: Some(&asked.mac), path: &asked.path, alias: &asked.alias };
-        let taken = detach::detach(client, domain, target, Deadline::after(TAKE_BACK));
-        let (then, open) = match &taken {
+        let taken = detach::detach(client, domain, target, self.deadline);
+        let told = match &taken {
             Ok(_) => ("so it was unplugged again", false),
             Err(error) => {
                 journal.warn(format_args!("the NIC could not be unplugged again: {error}"));
@@ -155,10 +194,6 @@ impl Link<'_> {
             }
         };
         journal.did("detach");
-        let error = Error::try_again(format!(
-            "The NIC was plugged, but {why}, {then}. Does OVS still run, with a port that has vhost-server-path {}?",
-            self.outside
-        ));
-        Failure { error, open }
+        told
     }
 }

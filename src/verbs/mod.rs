@@ -14,8 +14,12 @@ pub mod state;
 mod sweep;
 mod undo;
 
-use crate::cni::{Command, Error, PrevResult, Request};
+use std::time::Duration;
+
+use crate::cni::{self, Command, Error, PrevResult, Request};
 use crate::config::Config;
+use crate::deadline::Deadline;
+use crate::privilege::{self, Task};
 use journal::Journal;
 
 /// Does what the request asks for, and returns what is to be printed, if anything.
@@ -35,6 +39,28 @@ pub fn run(request: &Request, config: &Config) -> Result<Option<Vec<u8>>, Error>
     };
     journal.close(outcome.as_ref().err());
     outcome
+}
+
+/// How long after its deadline a call may still be at work: it has things to put back, and the machine may be busy.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Makes sure that the call ends soon after the deadline, even where a system call does not: what lies in a pod's
+/// containers may lie on a file system of the tenant's, which need not answer. Begun when this process is in the host's
+/// mount namespace, which only a process of one thread can enter, and confined to `task`.
+fn end_soon_after(deadline: Deadline, task: Task) {
+    let error = Error::try_again(
+        "The call was given up after its deadline: something that has no deadline of its own holds it up, such as a file \
+         system in a container of the pod that does not answer. What was begun is left to the next call.",
+    );
+    let watch = move || {
+        // What is dropped later is dropped by the thread that does it.
+        if task == Task::Mount {
+            privilege::narrow(Task::Talk);
+        }
+        cni::end_at(deadline.and(GRACE), &error);
+    };
+    // Without it the call is as good as any that nothing holds up.
+    drop(std::thread::Builder::new().spawn(watch));
 }
 
 fn prev_result(request: &Request) -> Result<PrevResult<'_>, Error> {

@@ -12,6 +12,7 @@ use crate::device_info::DeviceInfo;
 use crate::pod::identity::PodUid;
 use crate::pod::process::Process;
 use crate::pod::volume::Volume;
+use crate::quote;
 use crate::record::{Nic, Record, Store};
 use crate::share::Share;
 use crate::vm::attach;
@@ -27,6 +28,10 @@ use super::{fault, prev_result};
 
 /// Longest path of a unix socket, in bytes (`sun_path`, unix(7)).
 const SUN_PATH: usize = 107;
+
+/// Longest alias that is taken from a VM's description into a record, in bytes: one that libvirt makes has a dozen, one of
+/// a user's fits into the configuration's 64.
+const ALIAS_LIMIT: usize = 255;
 
 /// Most queue pairs that are taken unasked; a guest with more vCPUs seldom gains by more.
 const AUTO_QUEUES: u16 = 16;
@@ -98,7 +103,7 @@ impl Plug<'_> {
             store.write(self.uid, record).map_err(|error| fault::record(&error))
         };
         if let Some(there) = attach::examine(&description, &asked, queues_matter)? {
-            nic.alias = there.alias.unwrap_or(nic.alias);
+            nic.alias = there.alias.filter(|alias| alias.len() <= ALIAS_LIMIT).unwrap_or(nic.alias);
             nic.queues = Some(there.queues);
             journal.saw("already plugged");
         } else {
@@ -158,7 +163,10 @@ impl Plug<'_> {
         })?;
         let mac = text.parse::<Mac>().ok().filter(Mac::is_unicast);
         mac.map(|mac| mac.to_string()).ok_or_else(|| {
-            Error::invalid_config(format!("prevResult's MAC address {text:?} is not the address of a NIC."))
+            Error::invalid_config(format!(
+                "prevResult's MAC address {} is not the address of a NIC.",
+                quote::value(&text)
+            ))
         })
     }
 
@@ -184,18 +192,22 @@ impl Plug<'_> {
         for path in [inside.to_string_lossy().as_ref(), outside] {
             if path.len() > SUN_PATH {
                 return Err(Error::invalid_config(format!(
-                    "The socket's path {path} has {} bytes, and a unix socket's may have {SUN_PATH}: mount the volume \
+                    "The socket's path {} has {} bytes, and a unix socket's may have {SUN_PATH}: mount the volume \
                      {} at a shorter path, or choose a shorter socket name.",
+                    quote::value(path),
                     path.len(),
                     self.config.volume_name
                 )));
             }
         }
-        inside.into_os_string().into_string().map_err(|path| {
-            Error::untrusted_files(format!(
-                "The volume is mounted at {path:?}, which is not UTF-8 and cannot stand in XML."
-            ))
-        })
+        match inside.to_str() {
+            Some(path) if path.chars().all(stands_in_xml) => Ok(path.to_owned()),
+            _ => Err(Error::untrusted_files(format!(
+                "The socket's path would be {}, which cannot stand in XML as it is: mount the volume at a path without \
+                 control characters.",
+                quote::value(&inside.to_string_lossy())
+            ))),
+        }
     }
 
     /// The NIC to ask for, and whether its number of queues was asked for.
@@ -220,6 +232,12 @@ impl Plug<'_> {
         };
         (interface, queues_matter)
     }
+}
+
+/// Whether XML can hold a character, and an attribute keeps it as it is (XML 1.0, "Characters" and "Attribute-Value
+/// Normalization").
+fn stands_in_xml(c: char) -> bool {
+    !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}')
 }
 
 /// The queue pairs that both sides can have: QEMU would never be done with a NIC that has more than its data plane.

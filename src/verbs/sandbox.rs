@@ -1,19 +1,25 @@
 //! The pod of a call: who it is, and what of it lives.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::cni::{Error, Request};
 use crate::config::Config;
 use crate::dataplane::connected;
 use crate::dataplane::guard::End;
+use crate::deadline::Deadline;
 use crate::pod::identity::{self, PodUid};
+use crate::pod::mounts::Location;
 use crate::pod::netns::Sandbox;
 use crate::pod::process::{self, Process};
 use crate::pod::volume::Volume;
+use crate::sys;
 
 use super::fault;
 use super::journal::Journal;
+
+/// Most connections at a NIC's socket that are looked at; a NIC has two at most, for a moment.
+const END_LIMIT: usize = 64;
 
 /// The uid that the runtime gives in CNI_ARGS, if it gives one. What is not of kubelet's form names no directory of
 /// kubelet's; a slip shows in the log, and the processes of CNI_NETNS may tell the pod all the same.
@@ -85,17 +91,29 @@ impl Living {
 
     /// The unix sockets of the pod's network namespace, as the kernel lists them.
     pub fn unix_sockets(&self) -> String {
-        self.processes.iter().find_map(|process| process.unix_sockets().ok()).unwrap_or_default()
+        // They all live in the one namespace: what fails for a process that lives would fail for all.
+        let lists = self.processes.iter().map(Process::unix_sockets);
+        let mut answers = lists.skip_while(|list| list.as_ref().is_err_and(sys::Error::is_absent));
+        answers.next().and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// Where the pod's containers have a location mounted, as far as can be seen by the deadline.
+    pub fn mount_points(&self, location: &Location, deadline: Deadline) -> BTreeSet<PathBuf> {
+        let views = process::of_each_container(&self.processes).take_while(|_| !deadline.passed());
+        views.filter_map(|process| process.mount_point(location).ok().flatten()).collect()
     }
 
     /// The connections that processes of the pod have accepted on the unix socket that they bound to this path: their
     /// ends. Clients are looked for in the host's network namespace, this process' own; in the pod's; and
-    /// in that of `data_plane`, if it is known who that is.
-    pub fn accepted(&self, path: &str, data_plane: Option<&Process>) -> Vec<End> {
-        let own = process::own_unix_sockets().unwrap_or_default();
-        let theirs = data_plane.and_then(|process| process.unix_sockets().ok()).unwrap_or_default();
-        let lists = [own, self.unix_sockets(), theirs];
-        let sockets: BTreeSet<u64> = lists.iter().flat_map(|list| connected::accepted(list, path)).collect();
+    /// in that of `data_plane`, if it is known who that is. A pod may have as many processes and connections as it is
+    /// allowed: those are looked at until the deadline, and 64 of these.
+    pub fn accepted(&self, path: &str, data_plane: Option<&Process>, deadline: Deadline) -> Vec<End> {
+        // One list after the other, for each may be long.
+        let mut sockets = connected::accepted(&process::own_unix_sockets().unwrap_or_default(), path);
+        sockets.extend(connected::accepted(&self.unix_sockets(), path));
+        if let Some(list) = data_plane.and_then(|process| process.unix_sockets().ok()) {
+            sockets.extend(connected::accepted(&list, path));
+        }
         if sockets.is_empty() {
             return Vec::new();
         }
@@ -104,6 +122,6 @@ impl Living {
             let found = process.descriptors(&sockets).unwrap_or_default();
             found.into_iter().map(move |(inode, descriptor)| End { pid, proc: proc.clone(), descriptor, inode })
         };
-        self.processes.iter().flat_map(of).collect()
+        self.processes.iter().take_while(|_| !deadline.passed()).flat_map(of).take(END_LIMIT).collect()
     }
 }

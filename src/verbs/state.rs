@@ -9,6 +9,7 @@ use crate::deadline::Deadline;
 use crate::libvirt::{Domain, DomainState};
 use crate::pod::identity::PodUid;
 use crate::pod::volume::{self, Entry, Volume};
+use crate::quote;
 use crate::record::{Nic, Record};
 use crate::share::Share;
 use crate::vm::attach;
@@ -114,7 +115,9 @@ impl<'a> Scene<'a> {
         let looking = |error| Flaw::Unseen(fault::system("looking at the NIC's socket", &error));
         match self.volume()?.entry(&nic.socket).map_err(looking)? {
             Entry::Socket => Ok(()),
-            Entry::Absent | Entry::Other => Err(Flaw::Missing(format!("{} is not in the pod's volume", nic.socket))),
+            Entry::Absent | Entry::Other => {
+                Err(Flaw::Missing(format!("{} is not in the pod's volume", quote::value(&nic.socket))))
+            }
         }
     }
 
@@ -127,16 +130,16 @@ impl<'a> Scene<'a> {
         if connected::is_listening(&self.living()?.unix_sockets(), &nic.path) {
             return Ok(());
         }
-        Err(Flaw::Missing(format!("no process of the pod listens on {}", nic.path)))
+        Err(Flaw::Missing(format!("no process of the pod listens on {}", quote::value(&nic.path))))
     }
 
     /// Whether a data plane is connected to the NIC's socket.
     ///
     /// # Errors
     /// That none is.
-    pub fn data_plane(&self, nic: &Nic) -> Part {
-        if self.living()?.accepted(&nic.path, None).is_empty() {
-            return Err(Flaw::Missing(format!("nobody is connected to {}", nic.path)));
+    pub fn data_plane(&self, nic: &Nic, deadline: Deadline) -> Part {
+        if self.living()?.accepted(&nic.path, None, deadline).is_empty() {
+            return Err(Flaw::Missing(format!("nobody is connected to {}", quote::value(&nic.path))));
         }
         Ok(())
     }
@@ -164,8 +167,8 @@ impl<'a> Scene<'a> {
         let state = domain.as_ref().and_then(|domain| client.state(domain, deadline).ok());
         let missing = || {
             let queues = nic.queues.map_or(String::new(), |queues| format!(" and {queues} queue pairs"));
-            let what = format!("no VM of the pod has {} with MAC {}, socket {}{queues}", nic.alias, nic.mac, nic.path);
-            Flaw::Missing(what)
+            let (alias, path) = (quote::value(&nic.alias), quote::value(&nic.path));
+            Flaw::Missing(format!("no VM of the pod has {alias} with MAC {}, socket {path}{queues}", nic.mac))
         };
         Vm { domain, state, nic: holder.map(|_| ()).ok_or_else(missing) }
     }

@@ -9,8 +9,8 @@ use crate::dataplane::{connected, guard};
 use crate::deadline::Deadline;
 use crate::libvirt::Domain;
 use crate::pod::identity::PodUid;
-use crate::pod::process;
 use crate::pod::volume::{Entry, Volume};
+use crate::quote;
 use crate::record::{Lock, Nic, Record, Store};
 use crate::share::Share;
 use crate::vm::detach::{self, Target};
@@ -96,7 +96,10 @@ impl Undo<'_> {
         for (nic, volume) in dead.iter().filter_map(|other| other.nic.as_ref().zip(volume.as_ref())) {
             self.remove_socket(nic, volume, None, journal)?;
         }
-        let in_use = volume.as_ref().zip(living.as_ref()).is_some_and(|(volume, living)| any_in_use(volume, living));
+        let in_use = volume
+            .as_ref()
+            .zip(living.as_ref())
+            .is_some_and(|(volume, living)| any_in_use(volume, living, self.deadline));
         let doomed = |other: &Record| dead.contains(other) || self.is_this(other);
         let is_last = self.store.of_pod(self.uid).iter().all(doomed);
         if is_last && !in_use && share.remove().map_err(|error| fault::share(&error))? {
@@ -110,7 +113,7 @@ impl Undo<'_> {
         for other in &dead {
             untell(Some(other), journal);
             remove(&other.ifname)?;
-            journal.did(format_args!("forget {}, whose VM is gone", other.ifname));
+            journal.did(format_args!("forget {}, whose VM is gone", quote::value(&other.ifname)));
         }
         remove(self.ifname)
     }
@@ -146,9 +149,7 @@ impl Undo<'_> {
         }
         let socket = self.config.socket_name(self.ifname).ok()?;
         let location = volume.location().ok()?;
-        let point = process::of_each_container(&living.processes)
-            .find_map(|process| process.mount_point(&location).ok().flatten())?;
-        let path = point.join(socket).to_str()?.to_owned();
+        let path = living.mount_points(&location, self.deadline).pop_first()?.join(socket).to_str()?.to_owned();
         // The plugin's alias must tell a NIC that came along: one of the VM's definition may have the same MAC and socket.
         let (origin, mac) = match record {
             Some(_) if connected::is_listening(&living.unix_sockets(), &path) => (Origin::Brought, None),
@@ -194,14 +195,14 @@ impl Undo<'_> {
             Target { mac: Some(nic.mac.as_str()).filter(|mac| !mac.is_empty()), path: &nic.path, alias: &nic.alias };
         for domain in domains.iter().filter(is_it) {
             // A guest that lets go of the NIC makes QEMU stop its rings, and wait for the data plane to say where.
-            let ends = || living.accepted(&nic.path, None);
+            let ends = || living.accepted(&nic.path, None, self.deadline);
             let detached = guard::during(ends, || detach::detach(client, domain, target, self.deadline));
             let (detached, cut) = detached.map_err(|error| fault::system("starting the guard", &error))?;
             if cut > 0 {
                 journal.warn(format_args!("the data plane hung, and was cut off to let the VM run on ({cut} times)"));
             }
             if detached.map_err(|error| fault::held(&error))? {
-                journal.did(format_args!("detach {}", nic.alias));
+                journal.did(format_args!("detach {}", quote::value(&nic.alias)));
                 found = true;
             }
         }
@@ -226,7 +227,7 @@ impl Undo<'_> {
             } else if volume.entry(&nic.socket).map_err(looking)? == Entry::Socket {
                 return Err(Error::try_again(format!(
                     "The VM no longer has the NIC, but some process of the pod still listens on its socket {}.",
-                    nic.path
+                    quote::value(&nic.path)
                 )));
             } else {
                 return Ok(()); // on something that no path leads to
@@ -250,19 +251,17 @@ pub fn untell(record: Option<&Record>, journal: &mut Journal) {
 }
 
 /// Whether some process of the pod still has a socket in the volume, through any of the pod's mounts.
-fn any_in_use(volume: &Volume, living: &Living) -> bool {
+fn any_in_use(volume: &Volume, living: &Living, deadline: Deadline) -> bool {
     let names = volume.sockets().unwrap_or_default();
     if names.is_empty() {
         return false;
     }
     let Ok(location) = volume.location() else { return true };
-    let list = living.unix_sockets();
-    let points = process::of_each_container(&living.processes)
-        .filter_map(|process| process.mount_point(&location).ok().flatten());
-    let points: std::collections::BTreeSet<_> = points.collect();
-    points
-        .iter()
-        .any(|point| names.iter().any(|name| connected::is_listening(&list, &point.join(name).to_string_lossy())))
+    let points = living.mount_points(&location, deadline);
+    connected::listening(&living.unix_sockets()).map(Path::new).any(|path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        path.parent().is_some_and(|parent| points.contains(parent)) && name.is_some_and(|name| names.contains(name))
+    })
 }
 
 /// Puts back what a failed ADD found: its earlier record, if it had one, and no share where there was none.

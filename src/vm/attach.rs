@@ -63,6 +63,20 @@ pub fn ensure_free(client: &mut Client, domain: &Domain, deadline: Deadline) -> 
     }
 }
 
+/// What the running domain shows that is not the NIC as it was asked for, in words, though libvirt says that it was plugged:
+/// the VM is believed, not the answer.
+///
+/// # Errors
+/// Those of [`describe`].
+pub fn misfit(
+    client: &mut Client,
+    domain: &Domain,
+    asked: &Interface,
+    deadline: Deadline,
+) -> Result<Option<String>, Error> {
+    Ok(describe(client, domain, deadline)?.misfit(asked))
+}
+
 /// Plugs the NIC into the running domain, and only that: a persistent one would keep the VM's next start waiting for
 /// the data plane.
 ///

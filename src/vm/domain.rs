@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::interface::{Interface, Nic, PciAddress};
 use super::xml::{self, Element};
+use crate::quote;
 
 /// A domain's description, as far as it matters here. It is the tenant's word: compared, never followed.
 #[derive(Clone, Debug, Default)]
@@ -118,7 +119,7 @@ impl Description {
             if let Some(model) = &nic.model
                 && *model != asked.model
             {
-                return differs("model", model.clone(), asked.model.clone());
+                return differs("model", quote::value(model), asked.model.clone());
             }
             if let (Some(is), Some(should)) = (nic.address, asked.address)
                 && is != should
@@ -128,8 +129,8 @@ impl Description {
             return Match::Same(nic.clone());
         }
         let held_by = |nic: &Nic, what: String| {
-            let alias = nic.alias.as_deref().unwrap_or("?");
-            Match::Conflict(format!("{what} is already that of another NIC of the VM ({alias}, MAC {})", nic.mac))
+            let (alias, mac) = (quote::value(nic.alias.as_deref().unwrap_or("-")), quote::value(&nic.mac));
+            Match::Conflict(format!("{what} is already that of another NIC of the VM ({alias}, MAC {mac})"))
         };
         // libvirt itself takes a second NIC of the same MAC or socket, and the two then break each other.
         if let Some(nic) = self.nics.iter().find(|nic| nic.alias.as_deref() == Some(&asked.alias)) {
@@ -139,12 +140,27 @@ impl Description {
             return held_by(nic, format!("MAC {}", asked.mac));
         }
         if let Some(nic) = self.nics.iter().find(|nic| nic.path.as_deref() == Some(&asked.path)) {
-            return held_by(nic, format!("socket {}", asked.path));
+            return held_by(nic, format!("socket {}", quote::value(&asked.path)));
         }
         if self.aliases.contains(&asked.alias) {
             return Match::Conflict(format!("alias {} is already that of another device of the VM", asked.alias));
         }
         Match::Absent
+    }
+
+    /// What is wrong with a NIC that was plugged a moment ago, in words; `None` if it is there once, as asked.
+    #[must_use]
+    pub fn misfit(&self, asked: &Interface) -> Option<String> {
+        // libvirt may number queues as it sees fit.
+        match self.compare(asked, false) {
+            Match::Absent => Some("the VM's description does not show it".to_owned()),
+            Match::Conflict(text) => Some(text),
+            Match::Same(_) => {
+                let is_it = |nic: &&Nic| nic.mac == asked.mac || nic.path.as_deref() == Some(&asked.path);
+                let count = self.nics.iter().filter(is_it).count();
+                (count > 1).then(|| format!("the VM's description shows {count} NICs of its MAC or socket"))
+            }
+        }
     }
 
     /// What keeps a NIC from being plugged, known before libvirt is asked.
@@ -289,6 +305,17 @@ mod tests {
         let mut auto = asked();
         auto.queues = 1;
         assert!(matches!(there.compare(&auto, false), Match::Same(_)), "a number nobody asked for does not matter");
+    }
+
+    #[test]
+    fn a_nic_that_was_plugged_must_be_there_once() {
+        assert_eq!(domain(SHARED, OURS).misfit(&asked()), None);
+        assert!(domain(SHARED, "").misfit(&asked()).unwrap().contains("does not show it"));
+        assert!(domain(SHARED, &OURS.repeat(2)).misfit(&asked()).unwrap().contains("2 NICs"));
+        let elsewhere = OURS.replace("/run/vm/pod1", "/run/vm/other");
+        assert!(domain(SHARED, &elsewhere).misfit(&asked()).unwrap().starts_with("alias ua-pod1"));
+        let again = OURS.replace("/run/vm/pod1", "/run/vm/other").replace("ua-pod1", "ua-other");
+        assert!(domain(SHARED, &(OURS.to_owned() + &again)).misfit(&asked()).unwrap().contains("2 NICs"));
     }
 
     #[test]

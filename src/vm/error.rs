@@ -5,6 +5,7 @@ use std::fmt;
 use super::domain::Obstacle;
 use super::xml;
 use crate::libvirt::{self, Operation};
+use crate::quote;
 
 /// Why a NIC could not be plugged or unplugged.
 #[derive(Debug)]
@@ -77,7 +78,7 @@ impl fmt::Display for Error {
         match self {
             Self::NoDomain { asked: None, .. } => f.write_str("no VM runs in the pod"),
             Self::NoDomain { asked: Some(name), running } => {
-                write!(f, "no VM named {name} runs in the pod (running: {})", list(running))
+                write!(f, "no VM named {} runs in the pod (running: {})", quote::value(name), list(running))
             }
             Self::SeveralDomains(names) => {
                 write!(f, "the pod runs several VMs ({}): name one with the key \"domain\"", list(names))
@@ -99,14 +100,16 @@ impl fmt::Display for Error {
             Self::NotReleased { alias, last } => {
                 write!(
                     f,
-                    "the guest has not let go of the NIC {alias}: is its operating system up, with PCI hot-plug?"
+                    "the guest has not let go of the NIC {}: is its operating system up, with PCI hot-plug?",
+                    quote::value(alias)
                 )?;
                 last.as_ref().map_or(Ok(()), |last| write!(f, " ({last})"))
             }
             Self::StillStored { alias } => write!(
                 f,
-                "the NIC {alias} is still in the VM's stored description, with which its next start would wait for the data \
-                 plane: remove it with virsh detach-device --config"
+                "the NIC {} is still in the VM's stored description, with which its next start would wait for the data \
+                 plane: remove it with virsh detach-device --config",
+                quote::value(alias)
             ),
         }
     }
@@ -115,7 +118,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 fn list(names: &[String]) -> String {
-    // The names are the tenant's: few, short, and nothing in them that steers a terminal.
-    let shown: Vec<String> = names.iter().take(8).map(|name| libvirt::error::printable(name)).collect();
+    // The names are the tenant's.
+    let shown: Vec<String> = names.iter().take(8).map(|name| quote::value(name)).collect();
     if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
 }

@@ -6,12 +6,21 @@ use quick_xml::XmlVersion;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::reader::Reader;
 
+use crate::quote;
+
+/// Longest document, in bytes: a domain with 100 devices has some 60 KiB. libvirt can send 4 MiB, and a tree of that would
+/// take a dozen times as much memory.
+const DOCUMENT_LIMIT: usize = 512 << 10;
+/// Most references (`&lt;`, `&#10;`) and carriage returns: each takes far longer to read than a plain character.
+const REFERENCE_LIMIT: usize = 20_000;
 /// Deepest nesting; libvirt's own documents stay below 12.
 const DEPTH_LIMIT: usize = 32;
 /// Most elements; a domain with 100 devices has some 1500.
-const ELEMENT_LIMIT: usize = 50_000;
+const ELEMENT_LIMIT: usize = 10_000;
 /// Most attributes of one element.
-const ATTRIBUTE_LIMIT: usize = 64;
+const ATTRIBUTE_LIMIT: usize = 32;
+/// Most attributes of all elements together; that domain has some 3000.
+const ATTRIBUTES_LIMIT: usize = 20_000;
 
 /// Why a document was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,12 +50,18 @@ impl Element {
     /// # Errors
     /// What is wrong with it, in words: not well-formed, a document type (libvirt sends none), or past a limit.
     pub fn parse(document: &str) -> Result<Self, Error> {
+        if document.len() > DOCUMENT_LIMIT {
+            return Err(Error(format!("{} bytes of XML, of which {DOCUMENT_LIMIT} would be taken", document.len())));
+        }
+        if document.bytes().filter(|byte| matches!(byte, b'&' | b'\r')).count() > REFERENCE_LIMIT {
+            return Err(Error(format!("more than {REFERENCE_LIMIT} references and carriage returns")));
+        }
         let mut reader = Reader::from_str(document);
         // The open elements, outermost first, below a stand-in that collects the root.
         let mut open = vec![Self::default()];
-        let mut elements = 0_usize;
+        let (mut elements, mut attributes) = (0_usize, 0_usize);
         loop {
-            let event = reader.read_event().map_err(|error| Error(format!("not well-formed XML: {error}")))?;
+            let event = reader.read_event().map_err(|error| malformed(&error))?;
             let (element, empty) = match event {
                 Event::Start(tag) => (Self::open(&tag)?, false),
                 Event::Empty(tag) => (Self::open(&tag)?, true),
@@ -74,6 +89,10 @@ impl Element {
             if elements > ELEMENT_LIMIT || open.len() > DEPTH_LIMIT {
                 return Err(Error(format!("more than {ELEMENT_LIMIT} elements, or nested deeper than {DEPTH_LIMIT}")));
             }
+            attributes = attributes.saturating_add(element.attributes.len());
+            if attributes > ATTRIBUTES_LIMIT {
+                return Err(Error(format!("more than {ATTRIBUTES_LIMIT} attributes")));
+            }
             open.push(element);
             if empty {
                 close(&mut open)?;
@@ -92,12 +111,12 @@ impl Element {
     fn open(tag: &BytesStart<'_>) -> Result<Self, Error> {
         let mut attributes = Vec::new();
         for attribute in tag.attributes() {
-            let attribute = attribute.map_err(|error| Error(format!("not well-formed XML: {error}")))?;
+            let attribute = attribute.map_err(|error| malformed(&error))?;
             if attributes.len() >= ATTRIBUTE_LIMIT {
                 return Err(Error(format!("an element with more than {ATTRIBUTE_LIMIT} attributes")));
             }
             let value = attribute.normalized_value(XmlVersion::Implicit1_0);
-            let value = value.map_err(|error| Error(format!("not well-formed XML: {error}")))?;
+            let value = value.map_err(|error| malformed(&error))?;
             attributes.push((attribute.key.0.to_owned(), value.into_owned()));
         }
         Ok(Self { name: tag.name().0.to_owned(), attributes, ..Self::default() })
@@ -137,6 +156,11 @@ impl Element {
     pub fn text(&self) -> &str {
         self.text.trim()
     }
+}
+
+/// The parser's words hold the document's own.
+fn malformed(error: &dyn fmt::Display) -> Error {
+    Error(format!("not well-formed XML: {}", quote::text(&error.to_string())))
 }
 
 fn close(open: &mut Vec<Element>) -> Result<(), Error> {
@@ -212,5 +236,13 @@ mod tests {
         assert!(Element::parse(&format!("<a>{}</a>", "<b/>".repeat(ELEMENT_LIMIT))).is_err());
         let attributes: String = (0..=ATTRIBUTE_LIMIT).map(|n| format!(" a{n}='x'")).collect();
         assert!(Element::parse(&format!("<a{attributes}/>")).is_err());
+        let many = format!("<b{}/>", (0..ATTRIBUTE_LIMIT).map(|n| format!(" a{n}=''")).collect::<String>());
+        let many = |count: usize| Element::parse(&format!("<a>{}</a>", many.repeat(count / ATTRIBUTE_LIMIT)));
+        assert!(many(ATTRIBUTES_LIMIT - 100).is_ok() && many(ATTRIBUTES_LIMIT + 100).is_err());
+        let text = |text: &str, count: usize| Element::parse(&format!("<a>{}</a>", text.repeat(count)));
+        for slow in ["&lt;", "\r"] {
+            assert!(text(slow, REFERENCE_LIMIT).is_ok() && text(slow, REFERENCE_LIMIT + 1).is_err());
+        }
+        assert!(text("x", DOCUMENT_LIMIT - 7).is_ok() && text("x", DOCUMENT_LIMIT - 6).is_err());
     }
 }

@@ -1,17 +1,36 @@
 //! A double of a data plane: connects to a path as DPDK's client does, and answers there as OVS-DPDK does.
 //!
-//! `dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--silent | --close]`
+//! `dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--silent | --close | --lie LIE]`
 //! tries the path every second (or so many milliseconds), and at once when a connection ends, until it is killed. It prints a line for each connection when
 //! that ends: how many messages came, and which was the last. With `--silent` it connects and never answers; with
-//! `--close` it hangs up at once. Numbers may be hexadecimal (0x…). Its wire code is its own, so that it shares no mistake
+//! `--close` it hangs up at once, with `--lie` it tells one of the lies of [`LIES`]. Numbers may be hexadecimal (0x…). Its wire code is its own, so that it shares no mistake
 //! with the plugin. It is a process of its own because the plugin asks the kernel whose process connects.
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-const USAGE: &str = "usage: dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--silent | --close]";
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+const USAGE: &str = "usage: dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--silent | --close | --lie LIE]";
+
+/// How the first question, or where it says so another, can be answered instead.
+const LIES: [&str; 12] = [
+    "huge",     // with a payload of 4 GiB, it claims
+    "oversize", // with a payload of one byte too many
+    "version",  // in version 2
+    "question", // with a question
+    "other",    // as if another had been asked
+    "short",    // with half of a word
+    "long",     // with two words
+    "half",     // with half of a header, and then nothing
+    "trickle",  // with a byte each second
+    "flood",    // for ever
+    "gift",     // with 250 descriptors, as all the others
+    "sleep",    // as it should be, and nothing once all is agreed on
+];
 
 /// What DPDK's thread for clients that are not connected sleeps between two rounds (lib/vhost/socket.c).
 const ROUND: Duration = Duration::from_secs(1);
@@ -21,6 +40,7 @@ enum Manner {
     Answer,
     Silent,
     Close,
+    Lie(&'static str),
 }
 
 struct Double {
@@ -68,6 +88,11 @@ fn main() {
             "--round" => round = Duration::from_millis(number(args.next())),
             "--silent" => double.manner = Manner::Silent,
             "--close" => double.manner = Manner::Close,
+            "--lie" => {
+                let asked = args.next().unwrap_or_else(|| usage());
+                let lie = LIES.into_iter().find(|lie| *lie == asked);
+                double.manner = Manner::Lie(lie.unwrap_or_else(|| usage()));
+            }
             _ => usage(),
         }
     }
@@ -91,11 +116,13 @@ impl Double {
             let mut state = State::default();
             while let Some((request, flags, payload)) = receive(&mut stream) {
                 (messages, last) = (messages + 1, request);
-                let answer = self.answer(&mut state, request, flags, &payload);
-                if self.manner == Manner::Answer
-                    && let Some(answer) = answer
-                    && stream.write_all(&message(request, &answer)).is_err()
-                {
+                let Some(answer) = self.answer(&mut state, request, flags, &payload) else { continue };
+                let said = match self.manner {
+                    Manner::Answer => stream.write_all(&message(request, &answer)).is_ok(),
+                    Manner::Lie(lie) => tell(lie, &mut stream, messages, &message(request, &answer)),
+                    Manner::Silent | Manner::Close => true,
+                };
+                if !said {
                     break;
                 }
             }
@@ -122,6 +149,43 @@ impl Double {
         // NEED_REPLY, where REPLY_ACK was agreed on.
         (flags & 8 != 0 && state.protocol_features & 8 != 0).then(|| 0_u64.to_ne_bytes().to_vec())
     }
+}
+
+/// Says a lie in place of this answer to the n-th message; whether the connection goes on.
+fn tell(lie: &str, stream: &mut UnixStream, nth: u32, honest: &[u8]) -> bool {
+    let head = |request: u32, flags: u32, size: u32| [request, flags, size].map(u32::to_ne_bytes).concat();
+    let pause = || std::thread::sleep(Duration::from_secs(1));
+    match lie {
+        "huge" => stream.write_all(&head(1, 5, u32::MAX)).is_ok(),
+        "oversize" => stream.write_all(&head(1, 5, 4097)).is_ok(),
+        "version" => stream.write_all(&[head(1, 6, 8), vec![0; 8]].concat()).is_ok(),
+        "question" => stream.write_all(&head(1, 1, 0)).is_ok(),
+        "other" => stream.write_all(&[head(17, 5, 8), vec![0; 8]].concat()).is_ok(),
+        "short" => stream.write_all(&[head(1, 5, 4), vec![0; 4]].concat()).is_ok(),
+        "long" => stream.write_all(&[head(1, 5, 16), vec![0; 16]].concat()).is_ok(),
+        "half" => stream.write_all(&honest[..6]).is_ok(),
+        "trickle" => honest.iter().all(|byte| {
+            pause();
+            stream.write_all(&[*byte]).is_ok()
+        }),
+        "flood" => {
+            let many = honest.repeat(1000);
+            while stream.write_all(&many).is_ok() {}
+            false
+        }
+        "gift" => gift(stream, honest),
+        // Features, protocol features, their choice, queues.
+        "sleep" => nth > 4 || stream.write_all(honest).is_ok(),
+        _ => unreachable!("one of the list"),
+    }
+}
+
+/// Sends an answer with descriptors of /dev/null, as many as the kernel lets pass.
+fn gift(stream: &UnixStream, bytes: &[u8]) -> bool {
+    let null = std::fs::File::open("/dev/null").expect("/dev/null is there");
+    let descriptors = [null.as_raw_fd(); 250];
+    let control = [ControlMessage::ScmRights(&descriptors)];
+    sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(bytes)], &control, MsgFlags::empty(), None).is_ok()
 }
 
 #[derive(Default)]

@@ -1,11 +1,11 @@
-//! docs/faults.md names tests that exist.
+//! The pages name tests that exist.
 
 use std::path::Path;
 
-#[test]
-fn each_row_names_a_test() {
+/// The text of a page, and how many tests it names; each must be there.
+fn page(name: &str) -> (String, usize) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(root.join("docs/faults.md")).unwrap();
+    let text = std::fs::read_to_string(root.join("docs").join(name)).unwrap();
     let mut found = 0;
     for name in text.split('`').skip(1).step_by(2).filter(|quoted| quoted.contains("::")) {
         let [group, room, test] = name.split("::").collect::<Vec<_>>()[..] else { panic!("{name}") };
@@ -13,7 +13,19 @@ fn each_row_names_a_test() {
         assert!(source.contains(&format!("fn {test}()")), "{name} is no test");
         found += 1;
     }
+    (text, found)
+}
+
+#[test]
+fn each_row_of_the_faults_names_a_test() {
+    let (text, found) = page("faults.md");
     let is_row =
         |line: &&str| line.starts_with("| ") && !["| fault ", "| | |"].iter().any(|head| line.starts_with(head));
     assert_eq!(found, text.lines().filter(is_row).count(), "a row without a test, or with several");
+}
+
+#[test]
+fn the_page_of_the_lies_names_tests() {
+    let (_, found) = page("lies.md");
+    assert!(found > 10, "{found}");
 }

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
             Err(Error::internal("the process should have ended"))
         }),
         _ => {
-            for (place, words) in [("here", "a \"defect\"\nof two lines"), ("elsewhere", "a defect of a thread")] {
+            for (place, words) in [("here", r#"a "defect"\nof two lines"#), ("elsewhere", "a defect of a thread")] {
                 shows_an_error_object(place, words);
                 println!("a panic {place} ... ok");
             }

@@ -263,7 +263,7 @@ fn an_error_without_words_or_with_hostile_ones_is_told_safely() {
         expect("attach", &json!({"error": {"code": 1, "domain": 10, "message": message, "repeat": repeat}}), "refused")
     };
     let mute = error(Value::Null, 1);
-    assert_eq!(mute.remote_message(), None);
+    assert_eq!(mute.refusal().unwrap().message, None);
     assert!(mute.to_string().contains("does not say why"));
     let hostile = error(json!("all is well\n\u{1b}[2Jlevel=info \u{202e}gpj"), 1).to_string();
     assert!(!hostile.chars().any(|c| c.is_control() || c == '\u{202e}'), "{hostile:?}");

@@ -5,6 +5,8 @@ use std::ops::Range;
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 
+use crate::script::Shows;
+
 /// A child of `<devices>`, or an element on its own.
 #[derive(Clone, Default)]
 pub struct Device {
@@ -53,8 +55,18 @@ impl Device {
         }
     }
 
+    /// As the live XML shows it, honestly or not.
+    pub fn shown(&self, how: Shows) -> String {
+        match how {
+            Shows::It => self.rendered(),
+            Shows::Nothing => String::new(),
+            Shows::Twice => self.rendered().repeat(2),
+            Shows::OtherPath => Self { path: format!("{}-other", self.path), ..self.clone() }.rendered(),
+        }
+    }
+
     /// As libvirt shows a vhost-user interface in the live XML.
-    pub fn rendered(&self) -> String {
+    fn rendered(&self) -> String {
         let escape = |text: &str| quick_xml::escape::escape(text).into_owned();
         let queues = if self.queues.is_empty() { "" } else { &format!(" queues='{}'", escape(&self.queues)) };
         format!(

@@ -42,8 +42,13 @@ pub fn tell(lie: &Lie, head: Head, payload: &[u8], writer: &Writer) -> bool {
         // A string of one byte, whose padding is made other than zero, or a byte that UTF-8 never has.
         Lie::Padding => say(&head.frame(&[0, 0, 0, 1, b'x', 0, 0, 1])),
         Lie::NotUtf8 => say(&head.frame(&[0, 0, 0, 1, 0xff, 0, 0, 0])),
+        Lie::Nul => say(&head.frame(&[0, 0, 0, 3, b'x', 0, b'x', 0])),
+        // After the domain's id comes their count.
+        Lie::LastId(id) => say(&head.frame(&overwritten(payload, 8, &id.to_be_bytes()))),
+        Lie::OtherUuid => say(&head.frame(&overwritten(payload, 24, &NOBODY))),
         Lie::EventFlood(callback) => flood(&mut stream, &removed(*callback)),
         Lie::ForeignFlood(uuid) => flood(&mut stream, &event(333, 5, crate::world::uuid(uuid), "ua-nic")),
+        Lie::OwnFlood(uuid) => flood(&mut stream, &event(333, 0, crate::world::uuid(uuid), "ua-other")),
         Lie::BigFlood => flood(&mut stream, &event(333, 0, NOBODY, &"x".repeat(524_288))),
         Lie::BigUnknownFlood => flood(&mut stream, &event(319, 0, NOBODY, &"x".repeat(524_288))),
         Lie::UnknownEventFlood => flood(&mut stream, &Head::event(319).frame(&Out::default().word(0).0)),
@@ -126,6 +131,14 @@ fn garbage(count: usize) -> Vec<u8> {
             seed.to_be_bytes()[1]
         })
         .collect()
+}
+
+/// The payload with other bytes so far from its end.
+fn overwritten(payload: &[u8], from_end: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut payload = payload.to_vec();
+    let at = payload.len() - from_end;
+    payload[at..at + bytes.len()].copy_from_slice(bytes);
+    payload
 }
 
 fn ping() -> Vec<u8> {

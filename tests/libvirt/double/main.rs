@@ -8,6 +8,7 @@
 mod checks;
 mod devices;
 mod lies;
+mod qemu;
 mod script;
 mod serve;
 mod socket;

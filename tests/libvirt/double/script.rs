@@ -92,13 +92,68 @@ pub struct Attach {
     pub delay_ms: u64,
     /// Answers success and does nothing.
     pub ignore: bool,
+    /// What the live XML shows of it afterwards.
+    pub shows: Shows,
+    /// How QEMU speaks to the first who dials the interface's socket.
+    pub qemu: Qemu,
     pub refuse: Option<Refuse>,
 }
 
 impl Default for Attach {
     fn default() -> Self {
-        Self { socket: true, data_plane: DataPlane::default(), delay_ms: 0, ignore: false, refuse: None }
+        Self {
+            socket: true,
+            data_plane: DataPlane::default(),
+            delay_ms: 0,
+            ignore: false,
+            shows: Shows::default(),
+            qemu: Qemu::default(),
+            refuse: None,
+        }
     }
+}
+
+/// What the live XML shows of an interface that was attached.
+#[derive(Clone, Copy, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shows {
+    #[default]
+    It,
+    Nothing,
+    /// It, with another socket.
+    OtherPath,
+    /// It, two times.
+    Twice,
+}
+
+/// QEMU's lies to its back end, in place of the handshake.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Qemu {
+    #[default]
+    Honest,
+    /// A message that claims a payload of 4 GiB.
+    Huge,
+    /// A message of version 2.
+    Version,
+    /// A request that no specification has.
+    Unknown,
+    /// A reply to what nobody asked.
+    Reply,
+    /// A payload of another size than its request has.
+    Size,
+    /// Half a header, and then nothing.
+    Half,
+    /// A byte each second.
+    Trickle,
+    /// Requests for ever.
+    Flood,
+    /// Questions for ever, and none of the answers is read.
+    Deaf,
+    /// 250 descriptors with each of a hundred messages.
+    Gift,
+    /// Nothing.
+    Silent,
 }
 
 /// Who dials the interface's socket.
@@ -153,6 +208,10 @@ pub enum Guest {
     RefusesOnce,
     /// The whole domain stops instead.
     Stops,
+    /// The device is said to be removed (DEVICE_REMOVED) and stays.
+    Pretends,
+    /// The XML shows the device no more, and QEMU still has it.
+    Hides,
 }
 
 /// A refusal to order, for attach and detach.
@@ -210,10 +269,18 @@ pub enum Lie {
     Padding,
     /// The payload's fifth byte, a string's first, is 0xff.
     NotUtf8,
+    /// A string with a NUL in it.
+    Nul,
+    /// Another id of the last domain in a list of them.
+    LastId(i32),
+    /// Another UUID of the last domain in a list of them.
+    OtherUuid,
     /// DEVICE_REMOVED for ever, with this callback number.
     EventFlood(i32),
     /// DEVICE_REMOVED of the domain with this UUID for ever, with a callback number that nobody has.
     ForeignFlood(String),
+    /// DEVICE_REMOVED of the domain with this UUID for ever, with callback number 0, of a device that nobody asked about.
+    OwnFlood(String),
     /// DEVICE_REMOVED for ever, with callback number 0 and an alias of half a MiB: few make much.
     BigFlood,
     /// The same of an event that nobody subscribed to.

@@ -7,6 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::qemu::tell;
+use crate::script::Qemu;
+
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// A socket that listens until it is dropped.
@@ -22,15 +25,16 @@ pub struct Socket {
 
 impl Socket {
     /// Replaces whatever is at `path`, as QEMU does. With `dial` the double is its own peer; with `greet`, a number of
-    /// queues, a peer counts once it has answered QEMU's first questions and offers that many.
-    pub fn listen(path: &str, dial: bool, greet: Option<u64>) -> std::io::Result<Self> {
+    /// queues, a peer counts once it has answered QEMU's first questions and offers that many. A QEMU that lies does so to
+    /// the first, and greets nobody.
+    pub fn listen(path: &str, dial: bool, greet: Option<u64>, qemu: Qemu) -> std::io::Result<Self> {
         let _ = std::fs::remove_file(path);
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o775))?;
         let own = if dial { Some(UnixStream::connect(path)?) } else { None };
         let (stop, peers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let thread = (Arc::clone(&stop), Arc::clone(&peers));
-        std::thread::spawn(move || hold(&listener, greet, &thread.0, &thread.1));
+        std::thread::spawn(move || hold(&listener, greet, qemu, &thread.0, &thread.1));
         Ok(Self { path: path.to_owned(), stop, peers, _own: own, leave: false })
     }
 
@@ -50,21 +54,30 @@ impl Drop for Socket {
 }
 
 /// Accepts peers and keeps them for as long as they stay.
-fn hold(listener: &UnixListener, greet: Option<u64>, stop: &AtomicBool, count: &AtomicUsize) {
+fn hold(listener: &UnixListener, greet: Option<u64>, mut qemu: Qemu, stop: &AtomicBool, count: &AtomicUsize) {
     listener.set_nonblocking(true).unwrap();
-    let mut peers: Vec<UnixStream> = Vec::new();
+    let greet = greet.filter(|_| qemu == Qemu::Honest);
+    let (mut peers, mut lied_to): (Vec<UnixStream>, usize) = (Vec::new(), 0);
     while !stop.load(Ordering::SeqCst) {
         if let Ok((peer, _)) = listener.accept()
             && greet.is_none_or(|queues| greeted(&peer, queues).is_some())
         {
-            peer.set_nonblocking(true).unwrap();
-            peers.push(peer);
+            match std::mem::take(&mut qemu) {
+                Qemu::Honest => {
+                    peer.set_nonblocking(true).unwrap();
+                    peers.push(peer);
+                }
+                lie => {
+                    lied_to += 1;
+                    std::thread::spawn(move || tell(lie, &peer));
+                }
+            }
         }
         peers.retain_mut(|peer| match peer.read(&mut [0; 4096]) {
             Ok(count) => count > 0,
             Err(error) => error.kind() == ErrorKind::WouldBlock,
         });
-        count.store(peers.len(), Ordering::SeqCst);
+        count.store(peers.len() + lied_to, Ordering::SeqCst);
         std::thread::sleep(PAUSE);
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::checks::{accepted, allowed, unsupported_flags};
 use crate::devices::{Device, devices, free_port, without};
-use crate::script::{DataPlane, Guest, Lie, Refuse, Script};
+use crate::script::{DataPlane, Guest, Lie, Qemu, Refuse, Script};
 use crate::socket::Socket;
 use crate::wire::{Head, Out, Refusal};
 
@@ -23,6 +23,8 @@ pub type Writer = Arc<Mutex<UnixStream>>;
 pub const LIVE: i32 = 1;
 /// Flag: what is stored.
 pub const CONFIG: i32 = 2;
+/// How long a QEMU has for its lies.
+const LIE: Duration = Duration::from_millis(300);
 /// How long libvirt waits for the guest in a detach by XML.
 const DETACH_WAIT: Duration = Duration::from_secs(5);
 
@@ -275,6 +277,10 @@ impl World {
             while peers.as_ref().is_some_and(|peers| peers.load(Ordering::SeqCst) == 0) {
                 std::thread::sleep(Duration::from_millis(5));
             }
+            // QEMU has a handshake to make before the command that plugs is done.
+            if world.script.attach.qemu != Qemu::Honest {
+                std::thread::sleep(LIE);
+            }
             if let (Some(socket), Some(domain)) = (socket, world.lock().domains.iter_mut().find(|d| d.uuid == uuid)) {
                 domain.sockets.insert(alias.clone(), socket);
             }
@@ -291,13 +297,14 @@ impl World {
         let text = if stored { domain.stored.as_mut().unwrap_or(&mut domain.xml) } else { &mut domain.xml };
         let there = devices(text, 2).expect("the script's XML is well-formed");
         let mut device = accepted(xml, text, &there)?;
-        device.bus =
-            Some(free_port(&there).ok_or_else(|| Refusal::new(1, 20, "internal error: No more available PCI slots"))?);
+        let full = || Refusal::new(1, 20, "internal error: No more available PCI slots");
+        device.bus = Some(device.bus.or_else(|| free_port(&there)).ok_or_else(full)?);
         let attach = &self.script.attach;
         let socket = if attach.socket && !stored {
             let queues = device.queues.parse().unwrap_or(1);
             let greet = (attach.data_plane == DataPlane::Handshake).then_some(queues);
-            let socket = Socket::listen(&device.path, attach.data_plane == DataPlane::Own, greet).map_err(|error| {
+            let own = attach.data_plane == DataPlane::Own;
+            let socket = Socket::listen(&device.path, own, greet, attach.qemu).map_err(|error| {
                 let what = error.to_string();
                 let what = what.split(" (os error").next().unwrap_or_default().to_owned();
                 let command = "internal error: unable to execute QEMU command 'chardev-add': Failed to add chardev";
@@ -311,7 +318,7 @@ impl World {
         };
         let at = text.find("</devices>").expect("the script's XML has devices");
         let at = text[..at].rfind('\n').map_or(at, |line| line + 1);
-        text.insert_str(at, &device.rendered());
+        text.insert_str(at, &device.shown(attach.shows));
         Ok((device.alias, socket))
     }
 
@@ -396,6 +403,14 @@ impl World {
                     domain.sockets.clear();
                 }
                 self.tell(uuid, LIFECYCLE, |out| out.word(5).word(1));
+            }
+            Guest::Pretends => self.tell(uuid, DEVICE_REMOVED, |out| out.text(alias)),
+            Guest::Hides => {
+                if let Some(domain) = self.lock().domains.iter_mut().find(|domain| domain.uuid == uuid) {
+                    let all = devices(&domain.xml, 2).expect("the XML is well-formed");
+                    let device = all.iter().find(|device| device.alias == alias).expect("it was found before");
+                    domain.xml = without(&domain.xml, &device.place);
+                }
             }
             _ => {
                 self.unplug(uuid, alias);

@@ -1,0 +1,163 @@
+//! How a text that others chose is shown: in a record of the log, in the words of an error.
+//!
+//! There is one convention, logfmt's. A value of plain characters stands as it is; any other stands in double quotes,
+//! in which `"` and `\` have a backslash before them. So what is between quotes is somebody's text, and what is not is
+//! this plugin's own: neither a `key=value` nor the end of a list can be forged. Characters that steer a terminal, a line
+//! or a reader's eye are spelt out wherever they are, and every text has a longest length.
+
+use std::fmt::{self, Write};
+
+/// Longest value that is shown whole, in bytes as it is shown: a pod's namespace and name have at most 317.
+const VALUE_MAX: usize = 384;
+
+/// Longest text that is shown whole, in bytes as it is shown.
+const TEXT_MAX: usize = 1024;
+
+/// A value: as it is if it is plain, else in quotes.
+#[must_use]
+pub fn value(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./@+:,|".contains(c);
+    let is_plain = !text.is_empty() && text.len() <= VALUE_MAX && text.chars().all(plain);
+    // A colon ends a record's head where a space follows it.
+    if is_plain && !text.ends_with([':', ',']) { text.to_owned() } else { cut(text, VALUE_MAX) }
+}
+
+/// A text in words, such as another program's message: always in quotes.
+#[must_use]
+pub fn text(text: &str) -> String {
+    cut(text, TEXT_MAX)
+}
+
+/// In quotes, and cut where it would be longer than `max` bytes, with an ellipsis for the rest.
+#[must_use]
+pub fn cut(text: &str, max: usize) -> String {
+    let mut line = Line::new(max);
+    line.text.push('"');
+    for c in text.chars() {
+        if line.is_full() {
+            break;
+        }
+        if matches!(c, '"' | '\\') {
+            line.text.push('\\');
+        }
+        line.push(c);
+    }
+    line.text.push('"');
+    line.text
+}
+
+/// One line of at most `max` bytes and an ellipsis, whatever the text holds.
+#[must_use]
+pub fn line(text: &str, max: usize) -> String {
+    let mut line = Line::new(max);
+    // It fails where it is full, which is what an ellipsis tells.
+    let _ = line.write_str(text);
+    line.text
+}
+
+/// A line that is written to: it takes so many bytes and no more.
+#[derive(Debug)]
+pub struct Line {
+    text: String,
+    max: usize,
+    is_cut: bool,
+}
+
+impl Line {
+    /// An empty one that takes `max` bytes.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        Self { text: String::new(), max, is_cut: false }
+    }
+
+    /// What was written.
+    #[must_use]
+    pub fn into_text(self) -> String {
+        self.text
+    }
+
+    /// Whether nothing more is taken; what would have been is told by an ellipsis.
+    fn is_full(&mut self) -> bool {
+        if !self.is_cut && self.text.len() >= self.max {
+            self.text.push('…');
+            self.is_cut = true;
+        }
+        self.is_cut
+    }
+
+    fn push(&mut self, c: char) {
+        if steers(c) {
+            self.text.extend(c.escape_default());
+        } else {
+            self.text.push(c);
+        }
+    }
+}
+
+impl Write for Line {
+    /// Fails where the line is full, so that a text of megabytes is not even formatted to its end.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            if self.is_full() {
+                return Err(fmt::Error);
+            }
+            self.push(c);
+        }
+        Ok(())
+    }
+}
+
+/// Control characters, line separators, and the invisible ones that reorder or hide text.
+fn steers(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_value_stands_as_it_is_and_any_other_in_quotes() {
+        for plain in ["vm-1", "default/vm1", "/proc/222/ns/net", "00:00:00:24:65:f4", "eth0.100", "a@b+c_d"] {
+            assert_eq!(value(plain), plain);
+        }
+        for (odd, shown) in [
+            ("", r#""""#),
+            ("a b", r#""a b""#),
+            ("a=b", r#""a=b""#),
+            ("x:", r#""x:""#),
+            ("a;b", r#""a;b""#),
+            (r#"a"b\c"#, r#""a\"b\\c""#),
+            ("a\nb\u{1b}[2J\0\u{202e}", r#""a\nb\u{1b}[2J\u{0}\u{202e}""#),
+            ("Zürich", "\"Zürich\""),
+            ("a\u{e0041}", "\"a\\u{e0041}\""),
+        ] {
+            assert_eq!(value(odd), shown);
+        }
+        assert_eq!(text("plain"), "\"plain\"");
+    }
+
+    #[test]
+    fn every_length_is_bounded_and_every_quote_ends() {
+        for long in ["a".repeat(1 << 20), "\n".repeat(1 << 20), "\\\"".repeat(1 << 20), "é".repeat(1 << 20)] {
+            for shown in [value(&long), text(&long), cut(&long, 80)] {
+                assert!(shown.len() <= TEXT_MAX + 20, "{}", shown.len());
+                assert!(shown.starts_with('"') && shown.ends_with("…\""), "{shown}");
+            }
+            assert!(line(&long, 100).len() <= 120);
+        }
+        assert_eq!(line("détaché: a\nb\t\"c\"", 100), "détaché: a\\nb\\t\"c\"");
+        assert_eq!(line("abc", 3), "abc");
+        assert_eq!(line("abcd", 3), "abc…");
+    }
+
+    #[test]
+    fn a_full_line_stops_who_writes_it() {
+        let mut line = Line::new(10);
+        assert!(write!(line, "{}", "x".repeat(10)).is_ok());
+        assert!(write!(line, "y").is_err() && write!(line, "z").is_err());
+        assert_eq!(line.into_text(), "xxxxxxxxxx…");
+    }
+}

@@ -1,0 +1,94 @@
+//! One deadline for a whole call, whatever it is that takes its time.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use serde_json::json;
+
+use super::dataplane::DataPlane;
+use super::libvirt::Double;
+use super::node::{Call, Node, Pod};
+
+/// What a busy machine may add.
+const MARGIN: Duration = Duration::from_secs(3);
+
+#[test]
+fn a_fifo_for_a_namespace_is_not_waited_for() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    node.sh("mkfifo /run/fifo");
+    let began = Instant::now();
+    let answer = Call::new("ADD", &pod.uid, "/run/fifo").run(&node);
+    assert_eq!(answer.code(), 4, "{answer:?}");
+    Call::new("DEL", &pod.uid, "/run/fifo").args("K8S_POD_NAME=x").run(&node).succeeded();
+    assert!(began.elapsed() < MARGIN, "{:?}", began.elapsed());
+}
+
+/// Mounts a file system on this path in a pod's container that answers nobody, as long as the file lives that is
+/// returned.
+fn mount_mute(pod: &Pod<'_>, path: &str) -> File {
+    let fuse = File::options().read(true).write(true).open("/dev/fuse").expect("the kernel has FUSE");
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", fuse.as_raw_fd());
+    let container = File::open(format!("/proc/{}/ns/mnt", pod.machine_pid())).unwrap();
+    // On a thread of its own, for a namespace belongs to one.
+    let mounted = std::thread::scope(|scope| {
+        let work = || {
+            unshare(CloneFlags::CLONE_FS)?;
+            setns(container, CloneFlags::CLONE_NEWNS)?;
+            mount(Some("fuse"), path, Some("fuse"), MsFlags::empty(), Some(options.as_str()))
+        };
+        scope.spawn(work).join().unwrap()
+    });
+    mounted.unwrap();
+    fuse
+}
+
+#[test]
+fn a_file_system_of_the_pod_that_does_not_answer_ends_the_call_and_no_more() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let add = Call::new("ADD", &pod.uid, &pod.netns()).set("attach_timeout", json!(1)).set("detach_timeout", json!(1));
+    let held_up = |command: &'static str| {
+        let mute = mount_mute(&pod, "/run/libvirt");
+        let began = Instant::now();
+        let answer = add.clone().command(command).run(&node);
+        assert_eq!(answer.code(), 11, "{answer:?}");
+        assert!(answer.text().contains("does not answer"), "{answer:?}");
+        assert!(answer.log.contains("given up after its deadline"), "{answer:?}");
+        // Its own deadline, and the grace that a call has after that.
+        assert!(began.elapsed() < Duration::from_secs(1 + 5) + MARGIN, "{:?}", began.elapsed());
+        drop(mute);
+        assert!(pod.command("umount").arg("/run/libvirt").status().unwrap().success());
+    };
+    held_up("ADD");
+    let _double = Double::start(&pod, &json!({}));
+    let call = |command| add.clone().command(command).set("attach_timeout", json!(10)).set("detach_timeout", json!(10));
+    call("ADD").run(&node).succeeded();
+    held_up("DEL");
+    assert!(node.is_shared(&pod.uid), "whether the VM has the NIC is not known");
+    call("CHECK").run(&node).succeeded();
+    call("DEL").run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid), "the next calls mend what was left");
+}
+
+#[test]
+fn the_nics_of_one_pod_hold_up_a_gc_once() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _planes = ["net1", "net2"].map(|name| DataPlane::start(&node, &pod, name));
+    let _double = Double::start(&pod, &json!({"detach": {"guest": "never"}}));
+    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    add.run(&node).succeeded();
+    add.clone().ifname("net2").mac("00:00:00:24:65:f5").run(&node).succeeded();
+    let gc = add.command("GC").args("").container("").netns("").ifname("").without("prevResult");
+    let gc = gc.set("cniVersion", json!("1.1.0")).set("cni.dev/valid-attachments", json!([]));
+    let began = Instant::now();
+    let answer = gc.set("detach_timeout", json!(4)).run(&node);
+    assert_eq!(answer.code(), 11, "{answer:?}");
+    assert!(answer.text().contains("2 leftovers"), "{answer:?}");
+    assert!(began.elapsed() < Duration::from_secs(4) + MARGIN, "{:?}", began.elapsed());
+}
