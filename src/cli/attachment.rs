@@ -199,10 +199,6 @@ impl Attachment {
 impl Nic {
     fn of(nic: &record::Nic, scene: &Scene<'_>, config: &Config, ask: Ask) -> Self {
         let host_path = scene.share().target().join(&nic.socket);
-        let patience = match ask {
-            Ask::Kernel => Deadline::after(LOOK),
-            Ask::Libvirt(deadline) => deadline,
-        };
         let vm = match ask {
             Ask::Kernel => Vm { uuid: nic.domain.clone(), name: None, state: None, part: scene.listener(nic).into() },
             Ask::Libvirt(deadline) => {
@@ -222,7 +218,7 @@ impl Nic {
             attached: nic.attached,
             socket: Socket { path: nic.path.clone(), host_path, part: scene.socket(nic).into() },
             vm,
-            data_plane: scene.data_plane(nic, patience).into(),
+            data_plane: scene.data_plane(nic, Deadline::after(LOOK)).into(),
         }
     }
 }

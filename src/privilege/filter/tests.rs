@@ -50,7 +50,7 @@ fn filter_of(task: Task) -> BpfProgram {
 fn each_call_is_allowed_in_the_ways_that_are_used_and_no_other() {
     let constant = |value: libc::c_int| bits(value);
     let thread = constant(libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_SIGHAND | libc::CLONE_THREAD);
-    let restrict = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    let restrict = libc::MS_REMOUNT | libc::MS_BIND | sys::RESTRICTIONS.bits();
     let read_write = constant(libc::PROT_READ | libc::PROT_WRITE);
     // Whether Talk has it, and whether Mount does.
     for (number, arguments, talk, mount) in [
@@ -64,9 +64,12 @@ fn each_call_is_allowed_in_the_ways_that_are_used_and_no_other() {
         (libc::SYS_init_module, [0; 6], false, false),
         (libc::SYS_finit_module, [0; 6], false, false),
         (libc::SYS_keyctl, [0; 6], false, false),
-        (libc::SYS_unshare, [0; 6], false, false),
+        (libc::SYS_unshare, [constant(libc::CLONE_NEWNS), 0, 0, 0, 0, 0], false, true),
+        (libc::SYS_unshare, [constant(libc::CLONE_NEWUSER), 0, 0, 0, 0, 0], false, false),
         (libc::SYS_setns, [0; 6], false, false),
-        (libc::SYS_move_mount, [0; 6], false, false),
+        (libc::SYS_open_tree, [0; 6], false, true),
+        (libc::SYS_move_mount, [0; 6], false, true),
+        (libc::SYS_fsmount, [0; 6], false, false),
         (libc::SYS_chroot, [0; 6], false, false),
         (libc::SYS_mknodat, [0; 6], false, false),
         (libc::SYS_kill, [0; 6], false, false),
