@@ -54,6 +54,8 @@ struct Tally {
     calls: u64,
     successes: u64,
     errors: BTreeMap<u64, u64>,
+    /// The first of each code, in words.
+    words: BTreeMap<u64, String>,
     slowest: Duration,
 }
 
@@ -65,6 +67,7 @@ impl Tally {
             self.successes += 1;
         } else {
             *self.errors.entry(answer.code()).or_default() += 1;
+            self.words.entry(answer.code()).or_insert_with(|| answer.text());
         }
     }
 }
@@ -77,7 +80,8 @@ impl fmt::Display for Tally {
             f,
             "{} calls; refused as an attack {refused}, other errors {others} {:?}, successes {}; slowest call {:?}",
             self.calls, self.errors, self.successes, self.slowest
-        )
+        )?;
+        self.words.iter().try_for_each(|(code, words)| write!(f, "\n  {code}: {words}"))
     }
 }
 
