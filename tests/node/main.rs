@@ -10,5 +10,6 @@ mod gc;
 mod identity;
 mod install;
 mod libvirt;
+mod multus;
 mod node;
 mod share;
