@@ -202,8 +202,5 @@ TEXT
 
 cri_mount() { echo "mounts { host_path: \"$1\" container_path: \"$2\" ${3:-} }"; }
 
-# As kubelet ends a pod; asking again for what is done already is no error.
-cri_remove() {
-    cri StopPodSandbox <<<"pod_sandbox_id: \"$CID\"" >/dev/null
-    cri RemovePodSandbox <<<"pod_sandbox_id: \"$CID\"" >/dev/null
-}
+# Running or not, there or not.
+cri_remove() { cri RemovePodSandbox <<<"pod_sandbox_id: \"$CID\"" >/dev/null; }

@@ -86,8 +86,8 @@ add_guest_programs() {
 }
 
 runtimes_built() {
-    [ "$RUNTIME" -nt "$LAB_HOME/libcni/main.go" ] && [ "$RUNTIME-1.3" -nt "$LAB_HOME/libcni/newer.go" ] &&
-        [ "$RUNTIME-1.3" -nt "$LAB_HOME/libcni/main.go" ]
+    [ -x "$RUNTIME" ] && [ -x "$RUNTIME-1.3" ] &&
+        [ -z "$(find "$LAB_HOME/libcni" -name '*.go' -newer "$RUNTIME-1.3" -print -quit)" ]
 }
 
 # Debian ships libcni as source for GOPATH builds: nothing is fetched by Go.

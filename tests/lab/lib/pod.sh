@@ -23,6 +23,7 @@ usage: lab pod NAME [OPTION...]     (NAME: lower-case letters, digits and '-')
                         libvirt-runtime, sockets below /run/vm/dpdk
   --cgroup cgroupfs|systemd|none   how kubelet names the pod's cgroups (default cgroupfs)
   --cri                 made by containerd, through its CRI ('lab containerd-up' first)
+  --sockets PATH        where the container has the volume
   --attempt N           which sandbox of the pod it is, as kubelet counts them (with --cri; default 0)
 TEXT
 }
@@ -64,6 +65,7 @@ pod_options() {
             --only-sandbox) container=no ;;
             --no-pause) pause=no ;;
             --session) session=yes ;;
+            --sockets) sockets=${2:?}; shift ;;
             --cri) cri=yes ;;
             --attempt) attempt=${2:?}; shift ;;
             *) pod_usage >&2; die "pod: no such option: $1" ;;
@@ -83,7 +85,7 @@ pod_options() {
 
 pod_create() {
     local name=${1:-} pod_uid='' namespace=default vcpus=2 ports=4 libvirt=11 cgroup=cgroupfs
-    local shared=yes guest=usual vm=yes daemon=yes volume=yes container=yes pause=yes session=no cri=no attempt=0
+    local shared=yes guest=usual vm=yes daemon=yes volume=yes container=yes pause=yes session=no cri=no attempt=0 sockets=''
     [[ $name =~ ^[a-z0-9][a-z0-9-]{0,40}$ ]] || { pod_usage >&2; die "pod: '$name' is no name for a pod"; }
     shift
     pod_options "$@"
@@ -149,11 +151,11 @@ pod_volume() {
 pod_container() {
     if [ "$SESSION" = yes ]; then
         pod_volume libvirt-runtime
-        pod_fact SOCKETS /run/vm/dpdk
+        pod_fact SOCKETS "${sockets:-/run/vm/dpdk}"
         pod_fact LIBVIRT_SOCKET /run/libvirt/virtqemud-sock
         pod_fact LIBVIRT_URI "qemu:///session?socket=$LIBVIRT_SOCKET"
     else
-        pod_fact SOCKETS /run/openvswitch/vhostuser-sockets
+        pod_fact SOCKETS "${sockets:-/run/openvswitch/vhostuser-sockets}"
         pod_fact LIBVIRT_SOCKET /run/libvirt/libvirt-sock
         pod_fact LIBVIRT_URI "qemu:///system?socket=$LIBVIRT_SOCKET"
     fi
