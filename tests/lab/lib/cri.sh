@@ -40,7 +40,10 @@ containerd_up() {
     local name path=$PATH
     case ${1:-1} in
         1) ;;
-        2) path=$LATER/usr/bin:$PATH ;;
+        2)
+            [ -x "$LATER/usr/bin/containerd" ] || die "containerd 2 is not there: run 'lab packages' again"
+            path=$LATER/usr/bin:$PATH
+            ;;
         *) die "containerd-up takes 1 or 2" ;;
     esac
     [ ! -e "$CONTAINERD/pid" ] || die "containerd is up already"

@@ -20,7 +20,7 @@ GUEST_MODULES=(
 download() { apt-get -qq -o APT::Sandbox::User=root download "$@"; }
 
 fetched() {
-    [ -s "$GUEST_KERNEL" ] && [ -s "$GUEST_INITRD" ] &&
+    [ -s "$GUEST_KERNEL" ] && [ -s "$GUEST_INITRD" ] && [ -x "$LATER/usr/bin/containerd" ] &&
         [ "$GUEST_INITRD" -nt "$LAB_HOME/guest/init" ] && runtimes_built
 }
 
