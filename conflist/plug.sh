@@ -4,8 +4,9 @@
 #   plug.sh add|del NAMESPACE/POD INTERFACE SANDBOX NETNS
 #   plug.sh add default/vm1 pod59cc33fa39b "$(crictl pods -q --name vm1)" /proc/637226/ns/net
 #
-# NETNS is the network namespace of any process of the pod. add prints the NIC's addresses, as a CNI result; what it made is
-# undone again if it fails. Both may be repeated. The network is nad.yaml's: kube-ovn must have an address for the pod in it.
+# NETNS is the network namespace of any process of the pod. add prints the NIC's addresses, as a CNI result; if it fails, it
+# unplugs the NIC, one of an earlier add too. Both may be repeated. The network is nad.yaml's: kube-ovn must have an address
+# for the pod in it.
 set -eu
 
 [ $# -eq 5 ] || { sed -n 's/^#   //p' "$0" >&2; exit 2; }
