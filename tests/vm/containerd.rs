@@ -46,19 +46,12 @@ impl Drop for Containerd {
 
 /// Calls as (command, plugin, whether there is a namespace, whether there is a prevResult).
 fn shapes(calls: &[Value]) -> Vec<(&str, &str, bool, bool)> {
-    let shape = |call: &Value| call["stdin"].get("prevResult").is_some();
-    let text = |value: &'_ Value| value.as_str().unwrap().to_owned();
-    calls
-        .iter()
-        .map(|call| {
-            (
-                call["command"].as_str().unwrap(),
-                call["plugin"].as_str().unwrap(),
-                !text(&call["netns"]).is_empty(),
-                shape(call),
-            )
-        })
-        .collect()
+    let mut shapes = Vec::new();
+    for call in calls {
+        let (command, plugin) = (call["command"].as_str().unwrap(), call["plugin"].as_str().unwrap());
+        shapes.push((command, plugin, call["netns"] != "", call["stdin"].get("prevResult").is_some()));
+    }
+    shapes
 }
 
 /// Asks for the end of a pod's sandbox, or its removal.

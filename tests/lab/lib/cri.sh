@@ -62,11 +62,8 @@ containerd_up() {
     rm "$CONTAINERD/image.tar"
 }
 
-# In subshells, for a call that fails ends its shell.
+# In a subshell, for a call that fails ends its shell.
 containerd_answers() (cri Version 5 </dev/null)
-
-# containerd_ready: whether it has found a network to put pods in.
-containerd_ready() (cri Status 5 </dev/null | tr -d '\n ' | grep -q 'type:"NetworkReady"status:true')
 
 containerd_down() {
     local pid
