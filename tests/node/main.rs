@@ -13,6 +13,7 @@ mod hostile;
 mod identity;
 mod install;
 mod libvirt;
+mod multus;
 mod node;
 mod people;
 mod privilege;

@@ -80,6 +80,22 @@ impl Node {
         told(self.command(BINARY).args(words).env("NO_COLOR", "").output().unwrap())
     }
 
+    /// Starts a shell script in namespaces of its own, which says `ready` and stays; its starter, and its pid as the machine
+    /// and as the node sees it.
+    pub fn unshared(&self, namespaces: &[&str], script: &str) -> (Child, u32, i32) {
+        let mut child = self.command("unshare");
+        let mut child = child.args(namespaces).args(["sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut ready = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        assert_eq!(ready, "ready\n", "the namespaces could not be made");
+        // nsenter forks to enter the pid namespace: the script's process is its child.
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
+        let machine_pid = children.trim().parse().unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{machine_pid}/status")).unwrap();
+        let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
+        (child, machine_pid, pids.split_whitespace().last().unwrap().parse().unwrap())
+    }
+
     /// Runs a shell script in the node; its output. It must succeed.
     pub fn sh(&self, script: &str) -> String {
         let output = self.command("sh").args(["-ec", script]).output().unwrap();
@@ -186,17 +202,7 @@ impl<'a> Pod<'a> {
             "mount --make-rprivate / && mkdir -p {INSIDE} /run/libvirt && mount -t tmpfs tmpfs /run/libvirt && \
              mount --bind {volume} {INSIDE} && umount -R {SOCKETS} 2>/dev/null; ip link set lo up && echo ready && exec sleep infinity"
         );
-        let mut child = node.command("unshare");
-        let mut child = child.args(["--mount", "--net", "sh", "-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
-        let mut ready = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
-        assert_eq!(ready, "ready\n", "the pod's namespaces could not be made");
-        // nsenter forks to enter the pid namespace: the container's process is its child.
-        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
-        let machine_pid = children.trim().parse().unwrap();
-        let status = std::fs::read_to_string(format!("/proc/{machine_pid}/status")).unwrap();
-        let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
-        let pid = pids.split_whitespace().last().unwrap().parse().unwrap();
+        let (child, machine_pid, pid) = node.unshared(&["--mount", "--net"], &script);
         Self { node, uid, child, machine_pid, pid }
     }
 

@@ -140,16 +140,11 @@ fn what_is_mounted_in_the_volume_does_not_show_in_the_share_nor_the_other_way() 
 }
 
 #[test]
-fn from_a_slave_mount_namespace_and_its_chroot_the_share_still_reaches_the_host() {
+fn from_a_mount_namespace_that_only_receives_the_share_still_reaches_the_host() {
     let node = Node::new();
-    // As thick Multus runs plugins: a mount namespace that only receives, and the host's root bound below another.
-    let script = "mount --make-rslave / && mkdir -p /run/multus/hostroot && \
-                  mount --rbind / /run/multus/hostroot && exec chroot /run/multus/hostroot \"$@\"";
-    for wrapper in [
-        vec!["unshare", "--mount", "--propagation", "slave"],
-        vec!["unshare", "--mount", "--propagation", "private"],
-        vec!["unshare", "--mount", "--propagation", "slave", "sh", "-ec", script, "sh"],
-    ] {
+    for wrapper in
+        [["unshare", "--mount", "--propagation", "slave"], ["unshare", "--mount", "--propagation", "private"]]
+    {
         let (uid, netns) = created(&node);
         let add = Call::new("ADD", &uid, &netns).through(&wrapper);
         add.run(&node).succeeded();

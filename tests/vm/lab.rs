@@ -1,8 +1,9 @@
 //! The lab's words, and calls of the plugins in it through libcni.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
@@ -15,15 +16,24 @@ pub fn program() -> String {
         .expect("these tests need the lab: run tests/run, or set LAB to tests/lab/lab of a lab that is up")
 }
 
-fn output(words: &[&str], variables: &[(&str, &str)]) -> Output {
+fn output(words: &[&str], variables: &[(&str, &str)], stdin: &str) -> Output {
     let mut command = Command::new(program());
     command.args(words).envs(variables.iter().copied());
-    command.output().expect("the lab's script")
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the lab's script");
+    // What does not read its input may have ended already.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
 }
 
 /// Runs a command of the lab, which must succeed; its output.
 pub fn lab(words: &[&str]) -> String {
-    let output = output(words, &[]);
+    lab_with(words, "")
+}
+
+/// The same, with this on its standard input.
+pub fn lab_with(words: &[&str], stdin: &str) -> String {
+    let output = output(words, &[], stdin);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "lab {words:?}\n{out}{err}");
     out.trim_end().to_owned()
@@ -31,7 +41,7 @@ pub fn lab(words: &[&str]) -> String {
 
 /// Whether a command of the lab succeeds.
 pub fn holds(words: &[&str]) -> bool {
-    output(words, &[]).status.success()
+    output(words, &[], "").status.success()
 }
 
 /// A pod of the lab.
@@ -71,6 +81,38 @@ impl Answer {
     }
 }
 
+/// Runs a command of the lab that calls plugins, with these variables.
+pub fn call(words: &[&str], variables: &[(&str, &str)], stdin: &str) -> Answer {
+    let output = output(words, variables, stdin);
+    Answer {
+        ok: output.status.success(),
+        json: serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),
+        words: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// A network's configuration in a file; it goes with this value.
+pub struct Conflist(PathBuf);
+
+impl Conflist {
+    pub fn new(list: &Value) -> Self {
+        let name = format!("{}-{}.conflist", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, list.to_string()).unwrap();
+        Self(path)
+    }
+
+    pub fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Conflist {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// The end of what the plugin logged.
 pub fn log() -> String {
     let log = lab(&["log"]);
@@ -81,11 +123,15 @@ pub fn log() -> String {
 impl Pod {
     /// Makes a pod; `options` are those of `lab pod`.
     pub fn new(options: &[&str]) -> Self {
-        let name = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let facts = lab(&[&["pod", &name][..], options].concat());
+        Self::named(&format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)), options)
+    }
+
+    /// The same, by this name.
+    pub fn named(name: &str, options: &[&str]) -> Self {
+        let facts = lab(&[&["pod", name][..], options].concat());
         let facts = facts.lines().filter_map(|line| line.split_once('='));
         let facts = facts.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        Self { name, facts }
+        Self { name: name.to_owned(), facts }
     }
 
     pub fn fact(&self, key: &str) -> &str {
@@ -93,15 +139,12 @@ impl Pod {
     }
 
     /// The conflist of a hot-plug NIC, with keys of the test's own in the plugin's object.
-    fn conflist(&self, keys: &Value) -> PathBuf {
+    fn conflist(keys: &Value) -> Conflist {
         let mut list: Value = serde_json::from_str(include_str!("../../conflist/hotplug.conflist")).unwrap();
         let ours = list["plugins"][1].as_object_mut().unwrap();
         ours.insert("log_level".to_owned(), json!("debug"));
         ours.extend(keys.as_object().unwrap().clone());
-        let path =
-            std::env::temp_dir().join(format!("{}-{}.conflist", self.name, COUNT.fetch_add(1, Ordering::Relaxed)));
-        std::fs::write(&path, list.to_string()).unwrap();
-        path
+        Conflist::new(&list)
     }
 
     /// Calls the chain through libcni, as a controller of one's own does: no uid, the namespace of a process of the pod.
@@ -125,16 +168,10 @@ impl Pod {
     }
 
     fn call_with(&self, command: &str, ifname: &str, keys: &Value, netns: &str, args: &str) -> Answer {
-        let conflist = self.conflist(keys);
+        let conflist = Self::conflist(keys);
         let variables =
             [("CNI_CONTAINERID", self.fact("CID")), ("CNI_IFNAME", ifname), ("CNI_NETNS", netns), ("CNI_ARGS", args)];
-        let output = output(&["runtime", command, conflist.to_str().unwrap()], &variables);
-        std::fs::remove_file(conflist).unwrap();
-        Answer {
-            ok: output.status.success(),
-            json: serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),
-            words: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        call(&["runtime", command, conflist.path()], &variables, "")
     }
 
     /// Calls the plugin alone, with what the ones before it in the chain would have answered.
@@ -149,30 +186,18 @@ impl Pod {
         if !result.is_null() {
             ours.insert("prevResult".to_owned(), result.clone());
         }
-        let path = std::env::temp_dir().join(format!("{}-{}.json", self.name, COUNT.fetch_add(1, Ordering::Relaxed)));
-        std::fs::write(&path, conf.to_string()).unwrap();
         let netns = format!("/proc/{}/ns/net", self.fact("PID"));
         let args = format!("K8S_POD_NAME={};K8S_POD_NAMESPACE={}", self.name, self.fact("NAMESPACE"));
+        let command = command.to_uppercase();
         let variables = [
-            ("CNI_COMMAND", command.to_uppercase()),
-            ("CNI_CONTAINERID", self.fact("CID").to_owned()),
-            ("CNI_IFNAME", ifname.to_owned()),
-            ("CNI_NETNS", netns),
-            ("CNI_ARGS", args),
-            ("CNI_PATH", "/opt/cni/bin".to_owned()),
+            ("CNI_COMMAND", command.as_str()),
+            ("CNI_CONTAINERID", self.fact("CID")),
+            ("CNI_IFNAME", ifname),
+            ("CNI_NETNS", &netns),
+            ("CNI_ARGS", &args),
+            ("CNI_PATH", "/opt/cni/bin"),
         ];
-        let output = Command::new(program())
-            .args(["exec", "/opt/cni/bin/vhostuser-hotplug"])
-            .envs(variables)
-            .stdin(std::fs::File::open(&path).unwrap())
-            .output()
-            .expect("the lab's script");
-        std::fs::remove_file(path).unwrap();
-        Answer {
-            ok: output.status.success(),
-            json: serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),
-            words: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        call(&["exec", "/opt/cni/bin/vhostuser-hotplug"], &variables, &conf.to_string())
     }
 
     pub fn add(&self, ifname: &str) -> Answer {
@@ -222,7 +247,7 @@ impl Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        let removed = output(&["pod-rm", &self.name], &[]);
+        let removed = output(&["pod-rm", &self.name], &[], "");
         if !std::thread::panicking() {
             assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
         }

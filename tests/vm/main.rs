@@ -1,13 +1,16 @@
-//! The plugin in the lab: a real OVS-DPDK, libvirtd, QEMU and guest kernel, called through a real libcni.
+//! The plugin in the lab: a real OVS-DPDK, libvirtd, QEMU and guest kernel, called through a real libcni or containerd.
 //!
 //! `tests/run` brings the lab up and runs these one after another; alone: `tests/lab/lab up`, `tests/lab/lab cni-install …`,
 //! then `LAB=tests/lab/lab cargo test --test vm -- --ignored --test-threads=1`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod containerd;
+mod examples;
 mod faults;
 mod freeze;
 mod lab;
+mod libcni;
 mod life;
 mod migrate;
 mod native;

@@ -38,6 +38,19 @@ cgroup_join() {
     [ -n "$joined" ] || die "no cgroup hierarchy of this machine takes a directory: use --cgroup none"
 }
 
+# cgroup_note PATH: a runtime is about to make PATH, in any hierarchy of the machine, and may leave it.
+cgroup_note() {
+    local root part path
+    awk '$3 ~ /^cgroup2?$/ { print $2 }' /proc/mounts | while read -r root; do
+        path=$root
+        for part in ${1//\// }; do
+            path=$path/$part
+            echo "$path" >>"$RUN/cgroups.used"
+        done
+        echo "$path" >>"$RUN/cgroups.own"
+    done
+}
+
 # Removes what is empty by now. A cgroup stays busy for a moment after its last process has gone.
 cgroups_sweep() {
     [ -e "$RUN/cgroups.used" ] || return 0

@@ -22,6 +22,16 @@ container_main() {
     rm -f "$ROOT/usr/bin/ovs-vsctl"
     [ "$LIBVIRT" = 11 ] || libvirt_9_files
     enter_root
+    container_work
+}
+
+# In a container that containerd has made.
+launcher_main() {
+    pod_load "$1"
+    container_work
+}
+
+container_work() {
     mkdir -p /run/lab
     if [ "$DAEMON" = yes ]; then
         if [ "$SESSION" = yes ]; then
@@ -112,6 +122,7 @@ libvirt_answers() { virsh -q -c "$1" version; }
 
 # What QEMU can do is found out once per libvirt and user, and kept over pods and labs.
 cache_at() {
+    ! mountpoint -q "$1" || return 0
     local kept=$CACHE/capabilities-$LIBVIRT-$2
     mkdir -p "$1" "$kept"
     chown "$2:$2" "$kept"

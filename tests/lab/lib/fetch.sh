@@ -1,12 +1,15 @@
 # shellcheck shell=bash
 # What the lab holds beside installed packages, kept in $LAB_DIR/cache: the guest (kernel and initramfs), bookworm's
-# libvirt 9.0, and the CNI runtime built on libcni. Sourced by ../lab.
+# libvirt 9.0, a later release's containerd and libcni, and the CNI runtime built on either libcni. Sourced by ../lab.
 
 CACHE=$LAB_DIR/cache
 GUEST_KERNEL=$CACHE/vmlinuz
 GUEST_INITRD=$CACHE/initramfs.gz
 RUNTIME=$CACHE/runtime
 LIBVIRT_9=$CACHE/libvirt-9
+LATER=$CACHE/later
+# CNI 1.1.0 (GC, STATUS, plugins dropped into a network's folder) needs libcni 1.2 or later, and containerd 2.
+LATER_RELEASE=forky
 
 # In the order in which they must be loaded; PCI hot-plug itself is built into Debian's cloud kernel.
 GUEST_MODULES=(
@@ -17,15 +20,16 @@ GUEST_MODULES=(
 download() { apt-get -qq -o APT::Sandbox::User=root download "$@"; }
 
 fetched() {
-    [ -s "$GUEST_KERNEL" ] && [ -s "$GUEST_INITRD" ] && [ -x "$RUNTIME" ] &&
-        [ "$GUEST_INITRD" -nt "$LAB_HOME/guest/init" ] && [ "$RUNTIME" -nt "$LAB_HOME/libcni/main.go" ]
+    [ -s "$GUEST_KERNEL" ] && [ -s "$GUEST_INITRD" ] && [ -x "$LATER/usr/bin/containerd" ] &&
+        [ "$GUEST_INITRD" -nt "$LAB_HOME/guest/init" ] && runtimes_built
 }
 
 fetch_all() {
     mkdir -p "$CACHE"
     [ -s "$GUEST_KERNEL" ] && [ -d "$CACHE/modules" ] || fetch_guest_kernel
     [ -s "$GUEST_INITRD" ] && [ "$GUEST_INITRD" -nt "$LAB_HOME/guest/init" ] || build_initramfs
-    [ -x "$RUNTIME" ] && [ "$RUNTIME" -nt "$LAB_HOME/libcni/main.go" ] || build_runtime
+    [ -x "$LATER/usr/bin/containerd" ] || fetch_later
+    runtimes_built || build_runtimes
     [ -x "$LIBVIRT_9/usr/sbin/libvirtd" ] || fetch_libvirt_9
 }
 
@@ -81,14 +85,60 @@ add_guest_programs() {
     rm -rf "$root"
 }
 
-build_runtime() {
-    say "building the CNI runtime on libcni"
-    # Debian ships libcni as source for GOPATH builds: nothing is fetched.
+runtimes_built() {
+    [ -x "$RUNTIME" ] && [ -x "$RUNTIME-1.3" ] &&
+        [ -z "$(find "$LAB_HOME/libcni" -name '*.go' -newer "$RUNTIME-1.3" -print -quit)" ]
+}
+
+# Debian ships libcni as source for GOPATH builds: nothing is fetched by Go.
+build_runtimes() {
     local scratch
+    say "building the CNI runtime on libcni"
     scratch=$(mktemp -d "$CACHE/go.XXXXXX")
-    env GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE="$scratch" GOFLAGS=-p=2 CGO_ENABLED=0 \
-        go build -o "$RUNTIME.new" "$LAB_HOME/libcni/main.go"
-    mv "$RUNTIME.new" "$RUNTIME"
+    build_runtime "$RUNTIME" /usr/share/gocode older "$scratch"
+    build_runtime "$RUNTIME-1.3" "$LATER/usr/share/gocode" newer "$scratch"
+    rm -rf "$scratch"
+}
+
+# build_runtime FILE GOPATH TAG SCRATCH
+build_runtime() {
+    (
+        cd "$LAB_HOME/libcni"
+        env GO111MODULE=off GOPATH="$2" GOCACHE="$4" GOFLAGS=-p=2 CGO_ENABLED=0 go build -tags "$3" -o "$1.new" .
+    )
+    mv "$1.new" "$1"
+}
+
+# From a release later than this machine's, by its own package lists, which the machine's apt never sees: unpacked, never
+# installed. What is taken either is source or needs no later libc.
+fetch_later() {
+    local scratch deb codename
+    say "containerd 2 and libcni 1.3: from $LATER_RELEASE"
+    codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    scratch=$(mktemp -d "$CACHE/later.XXXXXX")
+    mkdir -p "$scratch/sources" "$scratch/lists/partial" "$scratch/unpacked"
+    sources_line "$codename" "$LATER_RELEASE" >"$scratch/sources/later.list"
+    (
+        cd "$scratch"
+        APT_CONFIG=$scratch/apt.conf
+        export APT_CONFIG
+        cat >"$APT_CONFIG" <<CONF
+Dir::Etc::SourceList "/dev/null";
+Dir::Etc::SourceParts "$scratch/sources";
+Dir::State::Lists "$scratch/lists";
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+Acquire::Languages "none";
+APT::Sandbox::User "root";
+CONF
+        apt-get -qq update
+        download containerd golang-github-appc-cni-dev
+        for deb in ./*.deb; do
+            dpkg -x "$deb" unpacked
+        done
+    )
+    rm -rf "$LATER"
+    mv "$scratch/unpacked" "$LATER"
     rm -rf "$scratch"
 }
 

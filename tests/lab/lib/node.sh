@@ -51,6 +51,14 @@ in_node() {
 # inside FUNCTION ARGUMENT...: a function of the lab, run in the node.
 inside() { in_node env LAB_DIR="$LAB_DIR" "$LAB_SELF" --inside "$@"; }
 
+# as_multus COMMAND CONFLIST: the rest of `lab multus`, in the mount namespace.
+as_multus() {
+    local root=/run/multus/hostroot
+    mkdir -p "$root"
+    mount --rbind / "$root"
+    exec env CNI_PATH="${CNI_PATH:-/opt/cni/bin}" CNI_CACHE=/var/lib/cni/multus LAB_CHROOT="$root" "$RUNTIME-1.3" "$@"
+}
+
 lab_up() {
     need_root up
     if node_pid >/dev/null; then

@@ -4,34 +4,39 @@
 # bookworm's QEMU 7.2 crashes when a guest drives a hot-plugged vhost-user NIC; 10.0.2 does not.
 OLDEST_QEMU=10.0
 
+# libcni 1.3 needs it; bookworm has 1.19.
+OLDEST_GO=1.21
+
 # Taken from backports on Debian 12, from the release itself later on.
-VIRT_PACKAGES=(qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients)
+NEWER_PACKAGES=(qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients golang-go)
 
 # librte-mempool-ring (its name carries DPDK's ABI, so it is looked up) is no dependency of OVS, but without it
 # OVS adds vhost ports that pass no packet.
 OTHER_PACKAGES=(
     openvswitch-switch openvswitch-switch-dpdk busybox-static cpio xz-utils socat iproute2 iputils-ping procps
-    golang-go golang-github-appc-cni-dev containernetworking-plugins strace
+    golang-github-appc-cni-dev containernetworking-plugins strace
+    containerd runc curl protobuf-compiler
 )
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
 version_of() { dpkg-query -W -f '${Version}' "$1" 2>/dev/null; }
 
-qemu_new_enough() {
+# new_enough PACKAGE VERSION
+new_enough() {
     local version
-    version=$(version_of qemu-system-x86) || return 1
-    # The epoch goes: it says nothing about QEMU's age.
-    dpkg --compare-versions "${version#*:}" ge "$OLDEST_QEMU"
+    version=$(version_of "$1") || return 1
+    # The epoch goes: it says nothing about a program's age.
+    dpkg --compare-versions "${version#*:}" ge "$2"
 }
 
 packages_complete() {
     local package
-    for package in "${VIRT_PACKAGES[@]}" "${OTHER_PACKAGES[@]}"; do
+    for package in "${NEWER_PACKAGES[@]}" "${OTHER_PACKAGES[@]}"; do
         installed "$package" || return 1
     done
     dpkg-query -W -f '${db:Status-Status}\n' 'librte-mempool-ring*' 2>/dev/null | grep -qx installed || return 1
-    qemu_new_enough
+    new_enough qemu-system-x86 "$OLDEST_QEMU" && new_enough golang-go "$OLDEST_GO"
 }
 
 # The machine's own archive for a release's main component, as the one line that a .list file would hold: whatever
@@ -76,7 +81,7 @@ lab_packages() {
     need_root packages
     if ! packages_complete; then
         install_packages
-        packages_complete || die "packages were installed, yet some are missing or QEMU is older than $OLDEST_QEMU"
+        packages_complete || die "packages were installed, yet some are missing, or QEMU is older than $OLDEST_QEMU or Go than $OLDEST_GO"
     fi
     fetch_all
     say "packages: QEMU $(version_of qemu-system-x86), libvirt $(version_of libvirt-daemon), OVS $(version_of openvswitch-switch-dpdk)"
@@ -106,7 +111,7 @@ install_packages() {
     [ -n "$mempool" ] || mempool=$(apt-cache pkgnames librte-mempool-ring | sort -V | tail -n 1)
     forbid_services
     export DEBIAN_FRONTEND=noninteractive
-    "${apt[@]}" -qq -y --no-install-recommends ${suite:+-t "$suite"} install "${VIRT_PACKAGES[@]}"
+    "${apt[@]}" -qq -y --no-install-recommends ${suite:+-t "$suite"} install "${NEWER_PACKAGES[@]}"
     "${apt[@]}" -qq -y --no-install-recommends install "${OTHER_PACKAGES[@]}" "$mempool"
     allow_services_again
     rm -rf "$scratch"

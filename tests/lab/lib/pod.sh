@@ -23,6 +23,9 @@ usage: lab pod NAME [OPTION...]     (NAME: lower-case letters, digits and '-')
   --session             KubeVirt >= 0.59: daemon and QEMU as uid 107, session URI, virtqemud-sock in emptyDir
                         libvirt-runtime, sockets below /run/vm/dpdk
   --cgroup cgroupfs|systemd|none   how kubelet names the pod's cgroups (default cgroupfs)
+  --cri                 made by containerd, through its CRI ('lab containerd-up' first)
+  --sockets PATH        where the container has the volume
+  --attempt N           which sandbox of the pod it is, as kubelet counts them (with --cri; default 0)
 TEXT
 }
 
@@ -64,12 +67,17 @@ pod_options() {
             --only-sandbox) container=no ;;
             --no-pause) pause=no ;;
             --session) session=yes ;;
+            --sockets) sockets=${2:?}; shift ;;
+            --cri) cri=yes ;;
+            --attempt) attempt=${2:?}; shift ;;
             *) pod_usage >&2; die "pod: no such option: $1" ;;
         esac
         shift
     done
     [[ $pod_uid =~ ^[A-Za-z0-9-]*$ && $namespace =~ ^[a-z0-9-]+$ ]] || die "pod: a uid or namespace of other characters"
-    [[ $vcpus$ports =~ ^[0-9]+$ ]] || die "pod: --vcpus and --ports take numbers"
+    [[ $vcpus$ports$attempt =~ ^[0-9]+$ ]] || die "pod: --vcpus, --ports and --attempt take numbers"
+    [ "$cri" = no ] || [ "$session$libvirt$cgroup$pause" = no11cgroupfsyes ] ||
+        die "pod: --cri goes with neither --session, --libvirt 9, --cgroup nor --no-pause"
     case $libvirt in
         11) ;;
         9) [ -x "$LIBVIRT_9/usr/sbin/libvirtd" ] || die "libvirt 9 is not there: 'lab packages' says why" ;;
@@ -79,7 +87,7 @@ pod_options() {
 
 pod_create() {
     local name=${1:-} pod_uid='' namespace=default vcpus=2 ports=4 libvirt=11 cgroup=cgroupfs
-    local shared=yes guest=usual hotplug=acpi vm=yes daemon=yes volume=yes container=yes pause=yes session=no
+    local shared=yes guest=usual hotplug=acpi vm=yes daemon=yes volume=yes container=yes pause=yes session=no cri=no attempt=0 sockets=''
     [[ $name =~ ^[a-z0-9][a-z0-9-]{0,40}$ ]] || { pod_usage >&2; die "pod: '$name' is no name for a pod"; }
     shift
     pod_options "$@"
@@ -91,8 +99,8 @@ pod_create() {
     pod_fact NAME "$name"
     pod_fact NAMESPACE "$namespace"
     pod_fact POD_UID "${pod_uid:-$(cat /proc/sys/kernel/random/uuid)}"
-    pod_fact CID "$(new_container_id)"
-    pod_fact NETNS "/run/netns/cni-$name"
+    pod_fact CRI "$cri"
+    pod_fact ATTEMPT "$attempt"
     pod_fact CGROUP "$cgroup"
     pod_fact SESSION "$session"
     pod_fact LIBVIRT "$libvirt"
@@ -112,8 +120,6 @@ pod_create() {
 }
 
 pod_sandbox() {
-    ip netns add "cni-$NAME"
-    ip -n "cni-$NAME" link set lo up
     pod_fact VOLUMES "/var/lib/kubelet/pods/$POD_UID/volumes/kubernetes.io~empty-dir"
     mkdir -p "$VOLUMES"
     if [ "$1" = yes ]; then
@@ -123,6 +129,14 @@ pod_sandbox() {
     # What the real kube-ovn asks the API server: which pod is this?
     mkdir -p "$STANDIN/$NAMESPACE/$NAME"
     printf '{"uid": "%s"}\n' "$POD_UID" >"$STANDIN/$NAMESPACE/$NAME/pod.json"
+    if [ "$CRI" = yes ]; then
+        cri_sandbox
+        return
+    fi
+    pod_fact CID "$(new_container_id)"
+    pod_fact NETNS "/run/netns/cni-$NAME"
+    ip netns add "cni-$NAME"
+    ip -n "cni-$NAME" link set lo up
     if [ "$2" = yes ]; then
         spawn "$CID" pause_main
         pod_fact PAUSE_PID "$SPAWNED"
@@ -139,18 +153,22 @@ pod_volume() {
 pod_container() {
     if [ "$SESSION" = yes ]; then
         pod_volume libvirt-runtime
-        pod_fact SOCKETS /run/vm/dpdk
+        pod_fact SOCKETS "${sockets:-/run/vm/dpdk}"
         pod_fact LIBVIRT_SOCKET /run/libvirt/virtqemud-sock
         pod_fact LIBVIRT_URI "qemu:///session?socket=$LIBVIRT_SOCKET"
     else
-        pod_fact SOCKETS /run/openvswitch/vhostuser-sockets
+        pod_fact SOCKETS "${sockets:-/run/openvswitch/vhostuser-sockets}"
         pod_fact LIBVIRT_SOCKET /run/libvirt/libvirt-sock
         pod_fact LIBVIRT_URI "qemu:///system?socket=$LIBVIRT_SOCKET"
     fi
     pod_fact DOMAIN "${NAMESPACE}_$NAME"
-    pod_fact CONTAINER_ID "$(new_container_id)"
-    spawn "$CONTAINER_ID" container_main
-    pod_fact PID "$SPAWNED"
+    if [ "$CRI" = yes ]; then
+        cri_container
+    else
+        pod_fact CONTAINER_ID "$(new_container_id)"
+        spawn "$CONTAINER_ID" container_main
+        pod_fact PID "$SPAWNED"
+    fi
     # The first start of a libvirt probes QEMU, which takes its time under load; later ones find the answer cached.
     wait_for 120 "the container to be ready (see $POD_LOG)" container_ready_or_dead
     [ -e "$POD/ready" ] || die "the container ended: see $POD_LOG"
@@ -212,9 +230,14 @@ pod_end() {
 
 # Everything the lab made for the pod goes; what plugins made (mounts, OVS ports) is theirs to remove.
 pod_remove() {
-    pod_kill "$1"
-    if [ -e "$NETNS" ]; then
-        ip netns delete "cni-$NAME"
+    pod_load "$1"
+    if [ "$CRI" = yes ]; then
+        [ -z "${CID:-}" ] || cri_remove
+    else
+        pod_kill "$1"
+        if [ -e "$NETNS" ]; then
+            ip netns delete "cni-$NAME"
+        fi
     fi
     if [ "$(grep -lx "POD_UID=$POD_UID" "$RUN"/pods/*/info | wc -l)" = 1 ]; then
         rm -rf "/var/lib/kubelet/pods/$POD_UID"

@@ -1,11 +1,11 @@
 // runtime is a CNI runtime for the lab: libcni, driven from the command line like cnitool, but with the container
 // id, the interface's name and the cache directory free to choose.
 //
-//	runtime add|check|del CONFLIST_FILE
+//	runtime add|check|del|gc|status CONFLIST_FILE
 //
 // The environment says the rest: CNI_CONTAINERID, CNI_NETNS (may be empty on del), CNI_IFNAME, CNI_PATH, and
 // optionally CNI_ARGS (KEY=VALUE;...), CAP_ARGS (a JSON object of capability arguments), CNI_CACHE (default
-// /var/lib/cni). On success the result of add is printed; on failure the plugin's error object is, and the exit
+// /var/lib/cni), LAB_CHROOT (the plugins' root). On success the result of add is printed; on failure the plugin's error object is, and the exit
 // status is 1.
 package main
 
@@ -19,6 +19,7 @@ import (
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 )
 
@@ -35,13 +36,9 @@ func main() {
 
 func run(args []string) error {
 	if len(args) != 2 {
-		return errors.New("usage: runtime add|check|del CONFLIST_FILE")
+		return errors.New("usage: runtime add|check|del|gc|status CONFLIST_FILE")
 	}
 	list, err := libcni.ConfListFromFile(args[1])
-	if err != nil {
-		return err
-	}
-	call, err := callFromEnvironment()
 	if err != nil {
 		return err
 	}
@@ -49,7 +46,18 @@ func run(args []string) error {
 	if cache == "" {
 		cache = "/var/lib/cni"
 	}
-	network := libcni.NewCNIConfigWithCacheDir(filepath.SplitList(os.Getenv("CNI_PATH")), cache, nil)
+	var how invoke.Exec
+	if root := os.Getenv("LAB_CHROOT"); root != "" {
+		how = &chrootExec{root: root}
+	}
+	network := libcni.NewCNIConfigWithCacheDir(filepath.SplitList(os.Getenv("CNI_PATH")), cache, how)
+	if args[0] == "gc" || args[0] == "status" {
+		return newer(args[0], network, list)
+	}
+	call, err := callFromEnvironment()
+	if err != nil {
+		return err
+	}
 	ctx := context.Background()
 	switch args[0] {
 	case "add":
