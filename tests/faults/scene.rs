@@ -6,6 +6,7 @@ use vhostuser_hotplug::libvirt::Xml;
 use super::dataplane::DataPlane;
 use super::libvirt::{Double, nics};
 use super::node::{Call, KUBELET, Node, Pod, SOCKETS, STATE, VOLUME};
+use super::strace::Run;
 
 /// The pod and its daemon.
 pub struct Scene<'a> {
@@ -30,6 +31,11 @@ impl<'a> Scene<'a> {
 
     pub fn call(&self, command: &'static str) -> Call {
         Call::new(command, &self.pod.uid, &self.pod.netns())
+    }
+
+    /// The call as a program to put faults into.
+    pub fn traced(&self, command: &'static str) -> impl Run {
+        move |words: &[&str]| self.call(command).through(words).start(self.node).wait_with_output().unwrap()
     }
 
     pub fn run(&self, command: &'static str) {
