@@ -1,5 +1,6 @@
 //! What a person types. A runtime gives no arguments: it speaks through the environment.
 
+mod conflist;
 mod validate;
 
 use std::ffi::OsString;
@@ -25,6 +26,9 @@ enum Verb {
         /// The conflist
         file: PathBuf,
     },
+    /// See, put or remove the plugin in a conflist
+    #[command(subcommand)]
+    Conflist(conflist::Verb),
 }
 
 /// What a verb found: what to print, and whether all is as it should be.
@@ -52,6 +56,7 @@ pub fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
 fn answer(verb: Verb) -> ExitCode {
     let Answer { text, sound } = match verb {
         Verb::Validate { file } => validate::run(&file),
+        Verb::Conflist(verb) => conflist::run(verb),
     };
     exit_status(write(stdout(), &text).is_ok() && sound)
 }

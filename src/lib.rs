@@ -8,6 +8,7 @@ pub mod config;
 pub mod conflist;
 pub mod dataplane;
 pub mod deadline;
+pub mod file;
 pub mod libvirt;
 pub mod logging;
 pub mod pod;
