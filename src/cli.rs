@@ -1,6 +1,7 @@
 //! What a person types. A runtime gives no arguments: it speaks through the environment.
 
 mod conflist;
+mod install;
 mod validate;
 
 use std::ffi::OsString;
@@ -29,6 +30,13 @@ enum Verb {
     /// See, put or remove the plugin in a conflist
     #[command(subcommand)]
     Conflist(conflist::Verb),
+    /// Install this program on the node and put it into kube-ovn's chain. DESTDIR is put before absolute paths
+    Install {
+        #[command(flatten)]
+        place: install::Where,
+        #[command(flatten)]
+        what: install::What,
+    },
 }
 
 /// What a verb found: what to print, and whether all is as it should be.
@@ -57,6 +65,7 @@ fn answer(verb: Verb) -> ExitCode {
     let Answer { text, sound } = match verb {
         Verb::Validate { file } => validate::run(&file),
         Verb::Conflist(verb) => conflist::run(verb),
+        Verb::Install { place, what } => install::run(&place, &what),
     };
     exit_status(write(stdout(), &text).is_ok() && sound)
 }

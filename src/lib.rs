@@ -9,6 +9,7 @@ pub mod conflist;
 pub mod dataplane;
 pub mod deadline;
 pub mod file;
+pub mod install;
 pub mod libvirt;
 pub mod logging;
 pub mod pod;

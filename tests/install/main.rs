@@ -1,6 +1,13 @@
-//! The plugin on a node: what becomes of lists that get its entry.
+//! The plugin on a node: what becomes of lists that get its entry, install.sh, an installer that is killed at any step or
+//! not alone. Each test has a root directory of its own.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod crash;
 mod lists;
 mod machine;
+mod script;
+#[path = "../faults/strace.rs"]
+mod strace;
+mod together;
+mod uninstall;

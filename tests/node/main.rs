@@ -8,7 +8,6 @@ mod dataplane;
 mod detach;
 mod gc;
 mod identity;
-mod install;
 mod libvirt;
 mod node;
 mod share;
