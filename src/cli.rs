@@ -37,6 +37,14 @@ enum Verb {
         #[command(flatten)]
         what: install::What,
     },
+    /// Install, and put back what others take away, until SIGTERM
+    Keep {
+        #[command(flatten)]
+        place: install::Where,
+        /// What becomes of the chain at the end
+        #[arg(long, value_enum, default_value = "stay")]
+        at_end: install::AtEnd,
+    },
 }
 
 /// What a verb found: what to print, and whether all is as it should be.
@@ -66,6 +74,7 @@ fn answer(verb: Verb) -> ExitCode {
         Verb::Validate { file } => validate::run(&file),
         Verb::Conflist(verb) => conflist::run(verb),
         Verb::Install { place, what } => install::run(&place, &what),
+        Verb::Keep { place, at_end } => install::keep(&place, at_end),
     };
     exit_status(write(stdout(), &text).is_ok() && sound)
 }

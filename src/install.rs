@@ -6,6 +6,7 @@
 pub mod binary;
 pub mod chain;
 pub mod check;
+pub mod keep;
 pub mod netd;
 pub mod remembered;
 pub mod uninstall;

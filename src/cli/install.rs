@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::Answer;
 use crate::install::check::check;
+use crate::install::keep::{self, OnEnd};
 use crate::install::uninstall::uninstall;
 use crate::install::{self, Error, Journal, Places};
 
@@ -50,6 +51,15 @@ pub struct What {
     dry_run: bool,
 }
 
+/// What to do at the end.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum AtEnd {
+    /// Leave all as it is: another keeper follows
+    Stay,
+    /// Take the plugin out of the chain
+    Leave,
+}
+
 impl Where {
     fn places(&self) -> Places {
         let root = std::env::var_os("DESTDIR").unwrap_or_default();
@@ -86,6 +96,15 @@ pub fn run(place: &Where, what: &What) -> Answer {
         install::install(&places, place.mode(), &mut journal)
     };
     answer(&journal, outcome)
+}
+
+/// Keeps it installed until it is told to end.
+pub fn keep(place: &Where, at_end: AtEnd) -> Answer {
+    let on_end = match at_end {
+        AtEnd::Stay => OnEnd::Stay,
+        AtEnd::Leave => OnEnd::Leave,
+    };
+    answer(&Journal::default(), keep::keep(&place.places(), place.mode(), on_end))
 }
 
 fn answer(journal: &Journal, outcome: Result<(), Error>) -> Answer {
