@@ -67,9 +67,9 @@ pub fn points(run: impl Run) -> Vec<Point> {
     let file = std::env::temp_dir().join(format!("vhu-strace-{}-{count}", std::process::id()));
     let set = format!("trace={}", CHANGES.join(","));
     let output = run(&["strace", "-f", "-qq", "-o", file.to_str().unwrap(), "-e", &set]);
-    assert!(output.status.success(), "{output:?}");
     let trace = std::fs::read_to_string(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
+    assert!(output.status.success(), "{output:?}");
     let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
     let mut points = BTreeSet::new();
     for line in trace.lines() {
