@@ -1,8 +1,10 @@
 //! What a person types. A runtime gives no arguments: it speaks through the environment.
 
 mod attachment;
+mod conflist;
 mod doctor;
 mod inspect;
+mod install;
 mod list;
 mod place;
 mod screen;
@@ -37,6 +39,24 @@ enum Verb {
     Inspect(inspect::Inspect),
     /// Is this node fit for the plugin? Exit status 0 if nothing is wrong
     Doctor(doctor::Doctor),
+    /// See, put or remove the plugin in a conflist
+    #[command(subcommand)]
+    Conflist(conflist::Verb),
+    /// Install this program on the node and put it into kube-ovn's chain. DESTDIR is put before absolute paths
+    Install {
+        #[command(flatten)]
+        place: install::Where,
+        #[command(flatten)]
+        what: install::What,
+    },
+    /// Install, and put back what others take away, until SIGTERM
+    Keep {
+        #[command(flatten)]
+        place: install::Where,
+        /// What becomes of the chain at the end
+        #[arg(long, value_enum, default_value = "stay")]
+        at_end: install::AtEnd,
+    },
 }
 
 /// What a verb found: what to print, and whether all is as it should be.
@@ -69,6 +89,9 @@ fn answer(verb: Verb) -> ExitCode {
         Verb::List(list) => list::run(&list),
         Verb::Inspect(inspect) => inspect::run(&inspect),
         Verb::Doctor(doctor) => doctor::run(&doctor),
+        Verb::Conflist(verb) => conflist::run(verb),
+        Verb::Install { place, what } => install::run(&place, &what),
+        Verb::Keep { place, at_end } => install::keep(&place, at_end),
     };
     let written = write(stdout(), &text).is_ok();
     let _ = write(stderr(), &notes);
@@ -76,6 +99,11 @@ fn answer(verb: Verb) -> ExitCode {
 }
 
 impl Answer {
+    /// All that there is to say goes to stdout.
+    fn of(text: String, sound: bool) -> Self {
+        Self { text, notes: String::new(), sound }
+    }
+
     /// Nothing could be found out: why, in words.
     fn failure(why: impl std::fmt::Display) -> Self {
         Self { text: String::new(), notes: format!("vhostuser-hotplug: {why}\n"), sound: false }

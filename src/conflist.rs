@@ -1,12 +1,18 @@
-//! A network configuration list as a runtime reads it, judged before a runtime does.
+//! A network configuration list as a runtime reads it: judged before a runtime does, and our entry in it.
+
+pub mod file;
+pub mod text;
 
 use serde_json::{Map, Value};
 
 use crate::cni::{Command, Error, NetConf};
 use crate::config::Config;
 
-/// Our name in a list.
-const OURS: &str = "vhostuser-hotplug";
+/// Our type in a list.
+pub const OURS: &str = "vhostuser-hotplug";
+
+/// The type of the plugin that ours is chained after.
+pub const THEIRS: &str = "kube-ovn";
 
 /// The keys that both plugins must be told alike.
 const SHARED_KEYS: [&str; 3] =
@@ -36,7 +42,7 @@ pub fn faults(text: &str) -> Vec<String> {
     if plugins.iter().filter(|plugin| plugin.get("type").and_then(Value::as_str) == Some(OURS)).count() > 1 {
         faults.push(format!("{OURS} is in it more than once"));
     }
-    match place("kube-ovn").and_then(|first| Some((first, plugins.get(first)?))) {
+    match place(THEIRS).and_then(|first| Some((first, plugins.get(first)?))) {
         None => faults.push(format!("no plugin of it is kube-ovn, which {OURS} is to be chained after")),
         Some((first, _)) if first > at => faults.push(format!("{OURS} stands before kube-ovn")),
         // kube-ovn's own object of a primary network names no volume, and then no NIC of it is a vhost-user one.

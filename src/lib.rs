@@ -10,6 +10,8 @@ pub mod dataplane;
 pub mod deadline;
 pub mod device_info;
 pub mod doctor;
+pub mod file;
+pub mod install;
 pub mod libvirt;
 pub mod logging;
 pub mod netd;

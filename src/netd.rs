@@ -17,8 +17,8 @@ pub struct List {
     pub dropped_in: usize,
 }
 
-/// The files that a runtime considers, in its order: the first that it can load is the pods' network (libcni,
-/// `ConfFiles`; containerd and CRI-O sort them by name).
+/// The files that a runtime considers, in its order: the first is the pods' network (libcni, `ConfFiles`; containerd and
+/// CRI-O sort them by name). containerd gives up at a first one that is broken; CRI-O takes the next.
 ///
 /// # Errors
 /// Those of reading the directory.

@@ -26,7 +26,7 @@ pub fn run(list: &List) -> Answer {
     };
     let sound = found.unreadable.is_empty();
     if list.json {
-        return Answer { text: json(&found), notes: String::new(), sound };
+        return Answer::of(json(&found), sound);
     }
     let mut notes: String = found.unreadable.iter().map(unreadable).collect();
     if found.attachments.is_empty() && sound {

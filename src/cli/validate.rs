@@ -13,12 +13,12 @@ pub fn run(file: &Path) -> Answer {
         Err(error) => vec![format!("it cannot be read: {error}")],
     };
     if faults.is_empty() {
-        return Answer { text: format!("{}: sound\n", file.display()), notes: String::new(), sound: true };
+        return Answer::of(format!("{}: sound\n", file.display()), true);
     }
     let mut text = String::new();
     for fault in faults {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{}: {fault}", file.display());
     }
-    Answer { text, notes: String::new(), sound: false }
+    Answer::of(text, false)
 }

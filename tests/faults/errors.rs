@@ -28,7 +28,7 @@ fn a_call_whose_system_calls_fail_says_so_and_leaves_nothing_for_good() {
         if command == "DEL" {
             scene.run("ADD");
         }
-        let found = points(&node, &scene.call(command));
+        let found = points(scene.traced(command));
         scene.run("DEL");
         for (errno, calls) in FAULTS {
             let of_this =
@@ -41,7 +41,7 @@ fn a_call_whose_system_calls_fail_says_so_and_leaves_nothing_for_good() {
                 }
                 made += 1;
                 let told_at = Told::at(format!("{command}, {errno} from {}({}", point.call, point.words));
-                let answer = answer(fail(&node, &scene.call(command), point, errno));
+                let answer = answer(fail(scene.traced(command), point, errno));
                 if !answer.ok {
                     told += 1;
                     assert!(answer.code() > 0 && answer.text().len() > 20, "{command} {point:?}: {answer:?}");

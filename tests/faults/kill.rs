@@ -35,7 +35,7 @@ fn at_every_step(command: &'static str, ready: fn(&Scene<'_>)) {
         let node = Node::new();
         let scene = Scene::new(&node);
         ready(&scene);
-        points(&node, &scene.call(command))
+        points(scene.traced(command))
     };
     let todo: Vec<(&Point, &str)> = found.iter().flat_map(|point| NEXT.map(|next| (point, next))).collect();
     let (turn, killed) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -49,7 +49,7 @@ fn at_every_step(command: &'static str, ready: fn(&Scene<'_>)) {
                     let told =
                         Told::at(format!("{command} killed before {} ({}), then {next}", point.call, point.words));
                     ready(&scene);
-                    let reached = kill(&node, &scene.call(command), point);
+                    let reached = kill(scene.traced(command), point);
                     killed.fetch_add(usize::from(reached && point.call != WAITING), Ordering::SeqCst);
                     follow(&scene, next);
                     drop(told);

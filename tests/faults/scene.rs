@@ -6,6 +6,7 @@ use vhostuser_hotplug::libvirt::Xml;
 use super::dataplane::DataPlane;
 use super::libvirt::{Double, nics};
 use super::node::{Call, INSIDE, KUBELET, Node, Pod, SOCKETS, STATE, VOLUME};
+use super::strace::Run;
 
 /// Where the runtime wants to be told of the NIC.
 const DEVICE_INFO: &str = "/run/k8s.cni.cncf.io/devinfo/cni/net1";
@@ -34,6 +35,11 @@ impl<'a> Scene<'a> {
     pub fn call(&self, command: &'static str) -> Call {
         let call = Call::new(command, &self.pod.uid, &self.pod.netns());
         call.set("runtimeConfig", json!({"CNIDeviceInfoFile": DEVICE_INFO}))
+    }
+
+    /// The call as a program to put faults into.
+    pub fn traced(&self, command: &'static str) -> impl Run {
+        move |words: &[&str]| self.call(command).through(words).start(self.node).wait_with_output().unwrap()
     }
 
     pub fn run(&self, command: &'static str) {

@@ -1,18 +1,21 @@
-//! The plugin under strace(1): the system calls by which it changes something or waits, and faults put into them.
+//! A program under strace(1): the system calls by which it changes something or waits, and faults put into them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Output;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::node::{Call, Node, new_uid};
+static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// Calls that change something outside the process, and those in which it may wait for long.
 const CHANGES: &[&str] = &[
     "bind",
     "chmod",
     "connect",
+    "copy_file_range",
     "fchmod",
     "fchmodat",
+    "fchown",
     "flock",
     "fsync",
     "ftruncate",
@@ -30,10 +33,12 @@ const CHANGES: &[&str] = &[
     "renameat",
     "renameat2",
     "rmdir",
+    "sendfile",
     "sendmsg",
     "sendto",
     "setns",
     "shutdown",
+    "splice",
     "symlink",
     "symlinkat",
     "umount2",
@@ -44,7 +49,12 @@ const CHANGES: &[&str] = &[
     "writev",
 ];
 
-/// A place in a call of the plugin: just before a system call is made the n-th time by one of its threads.
+/// A program: runs it to its end as the last of these words.
+pub trait Run: Fn(&[&str]) -> Output {}
+
+impl<F: Fn(&[&str]) -> Output> Run for F {}
+
+/// A place in a run of a program: just before a system call is made the n-th time by one of its threads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Point {
     pub call: String,
@@ -53,13 +63,15 @@ pub struct Point {
     pub words: String,
 }
 
-/// The places at which `call` may be hit, found by running it: each system call of its that changes something.
-pub fn points(node: &Node, call: &Call) -> Vec<Point> {
-    let file = std::env::temp_dir().join(format!("vhu-faults-{}", new_uid()));
+/// The places at which a program may be hit, found by running it: each system call of its that changes something.
+pub fn points(run: impl Run) -> Vec<Point> {
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let file = std::env::temp_dir().join(format!("vhu-strace-{}-{count}", std::process::id()));
     let set = format!("trace={}", CHANGES.join(","));
-    call.clone().through(&["strace", "-f", "-qq", "-o", file.to_str().unwrap(), "-e", &set]).run(node).succeeded();
+    let output = run(&["strace", "-f", "-qq", "-o", file.to_str().unwrap(), "-e", &set]);
     let trace = std::fs::read_to_string(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
+    assert!(output.status.success(), "{output:?}");
     let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
     let mut points = BTreeSet::new();
     for line in trace.lines() {
@@ -83,23 +95,22 @@ pub fn points(node: &Node, call: &Call) -> Vec<Point> {
     points.into_iter().collect()
 }
 
-/// Runs `call` and does `what` to it at a point: `signal=KILL`, `error=EIO`.
-fn hit(node: &Node, call: &Call, point: &Point, what: &str) -> Output {
+/// Runs a program and does `what` to it at a point: `signal=KILL`, `error=EIO`.
+fn hit(run: impl Run, point: &Point, what: &str) -> Output {
     let Point { call: name, nth, .. } = point;
     let (set, fault) = (format!("trace={name}"), format!("inject={name}:{what}:when={nth}"));
-    let words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &set, "-e", &fault];
-    call.clone().through(&words).start(node).wait_with_output().unwrap()
+    run(&["strace", "-f", "-qq", "-o", "/dev/null", "-e", &set, "-e", &fault])
 }
 
-/// Runs `call` until it is killed at a point. False if it never got there.
-pub fn kill(node: &Node, call: &Call, point: &Point) -> bool {
-    let status = hit(node, call, point, "signal=KILL").status;
+/// Runs a program until it is killed at a point. False if it never got there.
+pub fn kill(run: impl Run, point: &Point) -> bool {
+    let status = hit(run, point, "signal=KILL").status;
     let killed = status.signal() == Some(9) || status.code() == Some(128 + 9);
     assert!(killed || status.code() == Some(0), "{point:?}: {status:?}");
     killed
 }
 
-/// Runs `call` with a system call of its failing.
-pub fn fail(node: &Node, call: &Call, point: &Point, errno: &str) -> Output {
-    hit(node, call, point, &format!("error={errno}"))
+/// Runs a program with a system call of its failing.
+pub fn fail(run: impl Run, point: &Point, errno: &str) -> Output {
+    hit(run, point, &format!("error={errno}"))
 }

@@ -11,7 +11,6 @@ mod doctor;
 mod gc;
 mod hostile;
 mod identity;
-mod install;
 mod libvirt;
 mod multus;
 mod node;
