@@ -44,7 +44,12 @@ impl Mount {
 /// # Errors
 /// Those of reading the file.
 pub fn table(proc: &Path) -> Result<Vec<Mount>, sys::Error> {
-    Ok(sys::read_text(&proc.join("mountinfo"), TABLE_LIMIT)?.lines().filter_map(parse).collect())
+    Ok(mounts(&sys::read_text(&proc.join("mountinfo"), TABLE_LIMIT)?).collect())
+}
+
+/// The mounts of a table's text.
+pub fn mounts(text: &str) -> impl Iterator<Item = Mount> {
+    text.lines().filter_map(parse)
 }
 
 /// `36 35 98:0 /root /point rw,noatime master:1 - ext3 /dev/sda1 rw`

@@ -123,7 +123,8 @@ pub fn own_unix_sockets() -> Result<String, sys::Error> {
 }
 
 /// The inode of a descriptor's link that stands for a socket: `socket:[123]`.
-fn socket_inode(link: &str) -> Option<u64> {
+#[must_use]
+pub fn socket_inode(link: &str) -> Option<u64> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
