@@ -21,8 +21,9 @@ use crate::sys;
 /// The format that this version writes, and the newest that it reads.
 const FORMAT: u32 = 1;
 
-/// Longest record that is read, in bytes.
-const RECORD_LIMIT: u64 = 64 << 10;
+/// Longest record that is written or read, in bytes. One that could not be read again must not be written: nothing would
+/// undo what it stands for.
+const RECORD_LIMIT: usize = 64 << 10;
 
 /// Longest part of a container id that goes into a file name (the whole id is in the record): 255 bytes are allowed.
 const ID_IN_NAME: usize = 200;
@@ -216,9 +217,8 @@ impl Store {
     /// Writes a record whole or not at all: to a file beside, then renamed.
     ///
     /// # Errors
-    /// Those of the files.
+    /// Those of the files; `EFBIG` for a record that would be too long to be read again.
     pub fn write(&self, uid: &PodUid, record: &Record) -> Result<(), Error> {
-        self.make_directory(&format!("pods/{uid}"))?;
         let path = self.directory(uid).join(file_name(&record.container_id, &record.ifname));
         let beside = path.with_extension("new");
         let fail = |call, path: &Path| {
@@ -226,6 +226,10 @@ impl Store {
             move |error: std::io::Error| sys::Error::of(call, &path, &error)
         };
         let text = serde_json::to_vec(record).map_err(|error| fail("write", &path)(error.into()))?;
+        if text.len() > RECORD_LIMIT {
+            return Err(fail("write", &path)(nix::errno::Errno::EFBIG.into()).into());
+        }
+        self.make_directory(&format!("pods/{uid}"))?;
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside);
         let mut file = file.map_err(fail("open", &beside))?;
@@ -304,26 +308,11 @@ fn read(path: &Path) -> Option<Record> {
         }
     };
     let mut text = Vec::new();
-    if let Err(error) = file.take(RECORD_LIMIT).read_to_end(&mut text) {
+    if let Err(error) = file.take(RECORD_LIMIT as u64).read_to_end(&mut text) {
         warn!("record {} cannot be read: {error}", path.display());
         return None;
     }
-    // The format first: what else is in a newer one is for its own version to know.
-    let record = serde_json::from_slice::<Head>(&text).and_then(|head| match head.format {
-        ..=FORMAT => serde_json::from_slice(&text).map(Ok),
-        newer => Ok(Err(newer)),
-    });
-    match record {
-        Ok(Ok(record)) => Some(record),
-        Ok(Err(newer)) => {
-            warn!("record {} is of format {newer}, newer than this plugin", path.display());
-            None
-        }
-        Err(error) => {
-            warn!("record {} is broken: {error}", path.display());
-            None
-        }
-    }
+    Record::parse(&text).inspect_err(|fault| warn!("record {} {fault}", path.display())).ok()
 }
 
 /// What every format has.
@@ -333,6 +322,20 @@ struct Head {
 }
 
 impl Record {
+    /// Reads a record from the text of its file.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words that go on after its name.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        let broken = |error: serde_json::Error| format!("is broken: {error}");
+        // The format first: what else is in a newer one is for its own version to know.
+        let Head { format } = serde_json::from_slice(text).map_err(broken)?;
+        if format > FORMAT {
+            return Err(format!("is of format {format}, newer than this plugin"));
+        }
+        serde_json::from_slice(text).map_err(broken)
+    }
+
     /// Whether it is the record of this attachment (SPEC.md: a container id and an interface name).
     #[must_use]
     pub fn is_of(&self, container_id: &str, ifname: &str) -> bool {

@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::interface::{Interface, Nic, PciAddress};
 use super::xml::{self, Element};
+use crate::libvirt::error::printable;
 
 /// A domain's description, as far as it matters here. It is the tenant's word: compared, never followed.
 #[derive(Clone, Debug, Default)]
@@ -107,9 +108,9 @@ impl Description {
     pub fn compare(&self, asked: &Interface, queues_matter: bool) -> Match {
         if let Some(nic) = self.nics.iter().find(|nic| nic.is_on(&asked.mac, &asked.path)) {
             let differs = |what: &str, is: String, should: String| {
+                let (mac, is) = (&asked.mac, printable(&is));
                 Match::Conflict(format!(
-                    "the VM has this NIC (MAC {}) already, but with {what} {is} where {should} is asked for; unplug it first",
-                    asked.mac
+                    "the VM has this NIC (MAC {mac}) already, but with {what} {is} where {should} is asked for; unplug it first"
                 ))
             };
             if queues_matter && nic.queues != asked.queues {
@@ -128,8 +129,8 @@ impl Description {
             return Match::Same(nic.clone());
         }
         let held_by = |nic: &Nic, what: String| {
-            let alias = nic.alias.as_deref().unwrap_or("?");
-            Match::Conflict(format!("{what} is already that of another NIC of the VM ({alias}, MAC {})", nic.mac))
+            let (alias, mac) = (printable(nic.alias.as_deref().unwrap_or("?")), printable(&nic.mac));
+            Match::Conflict(format!("{what} is already that of another NIC of the VM ({alias}, MAC {mac})"))
         };
         // libvirt itself takes a second NIC of the same MAC or socket, and the two then break each other.
         if let Some(nic) = self.nics.iter().find(|nic| nic.alias.as_deref() == Some(&asked.alias)) {
@@ -289,6 +290,23 @@ mod tests {
         let mut auto = asked();
         auto.queues = 1;
         assert!(matches!(there.compare(&auto, false), Match::Same(_)), "a number nobody asked for does not matter");
+    }
+
+    #[test]
+    fn a_conflict_quotes_the_tenant_within_bounds() {
+        let long = "\u{202e}".repeat(100_000);
+        let there = domain(SHARED, &OURS.replace("ua-pod1", &long).replace("non-transitional", &long));
+        let mut asked = asked();
+        let mut texts = vec![there.compare(&asked, true)];
+        asked.path = "/x".into();
+        texts.push(there.compare(&asked, true));
+        for text in texts {
+            assert!(
+                matches!(&text, Match::Conflict(text) if text.len() < 8192 && !text.contains('\u{202e}')),
+                "{:.300}",
+                format!("{text:?}")
+            );
+        }
     }
 
     #[test]

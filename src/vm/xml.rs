@@ -6,10 +6,13 @@ use quick_xml::XmlVersion;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::reader::Reader;
 
+use crate::libvirt::error::printable;
+
 /// Deepest nesting; libvirt's own documents stay below 12.
 const DEPTH_LIMIT: usize = 32;
-/// Most elements; a domain with 100 devices has some 1500.
-const ELEMENT_LIMIT: usize = 50_000;
+/// Most elements and attributes together; a domain with 100 devices has some 5000. Beside its text each costs some 100
+/// bytes, where the document may spend no more than five on it: 4 MiB of the shortest attributes would take 60 MiB.
+const NODE_LIMIT: usize = 50_000;
 /// Most attributes of one element.
 const ATTRIBUTE_LIMIT: usize = 64;
 
@@ -44,9 +47,9 @@ impl Element {
         let mut reader = Reader::from_str(document);
         // The open elements, outermost first, below a stand-in that collects the root.
         let mut open = vec![Self::default()];
-        let mut elements = 0_usize;
+        let mut nodes = 0_usize;
         loop {
-            let event = reader.read_event().map_err(|error| Error(format!("not well-formed XML: {error}")))?;
+            let event = reader.read_event().map_err(malformed)?;
             let (element, empty) = match event {
                 Event::Start(tag) => (Self::open(&tag)?, false),
                 Event::Empty(tag) => (Self::open(&tag)?, true),
@@ -70,9 +73,11 @@ impl Element {
                 Event::Eof => break,
                 _ => continue,
             };
-            elements = elements.saturating_add(1);
-            if elements > ELEMENT_LIMIT || open.len() > DEPTH_LIMIT {
-                return Err(Error(format!("more than {ELEMENT_LIMIT} elements, or nested deeper than {DEPTH_LIMIT}")));
+            nodes = nodes.saturating_add(1).saturating_add(element.attributes.len());
+            if nodes > NODE_LIMIT || open.len() > DEPTH_LIMIT {
+                return Err(Error(format!(
+                    "more than {NODE_LIMIT} elements and attributes, or nested deeper than {DEPTH_LIMIT}"
+                )));
             }
             open.push(element);
             if empty {
@@ -92,12 +97,11 @@ impl Element {
     fn open(tag: &BytesStart<'_>) -> Result<Self, Error> {
         let mut attributes = Vec::new();
         for attribute in tag.attributes() {
-            let attribute = attribute.map_err(|error| Error(format!("not well-formed XML: {error}")))?;
+            let attribute = attribute.map_err(malformed)?;
             if attributes.len() >= ATTRIBUTE_LIMIT {
                 return Err(Error(format!("an element with more than {ATTRIBUTE_LIMIT} attributes")));
             }
-            let value = attribute.normalized_value(XmlVersion::Implicit1_0);
-            let value = value.map_err(|error| Error(format!("not well-formed XML: {error}")))?;
+            let value = attribute.normalized_value(XmlVersion::Implicit1_0).map_err(malformed)?;
             attributes.push((attribute.key.0.to_owned(), value.into_owned()));
         }
         Ok(Self { name: tag.name().0.to_owned(), attributes, ..Self::default() })
@@ -137,6 +141,11 @@ impl Element {
     pub fn text(&self) -> &str {
         self.text.trim()
     }
+}
+
+/// The library's words quote the document, as long as it pleases.
+fn malformed(error: impl fmt::Display) -> Error {
+    Error(format!("not well-formed XML: {}", printable(&error.to_string())))
 }
 
 fn close(open: &mut Vec<Element>) -> Result<(), Error> {
@@ -204,12 +213,23 @@ mod tests {
     }
 
     #[test]
+    fn an_error_quotes_no_more_than_a_line() {
+        let name = "\u{1b}[2J".repeat(10_000);
+        for document in [format!("<a></{name}>"), format!("<a b='&{name};'/>"), format!("<a {name}/>")] {
+            let text = Element::parse(&document).unwrap_err().to_string();
+            assert!(text.len() < 8192 && !text.contains(char::is_control), "{} bytes", text.len());
+        }
+    }
+
+    #[test]
     fn depth_width_and_attributes_are_bounded() {
         let deep = |n: usize| format!("{}{}", "<a>".repeat(n), "</a>".repeat(n));
         assert!(Element::parse(&deep(DEPTH_LIMIT)).is_ok());
         assert!(Element::parse(&deep(DEPTH_LIMIT + 1)).is_err());
         assert!(Element::parse(&deep(1_000_000)).is_err());
-        assert!(Element::parse(&format!("<a>{}</a>", "<b/>".repeat(ELEMENT_LIMIT))).is_err());
+        let wide = |n: usize| format!("<a>{}</a>", "<b c=''/>".repeat(n));
+        assert!(Element::parse(&wide(NODE_LIMIT / 2 - 1)).is_ok());
+        assert!(Element::parse(&wide(NODE_LIMIT / 2)).is_err());
         let attributes: String = (0..=ATTRIBUTE_LIMIT).map(|n| format!(" a{n}='x'")).collect();
         assert!(Element::parse(&format!("<a{attributes}/>")).is_err());
     }
