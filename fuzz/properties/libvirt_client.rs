@@ -27,15 +27,16 @@ const HANG: Duration = Duration::from_secs(20);
 
 pub fn holds(bytes: &[u8]) {
     let bytes = bytes.get(..MOST).unwrap_or(bytes);
-    converse(bytes);
+    calls_made(bytes);
     // Once more with the answers' numbers put right, since few inputs count as the client does.
     let renumbered = renumbered(bytes);
     if renumbered != bytes {
-        converse(&renumbered);
+        calls_made(&renumbered);
     }
 }
 
-fn converse(daemon_says: &[u8]) {
+/// Has the whole conversation; how many calls the daemon's words were good for.
+pub fn calls_made(daemon_says: &[u8]) -> u32 {
     let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
     theirs.write_all(daemon_says).expect("a socket takes 64 KiB");
     theirs.shutdown(Shutdown::Write).expect("a socket can be closed half");
@@ -47,7 +48,7 @@ fn converse(daemon_says: &[u8]) {
     assert!(begun.elapsed() < HANG, "{:?} for {} bytes", begun.elapsed(), daemon_says.len());
     let mut sent = Vec::new();
     theirs.read_to_end(&mut sent).or_else(reset).expect("what was sent can be read");
-    sent_is_sound(&sent);
+    sent_is_sound(&sent)
 }
 
 /// Bytes of the daemon's that nobody read make the kernel say so.
@@ -76,23 +77,23 @@ fn story(stream: UnixStream, deadline: Deadline) -> Result<(), Error> {
     let nic = "<interface type='vhostuser'/>";
     let _ = client.attach(&domain, nic, Scope::Live, deadline).map_err(&mut note);
     let _ = client.detach_alias(&domain, "ua-net1", Scope::Live, deadline).map_err(&mut note);
+    let _ = client.detach_xml(&domain, nic, Scope::Live, deadline).map_err(&mut note);
     let mut events = 0;
     while let Ok(Some(event)) = client.next_event(deadline).map_err(&mut note) {
         assert_eq!(event.domain().uuid, domain.uuid);
         events += 1;
         assert!(events <= MOST, "more events than bytes");
     }
-    let _ = client.detach_xml(&domain, nic, Scope::Live, deadline).map_err(&mut note);
     client.close(deadline);
     first.map_or(Ok(()), Err)
 }
 
-/// Whole frames, calls numbered one after the other; the last one may be cut where the deadline passed.
-fn sent_is_sound(mut sent: &[u8]) {
+/// Whole frames, calls numbered one after the other; the last one may be cut where the deadline passed. How many calls.
+fn sent_is_sound(mut sent: &[u8]) -> u32 {
     let mut last = 0;
     while let Some(word) = sent.first_chunk::<LENGTH_SIZE>() {
         let length = frame_length(*word).expect("a length");
-        let Some((one, rest)) = sent.split_at_checked(length) else { return };
+        let Some((one, rest)) = sent.split_at_checked(length) else { break };
         let header = Frame::parse(one.to_vec()).expect("a frame").header;
         match header.kind {
             Kind::Call => {
@@ -106,10 +107,11 @@ fn sent_is_sound(mut sent: &[u8]) {
         }
         sent = rest;
     }
+    last
 }
 
 /// The same frames with the answers numbered 1, 2, 3….
-fn renumbered(bytes: &[u8]) -> Vec<u8> {
+pub fn renumbered(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let (mut at, mut serial) = (0, 0_u32);
     while let Some(length) = bytes[at..].first_chunk::<LENGTH_SIZE>().and_then(|word| frame_length(*word).ok())

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
-use crate::properties::ALL;
+use crate::properties::{ALL, libvirt_client};
 
 fn directory() -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "fuzz", "corpus"].iter().collect()
@@ -39,5 +39,16 @@ fn every_folder_of_the_corpus_is_a_targets() {
     for entry in std::fs::read_dir(directory()).expect("there is a corpus") {
         let name = entry.expect("the corpus can be listed").file_name();
         assert!(ALL.iter().any(|(target, _)| *target == name), "{name:?}");
+    }
+}
+
+/// Else the fuzzer would start, and perhaps stay, at the first calls.
+#[test]
+fn the_recorded_conversations_go_to_their_end() {
+    for (name, calls) in [("story", 13), ("story-refused", 14)] {
+        let seeds = seeds("libvirt_client");
+        let path = format!("libvirt_client/{name}");
+        let (_, bytes) = seeds.iter().find(|(seed, _)| *seed == path).expect("it is in the corpus");
+        assert_eq!(libvirt_client::calls_made(&libvirt_client::renumbered(bytes)), calls, "{name}");
     }
 }
