@@ -5,7 +5,7 @@ use std::io::{Write as _, stderr, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::conflist;
+use crate::{conflist, sys};
 
 const HELP: &str = "\
 vhostuser-hotplug, a CNI plugin chained after kube-ovn: shares a pod's vhost-user sockets with the data plane
@@ -15,6 +15,9 @@ and plugs vhost-user NICs into the pod's running VM. A container runtime calls i
     vhostuser-hotplug --version
     vhostuser-hotplug --help
 ";
+
+/// Longest conflist that is read, in bytes: as much as a plugin takes on stdin.
+const CONFLIST_LIMIT: u64 = 4 << 20;
 
 /// Does what the words ask for.
 #[must_use]
@@ -40,7 +43,7 @@ pub fn run(words: &[String]) -> ExitCode {
 }
 
 fn validate(file: &Path) -> (String, ExitCode) {
-    let faults = match std::fs::read_to_string(file) {
+    let faults = match sys::read_text(file, CONFLIST_LIMIT) {
         Ok(text) => conflist::faults(&text),
         Err(error) => vec![format!("it cannot be read: {error}")],
     };

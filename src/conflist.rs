@@ -1,4 +1,5 @@
-//! A network configuration list as a runtime reads it, judged before a runtime does.
+//! A network configuration list as a runtime reads it, judged before a runtime does. Its depth is bounded by serde_json
+//! (128), its length by who reads the file.
 
 use serde_json::{Map, Value};
 

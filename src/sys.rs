@@ -120,7 +120,7 @@ pub fn open_file(path: &Path) -> Result<File, Error> {
     File::open(path).map_err(|error| Error::of("open", path, &error))
 }
 
-/// Reads at most `limit` bytes of a text file below `/proc`; more than that is an error, not a cut.
+/// Reads at most `limit` bytes of a text file, one below `/proc` mostly; more than that is an error, not a cut.
 ///
 /// # Errors
 /// open(2)'s and read(2)'s; `EFBIG` past `limit`; `EILSEQ` where it is not UTF-8.

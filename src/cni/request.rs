@@ -103,6 +103,9 @@ pub enum Verb {
 }
 
 /// The variables of the protocol. An empty one counts as unset, since libcni always exports them all.
+///
+/// None is longer than 128 KiB, which is the kernel's limit (execve(2), `MAX_ARG_STRLEN`); no more than 80 bytes of one are
+/// quoted in an error.
 #[derive(Clone, Debug, Default)]
 pub struct Variables {
     command: Option<OsString>,

@@ -9,12 +9,14 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample::Index;
 use serde_json::{Map, Value};
 use vhostuser_hotplug::cni::{Args, Command, NetConf, Version};
 use vhostuser_hotplug::dataplane::connected;
 use vhostuser_hotplug::dataplane::message::{Fault, Line, Message, PAYLOAD_LIMIT};
 use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::Domain;
+use vhostuser_hotplug::libvirt::error::printable;
 use vhostuser_hotplug::libvirt::procedures::{Call, GetState, Lookup};
 use vhostuser_hotplug::libvirt::xdr::{self, Reader, Writer};
 use vhostuser_hotplug::pod::identity::{self, PodUid};
@@ -23,7 +25,7 @@ use vhostuser_hotplug::record::{Nic, Record};
 use vhostuser_hotplug::vm::interface::{Interface, PciAddress, alias_of};
 
 use crate::for_all;
-use crate::properties::{cni_call, domain_xml, proc_tables};
+use crate::properties::{cni_call, domain_xml, proc_tables, vhost_user};
 
 /// Any text, with more of the characters that mean something to XML, JSON, a shell, a path, a log or a terminal.
 fn text(most: usize) -> impl Strategy<Value = String> + Clone {
@@ -93,18 +95,68 @@ fn a_domain_goes_over_the_wire_and_back() {
 }
 
 #[test]
+fn a_peers_words_are_made_fit_for_a_log() {
+    for_all(300, text(700), |words| {
+        let shown = printable(&words);
+        assert!(!shown.contains(char::is_control) && shown.chars().count() <= 10 * 512 + 1, "{shown:?}");
+        if words.chars().count() <= 512 && words.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
+            assert_eq!(shown, words);
+        }
+    });
+}
+
+#[test]
 fn a_vhost_user_message_goes_over_the_line_and_back() {
-    let messages = (any::<u32>(), any::<bool>(), any::<bool>(), vec(any::<u8>(), 0..PAYLOAD_LIMIT + 40));
-    for_all(300, messages, |(request, is_reply, needs_reply, payload)| {
+    let size = prop_oneof![0..300_usize, PAYLOAD_LIMIT - 4..PAYLOAD_LIMIT + 5];
+    let payload = size.prop_flat_map(|size| vec(any::<u8>(), size));
+    for_all(200, (any::<u32>(), any::<bool>(), any::<bool>(), payload), |(request, is_reply, needs_reply, payload)| {
         let soon = || Deadline::after(Duration::from_secs(20));
         let (one, other) = UnixStream::pair().unwrap();
         let (mut one, mut other) = (Line::new(one).unwrap(), Line::new(other).unwrap());
         let message = Message { request, is_reply, needs_reply, payload };
         one.send(&message, soon()).unwrap();
-        match other.receive(soon()) {
-            Ok(arrived) => assert_eq!(arrived, message),
-            Err(Fault::Nonsense(_)) => assert!(message.payload.len() > PAYLOAD_LIMIT),
-            Err(fault) => panic!("{fault}"),
+        let arrived = other.receive(soon());
+        if message.payload.len() <= PAYLOAD_LIMIT {
+            assert_eq!(arrived, Ok(message));
+        } else {
+            assert!(matches!(arrived, Err(Fault::Nonsense(_))), "{arrived:?}");
+        }
+    });
+}
+
+#[test]
+fn a_data_planes_figures_are_believed_within_bounds() {
+    let word = || prop_oneof![Just(0), Just(1), Just(1 << 15), Just((1 << 15) + 1), any::<u64>()];
+    // Whether it has protocol features, multiqueue and memory slots decides what it is asked.
+    let asked = (any::<u64>(), any::<bool>(), any::<u64>(), any::<bool>());
+    for_all(300, (asked, word(), word()), |((features, has, protocol, all), queues, slots)| {
+        let features = if has { features | 1 << 30 } else { features };
+        let protocol = if all { protocol | 1 | 1 << 15 } else { protocol };
+        let answers = [(1_u32, features), (15, protocol), (17, queues), (36, slots)];
+        let bytes = answers.iter().flat_map(|(request, word)| {
+            let head = [*request, 5, 8].into_iter().flat_map(u32::to_ne_bytes);
+            head.chain(word.to_ne_bytes()).collect::<Vec<_>>()
+        });
+        vhost_user::holds(&bytes.collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn the_names_of_a_call_are_checked() {
+    let name = || prop_oneof!["\\.{0,3}", "[a./:_ \n-]{0,4}", "[a-z0-9.]{12,18}", text(6)];
+    for_all(500, (name(), name(), text(20)), |(container_id, ifname, args)| {
+        for command in ["ADD", "DEL", "CHECK"] {
+            let variables = [
+                format!("CNI_COMMAND={command}"),
+                format!("CNI_CONTAINERID=a{container_id}"),
+                format!("CNI_IFNAME={ifname}"),
+                "CNI_NETNS=/proc/none/ns/net".to_owned(),
+                format!("CNI_ARGS={args}"),
+            ];
+            // A variable ends where it has a NUL.
+            let variables: String =
+                variables.iter().map(|text| text.split('\0').next().unwrap().to_owned() + "\0").collect();
+            cni_call::holds(format!("{variables}\0{{\"cniVersion\":\"1.0.0\",\"name\":\"n\"}}").as_bytes());
         }
     });
 }
@@ -137,9 +189,11 @@ fn a_pod_is_named_by_a_cgroup_of_either_driver_and_by_nothing_else() {
         assert_eq!((named(&format!("xpod{uid}")), named(&slice("xpod"))), (None, None));
         assert_eq!(named(&format!("pod{uid}x")), None);
     });
-    for_all(500, "[0-9a-gA-F/._-]{30,38}", |text| {
-        let hexadecimal = text.bytes().filter(u8::is_ascii_hexdigit).count();
-        assert!(PodUid::parse(&text).is_none() || hexadecimal == 32, "{text}");
+    let spoiled = (uid(), any::<Index>(), proptest::sample::select(vec!["g", "/", ".", "-", "_", "", "00", "\n", "é"]));
+    for_all(500, spoiled, |(uid, at, other)| {
+        let at = at.index(uid.len());
+        let text = format!("{}{other}{}", &uid[..at], &uid[at + 1..]);
+        assert!(PodUid::parse(&text).is_none() || text == uid, "{text}");
     });
 }
 
