@@ -1,15 +1,17 @@
 //! What the kernel tells of a pod's processes in text, much of which the pod chose: mounts, cgroups, unix sockets, names.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use vhostuser_hotplug::dataplane::{connected, guard};
 use vhostuser_hotplug::pod::identity::{self, PodUid};
-use vhostuser_hotplug::pod::{mounts, process};
+use vhostuser_hotplug::pod::mounts::{self, Mount};
+use vhostuser_hotplug::pod::process;
 
 pub fn holds(bytes: &[u8]) {
-    // The kernel's text is read as UTF-8 or not at all.
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
-    mounts_are_read(text);
+    mounts_are_read(bytes);
+    // Names need not be text; then the kernel's tables are read with what they have of it (`sys::read_text`).
+    let text = &String::from_utf8_lossy(bytes);
     cgroups_are_read(text);
     sockets_are_read(text);
     let stopped = guard::says_stopped(text);
@@ -22,24 +24,33 @@ pub fn holds(bytes: &[u8]) {
     }
 }
 
-fn mounts_are_read(text: &str) {
+fn mounts_are_read(table: &[u8]) {
     let mut count = 0;
-    for mount in mounts::mounts(text) {
+    for mount in mounts::mounts(table) {
         count += 1;
         // Written as the kernel writes it, it is the same mount.
-        let (root, point) = (mangled(&mount.root), mangled(&mount.point));
-        let line = format!("{} 1 {} {root} {point} rw - ext4 /dev/vda rw", mount.id, mount.device);
-        assert_eq!(mounts::mounts(&line).collect::<Vec<_>>(), [mount], "{line}");
+        assert_eq!(mounts::mounts(&line(&mount)).collect::<Vec<_>>(), [mount]);
     }
-    assert!(count <= text.lines().count());
+    assert!(count <= table.split(|byte| *byte == b'\n').count());
+}
+
+/// A mount as the kernel writes it.
+pub fn line(mount: &Mount) -> Vec<u8> {
+    let mut line = format!("{} 1 {} ", mount.id, mount.device).into_bytes();
+    line.extend(mangled(&mount.root));
+    line.push(b' ');
+    line.extend(mangled(&mount.point));
+    line.extend_from_slice(b" rw,noatime shared:1 - ext4 /dev/vda rw");
+    line
 }
 
 /// fs/proc_namespace.c, `mangle()`.
-pub fn mangled(path: &Path) -> String {
-    let text = path.to_str().expect("it was read from text");
-    text.chars()
-        .map(|c| if " \t\n\\#".contains(c) { format!("\\{:03o}", u32::from(c)) } else { c.to_string() })
-        .collect()
+fn mangled(path: &Path) -> Vec<u8> {
+    let spelled = |byte: &u8| match byte {
+        b' ' | b'\t' | b'\n' | b'\\' | b'#' => format!("\\{byte:03o}").into_bytes(),
+        plain => vec![*plain],
+    };
+    path.as_os_str().as_bytes().iter().flat_map(spelled).collect()
 }
 
 fn cgroups_are_read(text: &str) {
