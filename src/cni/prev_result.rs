@@ -48,24 +48,30 @@ impl<'a> PrevResult<'a> {
     /// since a result's version must be the configuration's and results from before 1.0.0 may lack it.
     #[must_use]
     pub fn answer(&self, version: Version) -> String {
-        let mut text = self.text.to_owned();
         let quoted = format!("\"{version}\"");
-        let places: Vec<_> = self.members.places("cniVersion").collect();
-        // From the last to the first, so that the places still to come keep their meaning.
-        for place in places.iter().rev() {
-            let same = text
-                .get(place.clone())
-                .is_some_and(|raw| serde_json::from_str::<String>(raw).is_ok_and(|name| name == version.as_str()));
-            if !same {
-                text.replace_range(place.clone(), &quoted);
-            }
-        }
-        if places.is_empty() {
+        let mut answer = String::with_capacity(self.text.len().saturating_add(quoted.len()));
+        let mut rest = self.text;
+        let mut places = self.members.places("cniVersion").peekable();
+        if places.peek().is_none() {
             // The text of a value starts with its brace.
+            rest = rest.strip_prefix('{').unwrap_or(rest);
             let comma = if self.members.is_empty() { "" } else { "," };
-            text.insert_str(1, &format!("\"cniVersion\":{quoted}{comma}"));
+            answer.push_str(&format!("{{\"cniVersion\":{quoted}{comma}"));
         }
-        text
+        // In one pass: a result may have as many of them as it has room for.
+        let mut kept = 0;
+        for place in places {
+            let raw = self.text.get(place.clone()).unwrap_or_default();
+            if serde_json::from_str::<String>(raw).is_ok_and(|name| name == version.as_str()) {
+                continue;
+            }
+            answer.push_str(self.text.get(kept..place.start).unwrap_or_default());
+            answer.push_str(&quoted);
+            kept = place.end;
+            rest = self.text.get(kept..).unwrap_or_default();
+        }
+        answer.push_str(rest);
+        answer
     }
 
     /// The interfaces of the result, in order; what isn't readable is left out. Results before 0.3.0 have none.

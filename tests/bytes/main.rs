@@ -8,6 +8,7 @@ mod properties;
 
 mod chance;
 mod corpus;
+mod limits;
 mod values;
 
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
