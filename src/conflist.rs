@@ -1,4 +1,5 @@
-//! A network configuration list as a runtime reads it: judged before a runtime does, and our entry in it.
+//! A network configuration list as a runtime reads it: judged before a runtime does, and our entry in it. Its depth is
+//! bounded by serde_json (128), its length by who reads the file.
 
 pub mod file;
 pub mod text;

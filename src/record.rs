@@ -26,6 +26,10 @@ use read::{listing, load};
 /// The format that this version writes, and the newest that it reads.
 const FORMAT: u32 = 1;
 
+/// Longest record that is written or read, in bytes. One that could not be read again must not be written: nothing would
+/// undo what it stands for.
+const RECORD_LIMIT: usize = 64 << 10;
+
 /// Longest part of a container id that goes into a file name (the whole id is in the record): 255 bytes are allowed.
 const ID_IN_NAME: usize = 200;
 
@@ -249,9 +253,8 @@ impl Store {
     /// Writes a record whole or not at all: to a file beside, then renamed.
     ///
     /// # Errors
-    /// Those of the files.
+    /// Those of the files; `EFBIG` for a record that would be too long to be read again.
     pub fn write(&self, uid: &PodUid, record: &Record) -> Result<(), Error> {
-        self.make_directory(&format!("pods/{uid}"))?;
         let path = self.directory(uid).join(file_name(&record.container_id, &record.ifname));
         let beside = path.with_extension("new");
         let fail = |call, path: &Path| {
@@ -259,6 +262,10 @@ impl Store {
             move |error: std::io::Error| sys::Error::of(call, &path, &error)
         };
         let text = serde_json::to_vec(record).map_err(|error| fail("write", &path)(error.into()))?;
+        if text.len() > RECORD_LIMIT {
+            return Err(fail("write", &path)(nix::errno::Errno::EFBIG.into()).into());
+        }
+        self.make_directory(&format!("pods/{uid}"))?;
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside);
         let mut file = file.map_err(fail("open", &beside))?;

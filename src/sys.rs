@@ -146,22 +146,28 @@ pub fn open_file(path: &Path) -> Result<File, Error> {
     File::open(path).map_err(|error| Error::of("open", path, &error))
 }
 
-/// Reads at most `limit` bytes of a text file; more than that is an error, not a cut.
+/// Reads at most `limit` bytes of a file, one below `/proc` mostly; more than that is an error, not a cut.
 ///
 /// # Errors
-/// open(2)'s and read(2)'s; `EFBIG` past `limit`; `EILSEQ` where it is not UTF-8.
-pub fn read_text(path: &Path, limit: u64) -> Result<String, Error> {
-    let mut text = String::new();
-    let read = open_file(path)?.take(limit.saturating_add(1)).read_to_string(&mut text).map_err(|error| match error
-        .kind()
-    {
-        std::io::ErrorKind::InvalidData => Error::new("read", path.display(), Errno::EILSEQ),
-        _ => Error::of("read", path, &error),
-    })?;
+/// open(2)'s and read(2)'s; `EFBIG` past `limit`.
+pub fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let read = open_file(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes);
+    let read = read.map_err(|error| Error::of("read", path, &error))?;
     if u64::try_from(read).unwrap_or(u64::MAX) > limit {
         return Err(Error::new("read", path.display(), Errno::EFBIG));
     }
-    Ok(text)
+    Ok(bytes)
+}
+
+/// The same as text, with U+FFFD for what is not UTF-8: in the kernel's tables, names that any pod chose stand beside
+/// everybody's, and one of them must not hide the others.
+///
+/// # Errors
+/// Those of [`read_bytes`].
+pub fn read_text(path: &Path, limit: u64) -> Result<String, Error> {
+    let text = String::from_utf8(read_bytes(path, limit)?);
+    Ok(text.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
 /// fstat(2) of a handle.
@@ -321,6 +327,15 @@ mod tests {
     fn reading_stops_at_the_limit_with_an_error() {
         assert_eq!(read_text(Path::new("/proc/self/status"), 16).unwrap_err().errno(), Errno::EFBIG);
         assert!(read_text(Path::new("/proc/self/status"), 65536).unwrap().contains("Pid:"));
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_hides_no_other() {
+        let path = std::env::temp_dir().join(format!("vhu-sys-text-{}", std::process::id()));
+        std::fs::write(&path, b"a\xff\nb\n").unwrap();
+        assert_eq!(read_text(&path, 5).unwrap(), "a\u{fffd}\nb\n");
+        assert_eq!(read_text(&path, 4).unwrap_err().errno(), Errno::EFBIG);
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! What the plugin doesn't understand it must hand on to the letter, so an object is not decoded into a tree but split
 //! into the places of its members; only those that are asked for are decoded. Nesting costs no stack here: serde_json
-//! skips over values without recursion.
+//! skips over values without recursion. Length and count are the caller's to bound: stdin has 4 MiB at most
+//! ([`serve()`](super::serve())), and a member costs 40 bytes and its key.
 
 use std::fmt;
 use std::ops::Range;

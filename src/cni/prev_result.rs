@@ -72,13 +72,17 @@ impl<'a> PrevResult<'a> {
         if let Some(socket) = socket.filter(|_| version >= Version::V1_1_0) {
             edits.extend(self.edit_of_socket(socket));
         }
-        let mut text = self.text.to_owned();
-        // From the last to the first, so that the places still to come keep their meaning.
         edits.sort_by_key(|(place, _)| place.start);
-        for (place, replacement) in edits.iter().rev() {
-            text.replace_range(place.clone(), replacement);
+        // In one pass: a result may have as many versions as it has room for.
+        let mut answer = String::with_capacity(self.text.len().saturating_add(128));
+        let mut kept = 0;
+        for (place, replacement) in edits {
+            answer.push_str(self.text.get(kept..place.start).unwrap_or_default());
+            answer.push_str(&replacement);
+            kept = place.end;
         }
-        text
+        answer.push_str(self.text.get(kept..).unwrap_or_default());
+        answer
     }
 
     fn edits_of_version(&self, version: Version) -> Vec<Edit> {

@@ -95,7 +95,7 @@ impl Args {
 
 /// What `CNI_COMMAND` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verb {
+pub enum Verb {
     /// Which versions does the plugin speak?
     Version,
     /// Anything that works on a configuration.
@@ -103,8 +103,11 @@ pub(super) enum Verb {
 }
 
 /// The variables of the protocol. An empty one counts as unset, since libcni always exports them all.
+///
+/// None is longer than 128 KiB, which is the kernel's limit (execve(2), `MAX_ARG_STRLEN`); no more than 80 bytes of one are
+/// quoted in an error.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Variables {
+pub struct Variables {
     command: Option<OsString>,
     container_id: Option<OsString>,
     netns: Option<OsString>,
@@ -115,7 +118,7 @@ pub(super) struct Variables {
 
 impl Variables {
     /// The variables as `lookup` finds them. `CNI_PATH` isn't among them: this plugin delegates to no other.
-    pub(super) fn new(lookup: impl Fn(&str) -> Option<OsString>) -> Self {
+    pub fn new(lookup: impl Fn(&str) -> Option<OsString>) -> Self {
         let variable = |name| lookup(name).filter(|value| !value.is_empty());
         Self {
             command: variable("CNI_COMMAND"),
@@ -133,7 +136,10 @@ impl Variables {
     }
 
     /// The command.
-    pub(super) fn verb(&self) -> Result<Verb, Error> {
+    ///
+    /// # Errors
+    /// There is none, or one that no version of the specification has: code 4.
+    pub fn verb(&self) -> Result<Verb, Error> {
         const KNOWN: &str = "ADD, DEL, CHECK, GC, STATUS or VERSION";
         let Some(name) = &self.command else {
             return Err(Error::invalid_environment(format!(
@@ -210,7 +216,7 @@ impl Request {
     /// # Errors
     /// Of more than one fault the first in the order of libcni's `pkg/skel`: variables (code 4), stdin (5), its
     /// decoding (6), the network's name (7), the version (1); then the namespace (4).
-    pub(super) fn read(
+    pub fn read(
         variables: &Variables,
         command: Command,
         stdin: Result<Vec<u8>, Error>,

@@ -73,6 +73,19 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_is_no_text_hides_no_other() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+        let base = std::env::temp_dir().join(format!("vhu-connected-odd-{}", std::process::id()));
+        let odd = base.with_extension(OsStr::from_bytes(b"\xff\xfe"));
+        let _both = (UnixListener::bind(&odd).unwrap(), UnixListener::bind(&base).unwrap());
+        let list = crate::pod::process::own_unix_sockets().unwrap();
+        assert!(is_listening(&list, base.to_str().unwrap()));
+        std::fs::remove_file(odd).unwrap();
+        std::fs::remove_file(base).unwrap();
+    }
+
+    #[test]
     fn the_kernel_lists_a_live_pair_that_way() {
         let path = std::env::temp_dir().join(format!("vhu-connected-{}", std::process::id()));
         let name = path.to_str().unwrap();

@@ -40,6 +40,12 @@ const LOOKS_FOR_NEW: u32 = 4;
 /// Most threads of a QEMU that are looked at.
 const THREAD_LIMIT: usize = 1024;
 
+/// Longest `syscall` of a thread that is read, in bytes: nine numbers.
+const SYSCALL_LIMIT: u64 = 1024;
+
+/// Longest `stat` of a process that is read, in bytes: a name of at most 64 bytes and some fifty numbers.
+const STAT_LIMIT: u64 = 4096;
+
 /// QEMU's end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
@@ -123,10 +129,8 @@ impl End {
     fn is_waited_on(&self) -> bool {
         let Ok(threads) = std::fs::read_dir(self.proc.join("task")) else { return false };
         threads.take(THREAD_LIMIT).flatten().any(|thread| {
-            // "47 0x1d 0x7ffd… …": the call's number and its arguments; "running" if it is in none.
-            let text = sys::read_text(&thread.path().join("syscall"), 1024).unwrap_or_default();
-            let first = text.split_ascii_whitespace().nth(1).and_then(|argument| argument.strip_prefix("0x"));
-            first.and_then(|digits| u64::from_str_radix(digits, 16).ok()) == u64::try_from(self.descriptor).ok()
+            let text = sys::read_text(&thread.path().join("syscall"), SYSCALL_LIMIT).unwrap_or_default();
+            first_argument(&text).is_some_and(|argument| Ok(argument) == u64::try_from(self.descriptor))
         })
     }
 
@@ -144,11 +148,23 @@ impl End {
     }
 }
 
-/// Whether a process is stopped by a signal or a debugger: the states T and t of proc(5), `/proc/<pid>/stat`.
+/// The first argument of the call that a thread is in, by the text of its `syscall` (proc(5)): "47 0x1d 0x7ffd… …", the
+/// call's number and its arguments. `None` for "running".
+#[must_use]
+pub fn first_argument(syscall: &str) -> Option<u64> {
+    let digits = syscall.split_ascii_whitespace().nth(1)?.strip_prefix("0x")?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
 fn is_stopped(pid: i32) -> bool {
-    let text = sys::read_text(Path::new(&format!("/proc/{pid}/stat")), 4096).unwrap_or_default();
+    sys::read_text(Path::new(&format!("/proc/{pid}/stat")), STAT_LIMIT).is_ok_and(|stat| says_stopped(&stat))
+}
+
+/// Whether a process is stopped by a signal or a debugger, by the text of its `stat`: the states T and t of proc(5).
+#[must_use]
+pub fn says_stopped(stat: &str) -> bool {
     // The command's name, in parentheses, may hold anything.
-    let state = text.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
     matches!(state, Some('T' | 't'))
 }
 

@@ -126,9 +126,10 @@ fn only(mut uids: BTreeSet<PodUid>) -> Result<Option<PodUid>, Error> {
     Ok(uids.pop_first())
 }
 
-/// The first component of any line that names a pod. The first: kubelet's own comes before whatever a pod that may
-/// write cgroups makes below it.
-fn of_cgroups(table: &str) -> Option<PodUid> {
+/// The pod that the text of a cgroup table names: the first component of any line that does. The first: kubelet's own comes
+/// before whatever a pod that may write cgroups makes below it.
+#[must_use]
+pub fn of_cgroups(table: &str) -> Option<PodUid> {
     table.lines().filter_map(|line| line.splitn(3, ':').nth(2)).find_map(|path| path.split('/').find_map(of_component))
 }
 

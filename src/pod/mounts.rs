@@ -1,5 +1,7 @@
 //! Mount tables: `/proc/<pid>/mountinfo` (proc(5)).
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use crate::sys;
@@ -48,47 +50,45 @@ impl Mount {
 /// # Errors
 /// Those of reading the file.
 pub fn table(proc: &Path) -> Result<Vec<Mount>, sys::Error> {
-    Ok(mounts(&sys::read_text(&proc.join("mountinfo"), TABLE_LIMIT)?).collect())
+    Ok(mounts(&sys::read_bytes(&proc.join("mountinfo"), TABLE_LIMIT)?).collect())
 }
 
-/// The mounts of a table's text.
-pub fn mounts(text: &str) -> impl Iterator<Item = Mount> {
-    text.lines().filter_map(parse)
+/// The mounts of a table. Paths need not be text: in the host's own table stand directories of pods' volumes, too
+/// (kubelet mounts a subPath from there).
+pub fn mounts(table: &[u8]) -> impl Iterator<Item = Mount> {
+    table.split(|byte| *byte == b'\n').filter_map(parse)
 }
 
 /// `36 35 98:0 /root /point rw,noatime master:1 - ext3 /dev/sda1 rw`
-fn parse(line: &str) -> Option<Mount> {
-    let mut fields = line.split(' ');
-    let id = fields.next()?.parse().ok()?;
-    let device = fields.nth(1)?.to_owned();
+fn parse(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let device = std::str::from_utf8(fields.nth(1)?).ok()?.to_owned();
     let root = unescape(fields.next()?);
     let point = unescape(fields.next()?);
     // Behind the options, as many as there are, up to a hyphen.
-    let tags: Vec<&str> = fields.skip(1).take_while(|tag| *tag != "-").collect();
-    let has = |prefix: &str| tags.iter().any(|tag| tag.starts_with(prefix));
-    Some(Mount { id, device, root, point, is_shared: has("shared:"), is_slave: has("master:") })
+    let tags: Vec<&[u8]> = fields.skip(1).take_while(|tag| *tag != b"-").collect();
+    let has = |prefix: &[u8]| tags.iter().any(|tag| tag.starts_with(prefix));
+    Some(Mount { id, device, root, point, is_shared: has(b"shared:"), is_slave: has(b"master:") })
 }
 
 /// Space, tab, newline and backslash stand as three octal digits behind a backslash (fs/proc_namespace.c, mangle()).
-fn unescape(field: &str) -> PathBuf {
-    let mut text = String::with_capacity(field.len());
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut path = Vec::with_capacity(field.len());
     let mut rest = field;
-    while let Some((before, after)) = rest.split_once('\\') {
-        text.push_str(before);
-        let code = after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match (code, after.get(3..)) {
-            (Some(code), Some(tail)) if code.is_ascii() => {
-                text.push(char::from(code));
+    while let [first, after @ ..] = rest {
+        match (first, after) {
+            (b'\\', [a @ b'0'..=b'1', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..]) => {
+                path.push((a & 1) << 6 | (b & 7) << 3 | (c & 7));
                 rest = tail;
             }
             _ => {
-                text.push('\\');
+                path.push(*first);
                 rest = after;
             }
         }
     }
-    text.push_str(rest);
-    PathBuf::from(text)
+    PathBuf::from(OsString::from_vec(path))
 }
 
 #[cfg(test)]
@@ -98,26 +98,34 @@ mod tests {
     #[test]
     fn a_line_gives_device_root_and_point() {
         let line = r"36 35 98:0 /mnt\0401 /mnt2\134x rw,noatime master:1 - ext3 /dev/root rw";
-        let mount = parse(line).unwrap();
+        let mount = parse(line.as_bytes()).unwrap();
         assert_eq!((mount.id, mount.device.as_str()), (36, "98:0"));
         assert!(mount.is_slave && !mount.is_shared);
-        assert!(parse("1 0 0:1 / /x rw shared:7 master:3 - tmpfs shared:1 rw").unwrap().is_shared);
-        assert!(!parse("1 0 0:1 / /x rw - tmpfs shared:1 rw").unwrap().is_shared);
+        assert!(parse(b"1 0 0:1 / /x rw shared:7 master:3 - tmpfs shared:1 rw").unwrap().is_shared);
+        assert!(!parse(b"1 0 0:1 / /x rw - tmpfs shared:1 rw").unwrap().is_shared);
         assert_eq!((mount.root, mount.point), (PathBuf::from("/mnt 1"), PathBuf::from(r"/mnt2\x")));
     }
 
     #[test]
     fn a_broken_line_is_left_out() {
         for line in ["", "x", "1 2", "1 2 3:4 /", "-1 2 3:4 / / rw"] {
-            assert_eq!(parse(line), None, "{line}");
+            assert_eq!(parse(line.as_bytes()), None, "{line}");
         }
     }
 
     #[test]
     fn a_broken_escape_stays_as_it_is() {
-        for text in [r"\", r"\0", r"\04", r"\999", r"a\9é9"] {
-            assert_eq!(unescape(text), PathBuf::from(text));
+        for text in [r"\", r"\0", r"\04", r"\999", r"a\9é9", r"\200"] {
+            assert_eq!(unescape(text.as_bytes()), PathBuf::from(text));
         }
+    }
+
+    #[test]
+    fn a_path_that_is_no_text_is_kept_and_hides_no_other() {
+        let table = b"1 0 8:1 /kubelet/\xff\xfe /a rw - ext4 /dev/sda rw\n2 1 8:1 / /b rw - ext4 /dev/sda rw\n";
+        let read: Vec<Mount> = mounts(table).collect();
+        assert_eq!(read.iter().map(|mount| mount.id).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(read[0].root.as_os_str().as_encoded_bytes(), b"/kubelet/\xff\xfe");
     }
 
     #[test]

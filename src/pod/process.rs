@@ -78,8 +78,8 @@ impl Process {
     /// Those of reading its mount table.
     pub fn find_mount<T>(&self, look: impl FnMut(Mount) -> Option<T>) -> Result<Option<T>, sys::Error> {
         // Mount by mount: the text of a pod's table may be long, and its mounts together would take several times that.
-        let text = sys::read_text(&self.path("mountinfo"), mounts::TABLE_LIMIT)?;
-        Ok(mounts::mounts(&text).find_map(look))
+        let table = sys::read_bytes(&self.path("mountinfo"), mounts::TABLE_LIMIT)?;
+        Ok(mounts::mounts(&table).find_map(look))
     }
 
     /// Where it sees a location, if anywhere; the first such mount.
@@ -137,7 +137,8 @@ pub fn own_unix_sockets() -> Result<String, sys::Error> {
 }
 
 /// The inode of a descriptor's link that stands for a socket: `socket:[123]`.
-fn socket_inode(link: &str) -> Option<u64> {
+#[must_use]
+pub fn socket_inode(link: &str) -> Option<u64> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 

@@ -6,16 +6,29 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{FORMAT, Record};
+use super::{FORMAT, RECORD_LIMIT, Record};
 use crate::sys;
-
-/// Longest record that is read, in bytes.
-const RECORD_LIMIT: u64 = 64 << 10;
 
 /// What every format has.
 #[derive(Deserialize)]
 struct Head {
     format: u32,
+}
+
+impl Record {
+    /// Reads a record from the text of its file.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words that go on after its name.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        let broken = |error: serde_json::Error| format!("is broken: {error}");
+        // The format first: what else is in a newer one is for its own version to know.
+        let Head { format } = serde_json::from_slice(text).map_err(broken)?;
+        if format > FORMAT {
+            return Err(format!("is of format {format}, newer than this plugin"));
+        }
+        serde_json::from_slice(text).map_err(broken)
+    }
 }
 
 /// The record in a file, `None` if there is no such file; or why it cannot be had, in words that follow its name.
@@ -26,17 +39,8 @@ pub fn load(path: &Path) -> Result<Option<Record>, String> {
         Err(error) => return Err(format!("cannot be opened: {error}")),
     };
     let mut text = Vec::new();
-    file.take(RECORD_LIMIT).read_to_end(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
-    // The format first: what else is in a newer one is for its own version to know.
-    let record = serde_json::from_slice::<Head>(&text).and_then(|head| match head.format {
-        ..=FORMAT => serde_json::from_slice(&text).map(Ok),
-        newer => Ok(Err(newer)),
-    });
-    match record {
-        Ok(Ok(record)) => Ok(Some(record)),
-        Ok(Err(newer)) => Err(format!("is of format {newer}, newer than this plugin")),
-        Err(error) => Err(format!("is broken: {error}")),
-    }
+    file.take(RECORD_LIMIT as u64).read_to_end(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
+    Record::parse(&text).map(Some)
 }
 
 /// What is in a directory, sorted; nothing if it is not there.

@@ -64,6 +64,20 @@ fn what_cannot_be_read_does_not_block() {
 }
 
 #[test]
+fn a_record_that_could_not_be_read_again_is_not_written() {
+    let (store, uid) = store("long");
+    let mut long = record("c1", "net1");
+    let spare = RECORD_LIMIT - serde_json::to_vec(&long).unwrap().len();
+    long.pod.push_str(&"x".repeat(spare + 1));
+    assert!(matches!(store.write(&uid, &long), Err(Error::System(error)) if error.errno() == nix::errno::Errno::EFBIG));
+    assert!(!store.knows(&uid), "nothing is left of it");
+    long.pod.pop();
+    store.write(&uid, &long).unwrap();
+    assert_eq!(store.find(&uid, "c1", "net1"), Some(long));
+    std::fs::remove_dir_all(store.root).unwrap();
+}
+
+#[test]
 fn the_lock_is_one_at_a_time_and_waits_no_longer_than_the_deadline() {
     let (store, uid) = store("lock");
     let held = store.lock(&uid, Deadline::after(Duration::from_secs(1))).unwrap();

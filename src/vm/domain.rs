@@ -108,9 +108,9 @@ impl Description {
     pub fn compare(&self, asked: &Interface, queues_matter: bool) -> Match {
         if let Some(nic) = self.nics.iter().find(|nic| nic.is_on(&asked.mac, &asked.path)) {
             let differs = |what: &str, is: String, should: String| {
+                let mac = &asked.mac;
                 Match::Conflict(format!(
-                    "the VM has this NIC (MAC {}) already, but with {what} {is} where {should} is asked for; unplug it first",
-                    asked.mac
+                    "the VM has this NIC (MAC {mac}) already, but with {what} {is} where {should} is asked for; unplug it first"
                 ))
             };
             if queues_matter && nic.queues != asked.queues {
@@ -316,6 +316,23 @@ mod tests {
         assert!(domain(SHARED, &elsewhere).misfit(&asked()).unwrap().starts_with("alias ua-pod1"));
         let again = OURS.replace("/run/vm/pod1", "/run/vm/other").replace("ua-pod1", "ua-other");
         assert!(domain(SHARED, &(OURS.to_owned() + &again)).misfit(&asked()).unwrap().contains("2 NICs"));
+    }
+
+    #[test]
+    fn a_conflict_quotes_the_tenant_within_bounds() {
+        let long = "\u{202e}".repeat(40_000);
+        let there = domain(SHARED, &OURS.replace("ua-pod1", &long).replace("non-transitional", &long));
+        let mut asked = asked();
+        let mut texts = vec![there.compare(&asked, true)];
+        asked.path = "/x".into();
+        texts.push(there.compare(&asked, true));
+        for text in texts {
+            assert!(
+                matches!(&text, Match::Conflict(text) if text.len() < 8192 && !text.contains('\u{202e}')),
+                "{:.300}",
+                format!("{text:?}")
+            );
+        }
     }
 
     #[test]

@@ -228,6 +228,15 @@ mod tests {
     }
 
     #[test]
+    fn an_error_quotes_no_more_than_a_line() {
+        let name = "\u{1b}[2J".repeat(10_000);
+        for document in [format!("<a></{name}>"), format!("<a b='&{name};'/>"), format!("<a {name}/>")] {
+            let text = Element::parse(&document).unwrap_err().to_string();
+            assert!(text.len() < 8192 && !text.contains(char::is_control), "{} bytes", text.len());
+        }
+    }
+
+    #[test]
     fn depth_width_and_attributes_are_bounded() {
         let deep = |n: usize| format!("{}{}", "<a>".repeat(n), "</a>".repeat(n));
         assert!(Element::parse(&deep(DEPTH_LIMIT)).is_ok());

@@ -1,0 +1,72 @@
+//! What the kernel tells of a pod's processes in text, much of which the pod chose: mounts, cgroups, unix sockets, names.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use vhostuser_hotplug::dataplane::{connected, guard};
+use vhostuser_hotplug::pod::identity::{self, PodUid};
+use vhostuser_hotplug::pod::mounts::{self, Mount};
+use vhostuser_hotplug::pod::process;
+
+pub fn holds(bytes: &[u8]) {
+    mounts_are_read(bytes);
+    // Names need not be text; then the kernel's tables are read with what they have of it (`sys::read_text`).
+    let text = &String::from_utf8_lossy(bytes);
+    cgroups_are_read(text);
+    sockets_are_read(text);
+    let stopped = guard::says_stopped(text);
+    assert!(!stopped || text.contains(") T") || text.contains(") t"), "{text}");
+    if let Some(argument) = guard::first_argument(text) {
+        assert!(text.to_ascii_lowercase().contains(&format!("{argument:x}")), "{text}");
+    }
+    if let Some(inode) = process::socket_inode(text) {
+        assert!(text.contains(&inode.to_string()), "{text}");
+    }
+}
+
+fn mounts_are_read(table: &[u8]) {
+    let mut count = 0;
+    for mount in mounts::mounts(table) {
+        count += 1;
+        // Written as the kernel writes it, it is the same mount.
+        assert_eq!(mounts::mounts(&line(&mount)).collect::<Vec<_>>(), [mount]);
+    }
+    assert!(count <= table.split(|byte| *byte == b'\n').count());
+}
+
+/// A mount as the kernel writes it.
+pub fn line(mount: &Mount) -> Vec<u8> {
+    let mut line = format!("{} 1 {} ", mount.id, mount.device).into_bytes();
+    line.extend(mangled(&mount.root));
+    line.push(b' ');
+    line.extend(mangled(&mount.point));
+    line.extend_from_slice(b" rw,noatime shared:1 - ext4 /dev/vda rw");
+    line
+}
+
+/// fs/proc_namespace.c, `mangle()`.
+fn mangled(path: &Path) -> Vec<u8> {
+    let spelled = |byte: &u8| match byte {
+        b' ' | b'\t' | b'\n' | b'\\' | b'#' => format!("\\{byte:03o}").into_bytes(),
+        plain => vec![*plain],
+    };
+    path.as_os_str().as_bytes().iter().flat_map(spelled).collect()
+}
+
+fn cgroups_are_read(text: &str) {
+    for uid in [PodUid::parse(text), identity::of_cgroups(text)].into_iter().flatten() {
+        let digits = |text: &str| text.replace(['-', '_'], "");
+        assert!(digits(text).contains(&digits(uid.as_str())), "{uid}");
+        // One harmless component of a path.
+        assert!(uid.as_str().bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-'), "{uid}");
+        assert_eq!(PodUid::parse(uid.as_str()), Some(uid));
+    }
+}
+
+fn sockets_are_read(text: &str) {
+    let path = text.lines().last().and_then(|line| line.rsplit_once(' ')).map_or("/run/vm/net1", |(_, path)| path);
+    let lines = text.lines().filter(|line| line.ends_with(path)).count();
+    let accepted = connected::accepted(text, path);
+    assert!(accepted.len() <= lines && accepted.iter().all(|inode| text.contains(&inode.to_string())));
+    assert!(!connected::is_listening(text, path) || text.contains("00010000"));
+}

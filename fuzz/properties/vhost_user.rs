@@ -1,0 +1,95 @@
+//! Vhost-user messages, as QEMU sends them to the stand-in and as a data plane answers the probe.
+//!
+//! The bytes are all that the peer sends. Nothing may wait, answers are answers to what was asked, and no figure is
+//! believed that QEMU could not bear.
+
+use std::io::Write;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use vhostuser_hotplug::dataplane::backend::BackEnd;
+use vhostuser_hotplug::dataplane::figures::Figures;
+use vhostuser_hotplug::dataplane::message::{Fault, LAST_REQUEST, Line, PAYLOAD_LIMIT};
+use vhostuser_hotplug::deadline::Deadline;
+
+use super::said;
+
+/// As much as a socket takes at once.
+const MOST: usize = 64 << 10;
+const PATIENCE: Duration = Duration::from_millis(100);
+const HANG: Duration = Duration::from_secs(20);
+
+/// OVS 3.1 with DPDK 22.11.
+const OVS: Figures = Figures { features: 0xd7c6_6a7ca, protocol_features: 0x10cbf, queues: 128, memory_slots: None };
+
+pub fn holds(bytes: &[u8]) {
+    let bytes = bytes.get(..MOST).unwrap_or(bytes);
+    let begun = Instant::now();
+    let figures = as_data_plane(bytes).unwrap_or(OVS);
+    as_qemu(bytes, figures);
+    assert!(begun.elapsed() < HANG, "{:?} for {} bytes", begun.elapsed(), bytes.len());
+}
+
+fn line(peer_says: &[u8]) -> (UnixStream, Line) {
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+    theirs.write_all(peer_says).expect("a socket takes 64 KiB");
+    theirs.shutdown(Shutdown::Write).expect("a socket can be closed half");
+    (theirs, Line::new(ours).expect("a line"))
+}
+
+fn as_data_plane(bytes: &[u8]) -> Option<Figures> {
+    let (_peer, mut line) = line(bytes);
+    match Figures::learn(&mut line, Deadline::after(PATIENCE)) {
+        Ok(figures) => {
+            assert!((1..=32_768).contains(&figures.queues), "{figures}");
+            assert!(figures.memory_slots.is_none_or(|slots| (1..=32_768).contains(&slots)), "{figures}");
+            assert_eq!(figures.stand_in() & !figures.protocol_features, 0, "{figures}");
+            said(&figures);
+            Some(figures)
+        }
+        Err(fault) => {
+            said(&fault);
+            assert_ne!(fault, Fault::Silent, "nobody was waited for");
+            None
+        }
+    }
+}
+
+fn as_qemu(bytes: &[u8], figures: Figures) {
+    let (peer, mut line) = line(bytes);
+    let mut back_end = BackEnd::new(figures);
+    let mut answers = Vec::new();
+    let fault = loop {
+        let message = match line.receive(Deadline::after(PATIENCE)) {
+            Ok(message) => message,
+            Err(fault) => break fault,
+        };
+        assert!(message.payload.len() <= PAYLOAD_LIMIT);
+        match back_end.answer(&message) {
+            Ok(None) => {}
+            Ok(Some(answer)) => {
+                assert!(answer.is_reply && !answer.needs_reply && answer.request == message.request);
+                assert!(answer.payload.len() == 8 && (1..=LAST_REQUEST).contains(&answer.request));
+                // As many as a socket takes: nobody reads them meanwhile.
+                if answers.len() < 64 {
+                    line.send(&answer, Deadline::after(PATIENCE)).expect("the peer's side is open");
+                    answers.push(answer);
+                }
+            }
+            Err(fault) => break fault,
+        }
+    };
+    said(&fault);
+    drop(line);
+    // What was answered arrives as that.
+    let mut peer = Line::new(peer).expect("a line");
+    for answer in answers {
+        match peer.receive(Deadline::after(HANG)) {
+            Ok(arrived) => assert_eq!(arrived, answer),
+            // Bytes of the peer's that nobody read.
+            Err(Fault::Closed) => break,
+            Err(fault) => panic!("{fault}"),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Inputs as large as each parser takes them, of the shapes that would cost the most: a parser whose time grew faster than
+//! its input would need many minutes for one of these.
+
+use std::ffi::OsStr;
+use std::time::{Duration, Instant};
+
+use vhostuser_hotplug::cni::{Args, Command, NetConf, Version};
+use vhostuser_hotplug::dataplane::connected;
+use vhostuser_hotplug::libvirt::error::Refusal;
+use vhostuser_hotplug::libvirt::xdr::{Reader, STRING_MAX, Writer};
+use vhostuser_hotplug::pod::{identity, mounts};
+use vhostuser_hotplug::vm::domain::Description;
+
+/// What stdin may have (`cni::serve`).
+const STDIN: usize = 4 << 20;
+/// What a table of the kernel's may have (`pod::mounts`, `pod::process`).
+const TABLE: usize = 16 << 20;
+/// Far more than any of these takes, on a machine that is busy with something else, too.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// As many of `part` as make `size` bytes.
+fn many(part: &str, size: usize) -> String {
+    part.repeat(size / part.len())
+}
+
+fn in_time<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let outcome = work();
+    assert!(begun.elapsed() < PATIENCE, "{what}: {:?}", begun.elapsed());
+    outcome
+}
+
+#[test]
+fn a_domain() {
+    for part in ["&lt;", "<b/>", "<a><b><c/></b></a>", "<!---->", "<b a='' b='' c=''/>", "<![CDATA[]]>", "x", "&#10;"] {
+        let document = format!("<domain>{}</domain>", many(part, STRING_MAX));
+        let _ = in_time(part, || Description::parse(&document));
+    }
+    for document in [
+        format!("<domain a='{}'/>", many("&amp;", STRING_MAX)),
+        format!("<domain{}/>", many(" a=''", STRING_MAX)),
+        format!("<{}/>", many("a", STRING_MAX)),
+        many("<a>", STRING_MAX),
+        many("<", STRING_MAX),
+    ] {
+        let _ = in_time(&document[..20], || Description::parse(&document));
+    }
+}
+
+#[test]
+fn a_configuration() {
+    let conf =
+        |rest: &str| format!("{{\"cniVersion\":\"1.0.0\",\"name\":\"n\",\"prevResult\":{{{rest}}}}}").into_bytes();
+    for part in ["\"cniVersion\":1,", "\"\":0,", "\"interfaces\":[],", "\"a\":{},"] {
+        let text = conf(&format!("{}\"z\":0", many(part, STDIN - 100)));
+        let answer = in_time(part, || {
+            let conf = NetConf::parse(text, Command::Add).unwrap();
+            let result = conf.prev_result().unwrap().unwrap();
+            (result.interfaces(), result.ips(), result.answer(Version::V1_0_0, None)).2
+        });
+        assert!(answer.contains("\"cniVersion\":\"1.0.0\"") && !answer.contains("\"cniVersion\":1"), "{part}");
+    }
+    for part in ["[", "{\"a\":", "\"", "0", "[],"] {
+        let text = conf(&format!("\"a\":{}", many(part, STDIN - 100)));
+        let _ = in_time(part, || NetConf::parse(text, Command::Add));
+    }
+    for part in [";", "=", "A=;", "A=B=C;"] {
+        let value = many(part, 128 << 10);
+        in_time(part, || assert_eq!(Args::new(OsStr::new(&value)).get("A"), None));
+    }
+}
+
+#[test]
+fn a_table() {
+    for part in ["\\040", "\\", " ", "1 1 1:1 / /\n", "\n", "pod", "/pod", "-", "0: 2 0 00010000 1 01 1 /a\n"] {
+        let table = many(part, TABLE);
+        in_time(part, || mounts::mounts(table.as_bytes()).count());
+        in_time(part, || (connected::is_listening(&table, "/x"), connected::accepted(&table, "/a")));
+        in_time(part, || identity::of_cgroups(&table[..64 << 10]));
+    }
+}
+
+#[test]
+fn a_refusal() {
+    for part in ["\n", "\u{202e}", "x"] {
+        let mut writer = Writer::new();
+        for word in [1, 2, 1] {
+            writer.i32(word);
+        }
+        writer.string(&many(part, STRING_MAX)).unwrap();
+        (0..8).for_each(|_| writer.i32(0));
+        let bytes = writer.into_bytes();
+        let refusal = in_time(part, || Refusal::decode("testing", &mut Reader::new(&bytes)));
+        assert!(refusal.unwrap().to_string().len() < 8192);
+    }
+}
