@@ -40,7 +40,11 @@ pub fn line(mount: &Mount) -> Vec<u8> {
     line.extend(mangled(&mount.root));
     line.push(b' ');
     line.extend(mangled(&mount.point));
-    line.extend_from_slice(b" rw,noatime shared:1 - ext4 /dev/vda rw");
+    line.extend_from_slice(b" rw,noatime");
+    for (tag, has) in [(" shared:1", mount.is_shared), (" master:2", mount.is_slave)] {
+        line.extend_from_slice(if has { tag.as_bytes() } else { b"" });
+    }
+    line.extend_from_slice(b" - ext4 /dev/vda rw");
     line
 }
 

@@ -94,6 +94,7 @@ pub const TALK: &[Call] = calls![
     SYS_fstatfs,
     SYS_fsync,
     SYS_getdents64,
+    SYS_linkat,
     SYS_lseek,
     SYS_mkdirat,
     SYS_newfstatat,
@@ -153,8 +154,7 @@ const NO_THREAD: u64 = bits(
 
 /// What glibc calls by these names on x86_64, where they are; elsewhere it calls their younger kin.
 #[cfg(target_arch = "x86_64")]
-pub const OF_THIS_MACHINE: &[Call] =
-    calls![SYS_link, SYS_mkdir, SYS_poll, SYS_readlink, SYS_rename, SYS_rmdir, SYS_unlink,];
+pub const OF_THIS_MACHINE: &[Call] = calls![SYS_mkdir, SYS_poll, SYS_readlink, SYS_rename, SYS_rmdir, SYS_unlink,];
 /// What glibc calls by these names on x86_64, where they are; elsewhere it calls their younger kin.
 #[cfg(not(target_arch = "x86_64"))]
 // The number of the kernel's generic table (include/uapi/asm-generic/unistd.h), which the crate libc leaves out.
@@ -174,7 +174,6 @@ pub const UNSEEN: &[Call] = calls![
     // The kin of OF_THIS_MACHINE and of newfstatat: glibc's choice changes with its version and with the machine.
     SYS_fchmodat,
     SYS_fstat,
-    SYS_linkat,
     SYS_ppoll,
     SYS_readlinkat,
     SYS_renameat2,

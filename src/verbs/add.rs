@@ -18,6 +18,9 @@ use super::plug::{Failure, Plug};
 use super::sandbox::{self, Living};
 use super::{end_soon_after, fault, prev_result, undo};
 
+/// Most characters of a pod's namespace and name that are recorded.
+const NAME_MAX: usize = 253;
+
 /// Answers with prevResult, after doing for the pod what its configuration asks for.
 pub fn add(request: &Request, config: &Config, journal: &mut Journal) -> Result<Option<Vec<u8>>, Error> {
     let result = prev_result(request)?;
@@ -136,7 +139,8 @@ fn serve(
 }
 
 fn new_record(request: &Request, config: &Config, uid: &PodUid, netns: &Path) -> Record {
-    let pod = |key| request.args.get(key).unwrap_or("-");
+    // For people. Kubernetes' names have 253 bytes at most; of what is longer no more is kept.
+    let pod = |key| request.args.get(key).unwrap_or("-").chars().take(NAME_MAX).collect::<String>();
     Record {
         format: Record::format(),
         network: request.conf.name.clone(),

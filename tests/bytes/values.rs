@@ -169,20 +169,25 @@ fn the_names_of_a_call_are_checked() {
 fn a_mount_is_read_as_the_kernel_writes_it() {
     // Any bytes but NUL.
     let path = || vec(prop_oneof![proptest::sample::select(b" \\\n\t#/01".to_vec()), 1..=255_u8], 0..60);
-    for_all(400, (any::<u64>(), any::<u32>(), path(), path()), |(id, device, root, point)| {
-        let path = |bytes: Vec<u8>| PathBuf::from(OsString::from_vec(bytes));
-        let mount = Mount {
-            id,
-            device: format!("{}:{device}", id % 4096),
-            root: path(root),
-            point: path(point),
-            is_shared: false,
-            is_slave: false,
-        };
-        let line = proc_tables::line(&mount);
-        let read: Vec<_> = mounts::mounts(&[&line[..], &line].join(&b'\n')).collect();
-        assert_eq!(read, vec![mount; 2]);
-    });
+    let tags = (any::<bool>(), any::<bool>());
+    for_all(
+        400,
+        (any::<u64>(), any::<u32>(), path(), path(), tags),
+        |(id, device, root, point, (is_shared, is_slave))| {
+            let path = |bytes: Vec<u8>| PathBuf::from(OsString::from_vec(bytes));
+            let mount = Mount {
+                id,
+                device: format!("{}:{device}", id % 4096),
+                root: path(root),
+                point: path(point),
+                is_shared,
+                is_slave,
+            };
+            let line = proc_tables::line(&mount);
+            let read: Vec<_> = mounts::mounts(&[&line[..], &line].join(&b'\n')).collect();
+            assert_eq!(read, vec![mount; 2]);
+        },
+    );
 }
 
 #[test]

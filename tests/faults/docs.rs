@@ -29,3 +29,10 @@ fn the_page_of_the_lies_names_tests() {
     let (_, found) = page("lies.md");
     assert!(found > 10, "{found}");
 }
+
+#[test]
+fn each_claim_of_the_threat_model_names_a_test() {
+    let (text, found) = page("threat-model.md");
+    let claims = text.lines().filter(|line| line.starts_with("| ") && line.contains("::")).count();
+    assert!(found == claims && found > 25, "{found} tests in {claims} rows");
+}

@@ -8,9 +8,6 @@ use super::libvirt::{Double, nics};
 use super::node::{Call, INSIDE, KUBELET, Node, Pod, SOCKETS, STATE, VOLUME};
 use super::strace::Run;
 
-/// Where the runtime wants to be told of the NIC.
-const DEVICE_INFO: &str = "/run/k8s.cni.cncf.io/devinfo/cni/net1";
-
 /// The pod and its daemon.
 pub struct Scene<'a> {
     pub node: &'a Node,
@@ -32,9 +29,14 @@ impl<'a> Scene<'a> {
         Self { node, pod, double, _plane: plane }
     }
 
+    /// Where the runtime wants to be told of the NIC.
+    fn device_info(&self) -> String {
+        format!("/run/k8s.cni.cncf.io/devinfo/cni/{}-net1", self.pod.uid)
+    }
+
     pub fn call(&self, command: &'static str) -> Call {
         let call = Call::new(command, &self.pod.uid, &self.pod.netns());
-        call.set("runtimeConfig", json!({"CNIDeviceInfoFile": DEVICE_INFO}))
+        call.set("runtimeConfig", json!({"CNIDeviceInfoFile": self.device_info()}))
     }
 
     /// The call as a program to put faults into.
@@ -68,7 +70,7 @@ impl<'a> Scene<'a> {
         for option in ["nosuid", "nodev", "noexec"] {
             assert!(mounts.split(',').any(|is| is == option), "{mounts}");
         }
-        assert!(self.node.holds(&format!("grep -q {INSIDE}/net1 {DEVICE_INFO}")), "the runtime is not told");
+        assert!(self.node.holds(&format!("grep -q {INSIDE}/net1 {}", self.device_info())), "the runtime is not told");
         self.run("CHECK");
     }
 

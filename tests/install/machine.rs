@@ -1,9 +1,12 @@
 //! A machine to install on: a root directory, and a folder with what a release has.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -93,7 +96,13 @@ impl Machine {
     }
 
     pub fn run(&self, options: &[&str]) -> (bool, String) {
-        told(self.command(&[], options).output().unwrap())
+        loop {
+            match self.command(&[], options).output() {
+                // Another test's process was made while the script was being written, and has it open until it execs.
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => sleep(Duration::from_millis(5)),
+                output => return told(output.unwrap()),
+            }
+        }
     }
 
     /// Installs or so; it must succeed.

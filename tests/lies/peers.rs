@@ -121,7 +121,7 @@ fn floods() -> Vec<Row> {
             "more events than",
         ),
         at("events of half a MiB, for ever", "attach", json!("big-flood"), 11, "more events than"),
-        lasting(at("the same, of no known kind", "xml", json!("big-unknown-flood"), 11, "stuck or still at work")),
+        at("the same, of no known kind", "xml", json!("big-unknown-flood"), 102, "messages that nothing asked for"),
         lasting(at("pings for ever, and no answer is read", "xml", json!("ping-flood"), 11, "stuck or still at work")),
         told(
             "DEL",
