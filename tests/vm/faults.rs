@@ -18,9 +18,15 @@ fn signal(pod: &Pod, signal: &str) {
 }
 
 fn start_libvirtd(pod: &Pod) {
-    let container = ["exec", "nsenter", "--target", pod.fact("PID"), "--mount", "--net", "--pid", "--ipc", "--uts"];
+    // As all that a container starts, it is in the container's cgroups.
+    let join = format!(
+        "for procs in $(find /sys/fs/cgroup -path '*/pod{}/*' -name cgroup.procs); do echo $$ >$procs; done; exec \"$@\"",
+        pod.fact("POD_UID")
+    );
+    let shell = ["exec", "sh", "-ec", &join, "sh"];
+    let container = ["nsenter", "--target", pod.fact("PID"), "--mount", "--net", "--pid", "--ipc", "--uts"];
     let daemon = ["libvirtd", "--daemon", "--config", "/etc/libvirt/libvirtd.conf"];
-    lab(&[&container[..], &daemon[..]].concat());
+    lab(&[&shell[..], &container[..], &daemon[..]].concat());
     let end = Instant::now() + Duration::from_secs(60);
     while !holds(&["virsh", &pod.name, "version"]) {
         assert!(Instant::now() < end, "libvirtd does not come back");
