@@ -32,17 +32,13 @@ fn in_time<T>(what: &str, work: impl FnOnce() -> T) -> T {
 
 #[test]
 fn a_domain() {
-    for part in ["&lt;", "<b/>", "<a><b><c/></b></a>", "<!---->", "<b a='' b='' c=''/>", "<![CDATA[]]>", "x", "&#10;"] {
+    for part in ["&lt;", "<!---->", "<b a='' b='' c=''/>", "<![CDATA[]]>"] {
         let document = format!("<domain>{}</domain>", many(part, STRING_MAX));
         let _ = in_time(part, || Description::parse(&document));
     }
-    for document in [
-        format!("<domain a='{}'/>", many("&amp;", STRING_MAX)),
-        format!("<domain{}/>", many(" a=''", STRING_MAX)),
-        format!("<{}/>", many("a", STRING_MAX)),
-        many("<a>", STRING_MAX),
-        many("<", STRING_MAX),
-    ] {
+    for document in
+        [format!("<domain a='{}'/>", many("&amp;", STRING_MAX)), many("<a>", STRING_MAX), many("<", STRING_MAX)]
+    {
         let _ = in_time(&document[..20], || Description::parse(&document));
     }
 }
@@ -51,7 +47,7 @@ fn a_domain() {
 fn a_configuration() {
     let conf =
         |rest: &str| format!("{{\"cniVersion\":\"1.0.0\",\"name\":\"n\",\"prevResult\":{{{rest}}}}}").into_bytes();
-    for part in ["\"cniVersion\":1,", "\"\":0,", "\"interfaces\":[],", "\"a\":{},"] {
+    for part in ["\"cniVersion\":1,", "\"interfaces\":[],"] {
         let text = conf(&format!("{}\"z\":0", many(part, STDIN - 100)));
         let answer = in_time(part, || {
             let conf = NetConf::parse(text, Command::Add).unwrap();
@@ -60,7 +56,7 @@ fn a_configuration() {
         });
         assert!(answer.contains("\"cniVersion\":\"1.0.0\"") && !answer.contains("\"cniVersion\":1"), "{part}");
     }
-    for part in ["[", "{\"a\":", "\"", "0", "[],"] {
+    for part in ["[", "{\"a\":"] {
         let text = conf(&format!("\"a\":{}", many(part, STDIN - 100)));
         let _ = in_time(part, || NetConf::parse(text, Command::Add));
     }
@@ -72,11 +68,19 @@ fn a_configuration() {
 
 #[test]
 fn a_table() {
-    for part in ["\\040", "\\", " ", "1 1 1:1 / /\n", "\n", "pod", "/pod", "-", "0: 2 0 00010000 1 01 1 /a\n"] {
+    for part in ["\\040", "1 1 1:1 / /\n", "0: 2 0 00010000 1 01 1 /a\n"] {
         let table = many(part, TABLE);
         in_time(part, || mounts::mounts(table.as_bytes()).count());
         in_time(part, || (connected::is_listening(&table, "/x"), connected::accepted(&table, "/a")));
-        in_time(part, || identity::of_cgroups(&table[..64 << 10]));
+    }
+}
+
+#[test]
+fn a_process() {
+    for part in ["0::/", "/pod", "-", "\n"] {
+        // As much as is read of a cgroup table (`pod::process`).
+        let table = many(part, 64 << 10);
+        in_time(part, || assert_eq!(identity::of_cgroups(&table), None));
     }
 }
 

@@ -97,7 +97,7 @@ fn a_domain_goes_over_the_wire_and_back() {
 
 #[test]
 fn a_peers_words_are_made_fit_for_a_log() {
-    for_all(300, text(700), |words| {
+    for_all(100, text(700), |words| {
         let (value, line) = (quote::value(&words), quote::text(&words));
         for shown in [&value, &line] {
             assert!(!shown.contains(char::is_control) && shown.len() <= 1024 + 32, "{shown:?}");
