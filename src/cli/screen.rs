@@ -5,25 +5,14 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-/// Longest text that is shown whole, in characters.
+use crate::quote::{self, steers};
+
+/// Longest text that is shown whole, in bytes.
 const TEXT_MAX: usize = 512;
 
 /// A text as it may be shown: on one line, of bounded length, what would steer the terminal spelt out.
 pub fn clean(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len().min(TEXT_MAX));
-    for (count, character) in text.chars().enumerate() {
-        if count == TEXT_MAX {
-            shown.push('…');
-            break;
-        }
-        if steers(character) {
-            // Writing to a string cannot fail.
-            let _ = write!(shown, "{}", character.escape_unicode());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
+    quote::line(text, TEXT_MAX)
 }
 
 /// A value as JSON, over several lines, in which what would steer a terminal is escaped too: JSON itself demands that of
@@ -44,13 +33,6 @@ pub fn json(value: &impl Serialize) -> String {
     }
     shown.push('\n');
     shown
-}
-
-/// Control characters, line separators, and the invisible ones that hide or reorder text.
-fn steers(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// How long ago, in two units at most, as `kubectl` says it.
@@ -98,7 +80,7 @@ mod tests {
     fn nothing_steers_the_terminal() {
         let evil = "a\u{1b}[2Jb\r\n\t\u{9b}31m\u{202e}c\u{200b}é中\u{7f}\u{e0041}";
         let shown = clean(evil);
-        assert_eq!(shown, "a\\u{1b}[2Jb\\u{d}\\u{a}\\u{9}\\u{9b}31m\\u{202e}c\\u{200b}é中\\u{7f}\\u{e0041}");
+        assert_eq!(shown, "a\\u{1b}[2Jb\\r\\n\\t\\u{9b}31m\\u{202e}c\\u{200b}é中\\u{7f}\\u{e0041}");
         assert_eq!(clean(&"x".repeat(1 << 20)).chars().count(), TEXT_MAX + 1);
         let shown = json(&evil);
         assert!(shown.trim_end().chars().all(|character| !steers(character)), "{shown:?}");
