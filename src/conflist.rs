@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::cni::{Command, Error, NetConf};
 use crate::config::Config;
+use crate::quote;
 
 /// Our type in a list.
 pub const OURS: &str = "vhostuser-hotplug";
@@ -24,7 +25,7 @@ const SHARED_KEYS: [&str; 3] =
 pub fn faults(text: &str) -> Vec<String> {
     let list: Map<String, Value> = match serde_json::from_str(text) {
         Ok(list) => list,
-        Err(error) => return vec![format!("it is not a JSON object: {error}")],
+        Err(error) => return vec![format!("it is not a JSON object: {}", quote::words(&error))],
     };
     let Some(plugins) = list.get("plugins").and_then(Value::as_array) else {
         return vec!["it has no list \"plugins\"".to_owned()];

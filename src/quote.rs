@@ -13,6 +13,9 @@ const VALUE_MAX: usize = 384;
 /// Longest text that is shown whole, in bytes as it is shown.
 const TEXT_MAX: usize = 1024;
 
+/// Longest words of a library that are shown whole, likewise.
+const WORDS_MAX: usize = 300;
+
 /// A value: as it is if it is plain, else in quotes.
 #[must_use]
 pub fn value(text: &str) -> String {
@@ -53,6 +56,12 @@ pub fn line(text: &str, max: usize) -> String {
     // It fails where it is full, which is what an ellipsis tells.
     let _ = line.write_str(text);
     line.text
+}
+
+/// A library's words about a text that it could not read, which it quotes at any length.
+#[must_use]
+pub fn words(error: &dyn fmt::Display) -> String {
+    line(&error.to_string(), WORDS_MAX)
 }
 
 /// A line that is written to: it takes so many bytes and no more.

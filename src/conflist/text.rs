@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{OURS, SHARED_KEYS, THEIRS};
 use crate::cni::json::{Members, kind, member};
+use crate::quote;
 
 /// Why a list cannot be edited, in a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +49,8 @@ impl<'a> List<'a> {
         if text.starts_with('\u{feff}') {
             return unfit("it starts with a byte order mark, with which no runtime reads it");
         }
-        let members = Members::of(text).or_else(|error| unfit(format!("it is not one JSON object: {error}")))?;
+        let members =
+            Members::of(text).or_else(|error| unfit(format!("it is not one JSON object: {}", quote::words(&error))))?;
         let place = match members.places("plugins").collect::<Vec<_>>().as_slice() {
             [place] => place.clone(),
             [] => return unfit("it has no \"plugins\""),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{FORMAT, RECORD_LIMIT, Record};
-use crate::sys;
+use crate::{quote, sys};
 
 /// What every format has.
 #[derive(Deserialize)]
@@ -21,7 +21,7 @@ impl Record {
     /// # Errors
     /// What is wrong with it, in words that go on after its name.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        let broken = |error: serde_json::Error| format!("is broken: {error}");
+        let broken = |error: serde_json::Error| format!("is broken: {}", quote::words(&error));
         // The format first: what else is in a newer one is for its own version to know.
         let Head { format } = serde_json::from_slice(text).map_err(broken)?;
         if format > FORMAT {
