@@ -7,7 +7,7 @@ use super::xdr::{Fault, Reader};
 use crate::quote;
 
 /// The longest message of a daemon that is kept, in characters.
-const MESSAGE_MAX: usize = 512;
+pub const MESSAGE_MAX: usize = 512;
 
 /// Error numbers of libvirt (`virErrorNumber` in `include/libvirt/virterror.h`).
 mod code {
