@@ -5,15 +5,15 @@
 //! QEMU makes the socket, so the mode is "server". The file is the runtime's to name and, after DEL, to delete; it may
 //! hold what a device plugin told before, which stays (section 5.1.2).
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::sys;
+use crate::{file, sys};
 
 /// The specification's version.
 const VERSION: &str = "1.1.0";
@@ -38,8 +38,7 @@ impl DeviceInfo {
     /// Those of the files.
     pub fn write(&self) -> Result<bool, sys::Error> {
         if let Some(parent) = self.file.parent() {
-            let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
-            made.map_err(|error| sys::Error::of("mkdir", parent, &error))?;
+            file::make_directory(parent)?;
         }
         let beside = self.beside();
         let fail = |call, path: &Path| {
@@ -47,13 +46,13 @@ impl DeviceInfo {
             move |error: std::io::Error| sys::Error::of(call, &path, &error)
         };
         // A call that was killed may have left it, as another name of the file itself.
-        remove(&beside)?;
+        file::remove(&beside)?;
         // For all to read, as the specification's own library leaves it: it holds no secret.
         let file = OpenOptions::new().write(true).create_new(true).mode(0o444).open(&beside);
         let written = file.and_then(|mut file| file.write_all(self.text().as_bytes()).and_then(|()| file.sync_all()));
         // Not rename(2), which would replace another's.
         let linked = written.map_err(fail("write", &beside)).map(|()| std::fs::hard_link(&beside, &self.file));
-        remove(&beside)?;
+        file::remove(&beside)?;
         match linked? {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => self.is_there(),
@@ -66,10 +65,10 @@ impl DeviceInfo {
     /// # Errors
     /// Those of reading and removing it.
     pub fn remove(&self) -> Result<bool, sys::Error> {
-        remove(&self.beside())?;
+        file::remove(&self.beside())?;
         let ours = self.is_there()?;
         if ours {
-            remove(&self.file)?;
+            file::remove(&self.file)?;
         }
         Ok(ours)
     }
@@ -96,13 +95,6 @@ impl DeviceInfo {
         let mut name = self.file.file_name().unwrap_or_default().to_owned();
         name.push(".vhostuser-hotplug");
         self.file.with_file_name(name)
-    }
-}
-
-fn remove(path: &Path) -> Result<(), sys::Error> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(sys::Error::of("unlink", path, &error)),
-        _ => Ok(()),
     }
 }
 

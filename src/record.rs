@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::deadline::Deadline;
 use crate::device_info::DeviceInfo;
 use crate::pod::identity::PodUid;
-use crate::{quote, sys};
+use crate::{file, quote, sys};
 
 use read::{listing, load};
 
@@ -280,16 +280,10 @@ impl Store {
     /// Those of removing the file.
     pub fn remove(&self, uid: &PodUid, container_id: &str, ifname: &str) -> Result<(), Error> {
         let path = self.directory(uid).join(file_name(container_id, ifname));
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(sys::Error::of("unlink", &path, &error).into())
-            }
-            _ => {
-                // The directory goes only when it was the last of the pod.
-                self.tidy(uid);
-                Ok(())
-            }
-        }
+        file::remove(&path)?;
+        // The directory goes only when it was the last of the pod.
+        self.tidy(uid);
+        Ok(())
     }
 
     /// Removes what a call that was killed while it wrote has left of a record that never was. The pod's lock is held.

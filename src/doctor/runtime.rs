@@ -56,7 +56,7 @@ fn conflist(directory: &Path) -> Finding {
             ),
             None => CONFLIST.warning(
                 format!("{shown} is the one in use, and the plugin is not in it: NICs can be plugged by NAD alone"),
-                "install.sh --conflist puts it in",
+                "install.sh puts it in",
             ),
         };
     }
