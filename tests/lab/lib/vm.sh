@@ -157,7 +157,8 @@ guest_run() {
         [ "$begun" = first ] || printf '%s\n' "$pending"
         begun=more pending=$line
     done
-    kill "$SERIAL_PID" 2>/dev/null || true
+    # Not a signal that it handles: socat may sleep on after one that comes while it goes to sleep.
+    kill -KILL "$SERIAL_PID" 2>/dev/null || true
     wait "$SERIAL_PID" 2>/dev/null || true
     exec 8>&-
     return "$status"
