@@ -67,8 +67,9 @@ fn the_module_map_names_what_is_there_and_all_of_it() {
     for folder in ["src", "tests"] {
         for entry in std::fs::read_dir(root().join(folder)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
-            let stem = name.trim_end_matches(".rs");
-            assert!(map.contains(stem), "{folder}/{name} is not in the map");
+            // A file that several share a line with is named without its folder.
+            let named = map.contains(&format!("{folder}/{name}")) || (name.ends_with(".rs") && words.contains(&&*name));
+            assert!(named || name == "lib.rs", "{folder}/{name} is not in the map");
         }
     }
 }

@@ -7,12 +7,14 @@ use super::page::{READMES, files, read, table};
 const ERRORS: [&str; 2] = ["| code | message |", "| 错误码 | 消息 |"];
 const KEYS: [&str; 2] = ["| key | default |", "| 键 | 默认值 |"];
 
-/// The source as one text, in which a string that goes over several lines stands in one piece.
+/// The source as one text, without remarks and tests, in which a string that goes over several lines stands in one piece.
 fn source() -> String {
     let mut all = String::new();
-    for path in files("src", ".rs") {
+    for path in files("src", ".rs").into_iter().filter(|path| !path.ends_with("tests.rs")) {
+        let text = read(path);
+        let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
         let mut continued = false;
-        for line in read(path).lines() {
+        for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
             let line = if continued { line.trim_start() } else { line };
             continued = line.ends_with('\\');
             all.push_str(line.trim_end_matches('\\'));
