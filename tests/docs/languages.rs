@@ -39,6 +39,8 @@ fn links(text: &str) -> Vec<String> {
     let targets = text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned()));
     let mut targets: Vec<String> =
         targets.filter(|target| !target.starts_with('#') && !target.starts_with("README")).collect();
+    // Others' pages have languages too.
+    targets.iter_mut().for_each(|target| *target = target.replace("/en/", "/"));
     targets.sort();
     targets
 }
