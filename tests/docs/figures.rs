@@ -18,7 +18,8 @@ fn the_freeze_is_that_of_its_page() {
         format!("[longest gap {ours:.0} ms](docs/no-freeze.md#measured), median; {noise:.0} ms with nothing done"),
         format!("[最长停顿 {ours:.0} ms](docs/no-freeze.md#measured)，中位数；什么都不做时为 {noise:.0} ms"),
     ];
-    let virsh = [format!("[{median:.0} ms, at most {most:.0}]"), format!("[{median:.0} ms，最长 {most:.0}]")];
+    let virsh =
+        [format!("[{median:.0} ms, median; at most {most:.0}]"), format!("[中位数 {median:.0} ms，最长 {most:.0}]")];
     for ((readme, quote), virsh) in READMES.iter().zip(quotes).zip(virsh) {
         let text = read(readme);
         assert!(text.contains(&quote), "{readme} does not say {quote:?}");
