@@ -19,6 +19,7 @@ usage: install.sh [OPTIONS]
   --dry-run        print what would be done, and do nothing
 
 DESTDIR is put before absolute paths. The binary is the one beside this script, or is built here with cargo.
+Exit status: 0 if it is done or sound, 1 if not, 2 for a wrong option.
 TEXT
 }
 

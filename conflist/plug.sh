@@ -2,8 +2,9 @@
 # Plugs a NIC into a running pod's VM, or unplugs it, as a controller of one's own does: on the pod's node, as root.
 #
 #   plug.sh add|del NAMESPACE/POD INTERFACE SANDBOX NETNS
-#   plug.sh add default/vm1 pod59cc33fa39b "$(crictl pods -q --name vm1)" /proc/637226/ns/net
+#   plug.sh add default/vm1 pod59cc33fa39b "$sandbox" /proc/637226/ns/net
 #
+# SANDBOX is the pod's: sandbox=$(crictl pods -q --state ready --namespace default --name '^vm1$')
 # NETNS is the network namespace of any process of the pod. add prints the NIC's addresses, as a CNI result; if it fails, it
 # unplugs the NIC, one of an earlier add too. Both may be repeated. The network is nad.yaml's: kube-ovn must have an address
 # for the pod in it.

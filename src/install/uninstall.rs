@@ -47,11 +47,11 @@ pub fn uninstall(places: &Places, journal: &mut Journal) -> Result<(), Error> {
     let mut who = Vec::new();
     if !sandboxes.is_empty() {
         let names = sandboxes.iter().map(|path| path.display().to_string()).collect();
-        who.push(format!("{} sandboxes were made with it in the chain ({})", sandboxes.len(), some(names)));
+        who.push(format!("sandboxes made with it in the chain: {} ({})", sandboxes.len(), some(names)));
     }
     if !records.is_empty() {
         let names = records.iter().map(|record| format!("{} {}", record.pod, record.ifname)).collect();
-        who.push(format!("{} attachments are not undone ({})", records.len(), some(names)));
+        who.push(format!("attachments not undone: {} ({})", records.len(), some(names)));
     }
     journal.say(
         &installed,

@@ -15,7 +15,6 @@ mod libvirt;
 mod node;
 
 mod daemon;
-mod docs;
 mod errors;
 mod event;
 mod kernel;

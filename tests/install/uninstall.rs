@@ -31,7 +31,10 @@ fn a_sandbox_that_was_made_with_the_plugin_keeps_its_binary() {
         std::fs::write(kept.with_file_name("other"), r#"{"kind":"cniCacheV1","config":"e30="}"#).unwrap();
         for _ in 0..2 {
             let text = machine.install(&["--uninstall"]);
-            assert!(text.contains("left for now: 1 sandboxes") && text.contains("5bbb"), "{text}");
+            assert!(
+                text.contains("left for now: sandboxes made with it in the chain: 1 (") && text.contains("5bbb"),
+                "{text}"
+            );
             assert_eq!(machine.list(), SHIPPED);
             assert!(machine.binary().exists());
         }
@@ -54,7 +57,7 @@ fn an_attachment_that_is_not_undone_keeps_the_binary() {
     );
     std::fs::write(&record, text).unwrap();
     let text = machine.install(&["--uninstall"]);
-    assert!(text.contains("1 attachments are not undone (default/vm1 net1)"), "{text}");
+    assert!(text.contains("attachments not undone: 1 (default/vm1 net1)"), "{text}");
     assert!(machine.list() == SHIPPED && machine.binary().exists());
     std::fs::remove_file(&record).unwrap();
     machine.install(&["--uninstall"]);
