@@ -236,7 +236,7 @@ fn an_attach_of_somebody_elses_that_is_stuck_is_named_and_not_waited_for() {
         nic.mac
     );
     let virsh = format!(
-        "echo \"{xml}\" > /tmp/nic.xml && exec virsh -c {} attach-device {} /tmp/nic.xml --live",
+        "echo \"{xml}\" > /tmp/nic.xml && exec timeout 120 virsh -c {} attach-device {} /tmp/nic.xml --live",
         pod.fact("LIBVIRT_URI"),
         pod.fact("DOMAIN")
     );
