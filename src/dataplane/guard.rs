@@ -230,7 +230,7 @@ mod tests {
             let read = (&qemu).read(&mut [0]).unwrap();
             (read, answering.join().unwrap())
         };
-        let ((read, _data_plane), cut) = during_with(Duration::from_secs(5), ends, work).unwrap();
+        let ((read, _data_plane), cut) = during_with(Duration::from_secs(60), ends, work).unwrap();
         assert_eq!((read, cut), (1, 0));
     }
 
