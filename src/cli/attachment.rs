@@ -119,6 +119,9 @@ pub struct Vm {
     /// What it is doing, likewise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<&'static str>,
+    /// libvirt's version, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub libvirt: Option<String>,
     /// Whether it has the NIC: by libvirt's word if that was asked, else by there being a process that has its socket.
     #[serde(flatten)]
     pub part: Part,
@@ -200,13 +203,20 @@ impl Nic {
     fn of(nic: &record::Nic, scene: &Scene<'_>, config: &Config, ask: Ask) -> Self {
         let host_path = scene.share().target().join(&nic.socket);
         let vm = match ask {
-            Ask::Kernel => Vm { uuid: nic.domain.clone(), name: None, state: None, part: scene.listener(nic).into() },
+            Ask::Kernel => Vm {
+                uuid: nic.domain.clone(),
+                name: None,
+                state: None,
+                libvirt: None,
+                part: scene.listener(nic).into(),
+            },
             Ask::Libvirt(deadline) => {
                 let told = scene.vm(nic, config, deadline);
                 Vm {
                     uuid: told.domain.as_ref().map_or_else(|| nic.domain.clone(), |domain| domain.uuid_digits()),
                     name: told.domain.map(|domain| domain.name),
                     state: told.state.map(in_a_word),
+                    libvirt: told.libvirt.map(dotted),
                     part: told.nic.into(),
                 }
             }
@@ -221,6 +231,11 @@ impl Nic {
             data_plane: scene.data_plane(nic, Deadline::after(LOOK)).into(),
         }
     }
+}
+
+/// As libvirt writes its versions (`virConnectGetLibVersion`).
+fn dotted(version: u64) -> String {
+    format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000)
 }
 
 /// As virsh(1) calls it.

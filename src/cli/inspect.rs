@@ -104,6 +104,9 @@ fn described(one: &Attachment) -> String {
     line("Socket", &judged(&nic.socket.part, "there", &nic.socket.path));
     line("On the host", &clean(&nic.socket.host_path.to_string_lossy()));
     line("VM", &vm(nic));
+    if let Some(version) = &nic.vm.libvirt {
+        line("libvirt", version);
+    }
     line("Data plane", &judged(&nic.data_plane, "connected", ""));
     text
 }

@@ -2,13 +2,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::netconf::Undecided;
 use super::{Error, NetConf, Version};
-use crate::quote;
+use crate::{quote, sys};
 
 /// How much of an invalid variable an error quotes, in bytes.
 const QUOTED_MAX: usize = 80;
@@ -197,7 +198,11 @@ impl Variables {
             self.netns_override.as_ref().is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"));
         // A namespace that can't be looked at isn't judged here: whoever enters it will find the error.
         let identity = |path: &Path| path.metadata().ok().map(|file| (file.dev(), file.ino()));
-        let theirs = identity(netns);
+        let theirs = if may_lead_into_a_pod(netns) {
+            sys::open_without_magic(netns).and_then(|handle| sys::object(handle.as_fd())).ok()
+        } else {
+            identity(netns)
+        };
         if !allowed && theirs.is_some() && theirs == identity(Path::new("/proc/self/ns/net")) {
             return Err(Error::invalid_environment(format!(
                 "CNI_NETNS is {}, the network namespace that the plugin itself runs in, not a container's \
@@ -237,6 +242,19 @@ impl Request {
         }
         Ok(Self { command, container_id, ifname, netns, args, conf })
     }
+}
+
+/// Whether a path's names lead, or may lead, through what `/proc` has of a process. There a pod may have put anything, a
+/// file system that never answers included, so that not even stat(2) may go that way. All paths could be resolved
+/// without such links, but that takes two system calls more, of every pod's ADD; and a link to there which is not among
+/// the names is the host's own.
+fn may_lead_into_a_pod(path: &Path) -> bool {
+    let is_process =
+        |name: &OsStr| name == "self" || name == "thread-self" || name.as_bytes().iter().all(u8::is_ascii_digit);
+    let is_magic = |name: &OsStr| ["root", "cwd", "exe", "fd", "map_files"].iter().any(|magic| name == *magic);
+    let names = || path.components().map(Component::as_os_str);
+    names().zip(names().skip(1)).any(|(above, name)| is_process(above) && is_magic(name))
+        || path.components().any(|part| part == Component::ParentDir)
 }
 
 /// Whether `text` is a container id or network name: `^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`, of any length (specification
@@ -317,6 +335,19 @@ mod tests {
     }
 
     #[test]
+    fn a_path_by_the_way_of_a_process_files_is_known_by_its_names() {
+        for path in
+            ["/proc/1/root/x", "/proc/./1//cwd/x", "/proc/self/task/2/root", "/proc/thread-self/fd/3", "/run/../x"]
+        {
+            assert!(may_lead_into_a_pod(Path::new(path)), "{path}");
+        }
+        for path in ["/proc/1/ns/net", "/run/netns/cni-1", "/var/run/netns/root", "/root/netns/1", "/proc/self/ns/net"]
+        {
+            assert!(!may_lead_into_a_pod(Path::new(path)), "{path}");
+        }
+    }
+
+    #[test]
     fn the_plugins_own_namespace_is_refused_unless_allowed() {
         let own = Path::new("/proc/self/ns/net");
         assert_eq!(variables(&[]).refuse_own_namespace(own).unwrap_err().code, 4);
@@ -326,5 +357,7 @@ mod tests {
             assert!(variables(&[("CNI_NETNS_OVERRIDE", yes)]).refuse_own_namespace(own).is_ok());
         }
         assert!(variables(&[("CNI_NETNS_OVERRIDE", "0")]).refuse_own_namespace(own).is_err());
+        let detour = Path::new("/usr/../proc/self/ns/net");
+        assert!(variables(&[]).refuse_own_namespace(detour).is_ok(), "not judged, and not followed");
     }
 }

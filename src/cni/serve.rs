@@ -201,7 +201,7 @@ mod tests {
         writer.write_all(b"{}").unwrap();
         let start = Instant::now();
         assert_eq!(read_to_end(&reader, Deadline::after(Duration::from_millis(50))).unwrap_err().code, 5);
-        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(start.elapsed() < Duration::from_secs(30));
     }
 
     #[test]
@@ -215,7 +215,7 @@ mod tests {
         let start = Instant::now();
         let error = read_to_end(&reader, Deadline::after(Duration::from_millis(50))).unwrap_err();
         assert!(error.code == 5 && error.msg.contains("in time"), "{error}");
-        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(start.elapsed() < Duration::from_secs(30));
         drop(reader);
         sender.join().unwrap();
     }

@@ -5,6 +5,10 @@
 //! pod's. The end that it accepts stands in that of the process that connected (net/unix/af_unix.c,
 //! `unix_stream_connect`, makes it there): the data plane's, which is the host's. Pods of one node use the same paths, so
 //! there a path alone does not tell whose end it is; the descriptors of the pod's processes do.
+//!
+//! What stands in a list is a claim: a name is printed as it is, and one with a line break in it passes for two lines
+//! (`unix_seq_show`). Of its own sockets a pod could have said the same in truth; of another's it cannot, so that each end
+//! is asked itself ([`super::guard::End::is_bound_to`]).
 
 use std::collections::BTreeSet;
 
@@ -89,7 +93,7 @@ mod tests {
     fn the_kernel_lists_a_live_pair_that_way() {
         let path = std::env::temp_dir().join(format!("vhu-connected-{}", std::process::id()));
         let name = path.to_str().unwrap();
-        let read = || std::fs::read_to_string("/proc/self/net/unix").unwrap();
+        let read = || crate::pod::process::own_unix_sockets().unwrap();
         let look = || (is_listening(&read(), name), accepted(&read(), name));
         let listener = UnixListener::bind(&path).unwrap();
         let client = UnixStream::connect(&path).unwrap();

@@ -110,7 +110,7 @@ mod tests {
     fn learn(answers: &[u64]) -> (Result<Figures, Fault>, Vec<u32>) {
         let (peer, own) = UnixStream::pair().unwrap();
         let mut own = Line::new(own).unwrap();
-        let deadline = Deadline::after(Duration::from_millis(500));
+        let deadline = Deadline::after(Duration::from_secs(60));
         let answers = answers.to_vec();
         let data_plane = std::thread::spawn(move || {
             let mut peer = Line::new(peer).unwrap();

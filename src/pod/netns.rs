@@ -180,7 +180,7 @@ mod tests {
         let (sender, receiver) = std::sync::mpsc::channel();
         let fifo = path.clone();
         std::thread::spawn(move || sender.send(Sandbox::open(&fifo).map(drop)).unwrap());
-        let opened = receiver.recv_timeout(std::time::Duration::from_secs(10));
+        let opened = receiver.recv_timeout(std::time::Duration::from_secs(60));
         std::fs::remove_file(path).unwrap();
         assert_eq!(opened.expect("an answer").unwrap_err().errno(), Errno::EINVAL);
     }

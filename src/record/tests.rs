@@ -80,11 +80,11 @@ fn a_record_that_could_not_be_read_again_is_not_written() {
 #[test]
 fn the_lock_is_one_at_a_time_and_waits_no_longer_than_the_deadline() {
     let (store, uid) = store("lock");
-    let held = store.lock(&uid, Deadline::after(Duration::from_secs(1))).unwrap();
+    let held = store.lock(&uid, Deadline::after(Duration::from_secs(60))).unwrap();
     let error = store.lock(&uid, Deadline::after(Duration::from_millis(20))).unwrap_err();
     assert!(matches!(error, Error::LockTimedOut(_)), "{error}");
     held.retire();
-    drop(store.lock(&uid, Deadline::after(Duration::from_secs(1))).unwrap());
+    drop(store.lock(&uid, Deadline::after(Duration::from_secs(60))).unwrap());
     std::fs::remove_dir_all(store.root).unwrap();
 }
 
@@ -96,7 +96,7 @@ fn a_retired_lock_is_not_shared_with_its_successor() {
         for _ in 0..8 {
             scope.spawn(|| {
                 for _ in 0..50 {
-                    let lock = store.lock(&uid, Deadline::after(Duration::from_secs(30))).unwrap();
+                    let lock = store.lock(&uid, Deadline::after(Duration::from_secs(120))).unwrap();
                     assert_eq!(busy.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
                     std::thread::yield_now();
                     busy.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);

@@ -122,6 +122,7 @@ impl Living {
             let found = process.descriptors(&sockets).unwrap_or_default();
             found.into_iter().map(move |(inode, descriptor)| End { pid, proc: proc.clone(), descriptor, inode })
         };
-        self.processes.iter().take_while(|_| !deadline.passed()).flat_map(of).take(END_LIMIT).collect()
+        let ends = self.processes.iter().take_while(|_| !deadline.passed()).flat_map(of).take(END_LIMIT);
+        ends.filter(|end| end.is_bound_to(path)).collect()
     }
 }

@@ -50,6 +50,8 @@ pub struct Vm {
     pub state: Option<DomainState>,
     /// Whether it has the NIC as it was plugged.
     pub nic: Part,
+    /// libvirt's version, if it could be asked: 11003000 for 11.3.0.
+    pub libvirt: Option<u64>,
 }
 
 /// The pod of an attachment as it is now. This process is in the host's mount namespace.
@@ -153,7 +155,7 @@ impl<'a> Scene<'a> {
         });
         let mut libvirt = match reached {
             Ok(libvirt) => libvirt,
-            Err(flaw) => return Vm { domain: None, state: None, nic: Err(flaw) },
+            Err(flaw) => return Vm { domain: None, state: None, nic: Err(flaw), libvirt: None },
         };
         let client = &mut libvirt.client;
         let mut running = client.running_domains(deadline).unwrap_or_default();
@@ -170,7 +172,9 @@ impl<'a> Scene<'a> {
             let (alias, path) = (quote::value(&nic.alias), quote::value(&nic.path));
             Flaw::Missing(format!("no VM of the pod has {alias} with MAC {}, socket {path}{queues}", nic.mac))
         };
-        Vm { domain, state, nic: holder.map(|_| ()).ok_or_else(missing) }
+        // After all that matters.
+        let libvirt = client.library_version(deadline).ok();
+        Vm { domain, state, nic: holder.map(|_| ()).ok_or_else(missing), libvirt }
     }
 
     fn living(&self) -> Result<&Living, Flaw> {

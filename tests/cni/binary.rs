@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::process::Command;
 
 use crate::plugin::{ALL, BINARY, Call};
 use crate::results::usual;
@@ -35,7 +36,8 @@ fn it_runs_in_a_root_that_holds_nothing_else() {
     let scene = Scene::new();
     let root = scene.path("root");
     fs::create_dir(&root).unwrap();
-    fs::copy(BINARY, root.join("plugin")).unwrap();
+    // Not by this process: what another test starts meanwhile would have the file open for writing for a moment.
+    assert!(Command::new("cp").arg(BINARY).arg(root.join("plugin")).status().unwrap().success());
     let arguments = [root.as_os_str(), OsStr::new("/plugin")];
     let run = |call: Call| {
         let process = call.command_of("/usr/sbin/chroot", &arguments);

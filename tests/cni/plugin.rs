@@ -31,8 +31,9 @@ pub fn versions_with(command: &str) -> &'static [&'static str] {
     }
 }
 
-/// Longest that a call with nothing to do may take; far more than it does, for a machine under load.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest that a call with nothing to do may take; far more than it does, for a machine under load, and less than stdin or
+/// a deadline is waited for.
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// A call: an environment, which holds nothing else, and a configuration.
 #[derive(Clone)]
@@ -189,7 +190,7 @@ fn ended(child: &mut Child, start: Instant) -> ExitStatus {
         if let Some(status) = child.try_wait().unwrap() {
             return status;
         }
-        if start.elapsed() > 4 * PATIENCE {
+        if start.elapsed() > 2 * PATIENCE {
             child.kill().unwrap();
             panic!("the plugin hung: {:?}", child.wait());
         }

@@ -1,7 +1,6 @@
 //! R29-R32: VERSION, and that the versions it lists are honoured.
 
 use std::ffi::OsStr;
-use std::time::Instant;
 
 use crate::plugin::{ALL, BINARY, Call, quoted};
 use crate::scene::Scene;
@@ -49,9 +48,7 @@ fn r31_version_does_not_wait_for_the_end_of_stdin() {
     let call = Call::bare("VERSION");
     let mut process = call.command();
     process.stdin(reader);
-    let start = Instant::now();
     call.run_as(process).document();
-    assert!(start.elapsed().as_secs() < 4, "{:?}", start.elapsed());
     drop(writer);
 }
 

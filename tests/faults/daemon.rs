@@ -7,7 +7,7 @@ use vhostuser_hotplug::libvirt::Xml;
 
 use super::dataplane::DataPlane;
 use super::libvirt::{Double, nics};
-use super::node::{Answer, Call, Node, Pod, answer};
+use super::node::{Answer, Call, MARGIN, Node, Pod, answer, output, until};
 use super::signals;
 
 /// The deadline of the calls that meet a daemon that hangs.
@@ -39,7 +39,7 @@ impl<'a> Place<'a> {
         let began = Instant::now();
         let answer = call.run(self.node);
         assert_eq!(answer.code(), 11, "{what}: {answer:?}");
-        assert!(began.elapsed() < Duration::from_secs(SHORT + 4), "{what}: {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(SHORT) + MARGIN, "{what}: {:?}", began.elapsed());
         answer
     }
 
@@ -98,15 +98,13 @@ fn a_daemon_that_is_killed_while_a_del_waits_for_the_guest() {
     let place = Place::new(&node);
     let double = Double::start(&place.pod, &json!({"detach": {"guest": "never"}}));
     place.call("ADD").run(&node).succeeded();
-    let del = place.call("DEL").set("detach_timeout", json!(60)).start(&node);
-    while double.count("detach-alias") == 0 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let del = place.call("DEL").set("detach_timeout", json!(120)).start(&node);
+    until("the guest is asked", || double.count("detach-alias") == 1);
     let began = Instant::now();
     drop(double);
-    let answer = answer(del.wait_with_output().unwrap());
+    let answer = answer(output(del));
     assert_eq!(answer.code(), 11, "{answer:?}");
-    assert!(began.elapsed() < Duration::from_secs(2), "told at once, not at the deadline: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(60), "told at once, not at the deadline: {:?}", began.elapsed());
     assert!(node.is_shared(&place.pod.uid));
     place.call("DEL").run(&node).succeeded();
     assert!(node.is_clean(&place.pod.uid), "its VM is gone too, and nobody has the socket");
@@ -141,17 +139,15 @@ fn a_daemon_that_hangs_and_goes_on() {
 fn a_daemon_that_hangs_in_the_middle_of_an_attach() {
     let node = Node::new();
     let place = Place::new(&node);
-    let double = Double::start(&place.pod, &json!({"attach": {"delay_ms": 500, "data_plane": "handshake"}}));
-    let add = place.short("ADD").start(&node);
-    while double.count("attach") == 0 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let double = Double::start(&place.pod, &json!({"attach": {"delay_ms": 5000, "data_plane": "handshake"}}));
+    let add = place.call("ADD").set("attach_timeout", json!(10)).start(&node);
+    until("libvirt is asked", || double.count("attach") == 1);
     signals::send("STOP", signals::program(double.child.id()));
-    let answer = answer(add.wait_with_output().unwrap());
+    let answer = answer(output(add));
     assert_eq!(answer.code(), 11, "{answer:?}");
     assert!(node.is_shared(&place.pod.uid), "the attach goes on when libvirt does, and then the NIC needs its share");
     signals::go_on(double.child.id());
-    place.call("ADD").set("attach_timeout", json!(20)).run(&node).succeeded();
+    place.call("ADD").run(&node).succeeded();
     place.whole("ADD");
     assert_eq!(double.count("attach"), 1);
     place.call("DEL").run(&node).succeeded();

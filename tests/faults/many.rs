@@ -8,7 +8,7 @@ use vhostuser_hotplug::libvirt::Xml;
 
 use super::dataplane::DataPlane;
 use super::libvirt::{DOMAIN, Double, domain, nics};
-use super::node::{Answer, Call, Node, Pod, answer};
+use super::node::{Answer, Call, MARGIN, Node, Pod, answer, output, until};
 use super::scene::Scene;
 use super::signals::{self, plugin};
 
@@ -21,7 +21,7 @@ fn patient(call: Call) -> Call {
 }
 
 fn end(child: Child) -> Answer {
-    answer(child.wait_with_output().unwrap())
+    answer(output(child))
 }
 
 /// Runs all of them at once; how long it took.
@@ -90,9 +90,7 @@ fn add_and_del_of_the_same_nic() {
 fn holder(node: &Node, pod: &Pod<'_>, double: &Double) -> Child {
     Call::new("ADD", &pod.uid, &pod.netns()).run(node).succeeded();
     let child = patient(Call::new("DEL", &pod.uid, &pod.netns())).start(node);
-    while double.count("detach-alias") == 0 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    until("the guest is asked", || double.count("detach-alias") == 1);
     child
 }
 
@@ -108,7 +106,7 @@ fn a_holder_of_the_lock_that_is_killed_lets_go_of_it() {
     std::thread::sleep(Duration::from_millis(100));
     super::node::end(&mut holder);
     end(waiting).succeeded();
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < MARGIN, "not at the deadline: {:?}", began.elapsed());
     assert!(node.is_clean(&pod.uid));
 }
 
@@ -121,21 +119,19 @@ fn a_holder_of_the_lock_that_hangs_keeps_its_own_pod_alone() {
     let other = Scene::new(&node);
     let mut holder = holder(&node, &pod, &double);
     signals::send("STOP", plugin(&holder));
-    let calls = ["ADD", "DEL"].map(|command| {
-        let call = Call::new(command, &pod.uid, &pod.netns());
-        call.set("attach_timeout", json!(1)).set("detach_timeout", json!(1))
-    });
-    let began = Instant::now();
-    let waiting: Vec<Child> = calls.iter().map(|call| call.start(&node)).collect();
+    let calls = ["ADD", "DEL"].map(|command| Call::new(command, &pod.uid, &pod.netns()));
+    let mut waiting = patient(calls[1].clone()).start(&node);
     other.run("ADD");
     other.run("DEL");
-    assert!(began.elapsed() < Duration::from_secs(1), "another pod has not waited: {:?}", began.elapsed());
-    for child in waiting {
-        let answer = end(child);
+    assert!(waiting.try_wait().unwrap().is_none(), "another pod has waited until the call was given up");
+    super::node::end(&mut waiting);
+    for call in &calls {
+        let began = Instant::now();
+        let answer = call.clone().set("attach_timeout", json!(2)).set("detach_timeout", json!(2)).run(&node);
         assert_eq!(answer.code(), 11, "{answer:?}");
         assert!(answer.text().contains("still at work"), "{answer:?}");
+        assert!(began.elapsed() < MARGIN, "bounded by its deadline: {:?}", began.elapsed());
     }
-    assert!(began.elapsed() < Duration::from_secs(4), "bounded by their deadlines: {:?}", began.elapsed());
     super::node::end(&mut holder);
     calls[1].run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));

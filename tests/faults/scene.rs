@@ -5,7 +5,7 @@ use vhostuser_hotplug::libvirt::Xml;
 
 use super::dataplane::DataPlane;
 use super::libvirt::{Double, nics};
-use super::node::{Call, INSIDE, KUBELET, Node, Pod, SOCKETS, STATE, VOLUME};
+use super::node::{Call, INSIDE, KUBELET, Node, Pod, SOCKETS, STATE, VOLUME, output};
 use super::strace::Run;
 
 /// The pod and its daemon.
@@ -41,7 +41,7 @@ impl<'a> Scene<'a> {
 
     /// The call as a program to put faults into.
     pub fn traced(&self, command: &'static str) -> impl Run {
-        move |words: &[&str]| self.call(command).through(words).start(self.node).wait_with_output().unwrap()
+        move |words: &[&str]| output(self.call(command).through(words).start(self.node))
     }
 
     pub fn run(&self, command: &'static str) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// The pid of the program itself. Each nsenter that enters a pid namespace has one child, once it has entered.
 pub fn program(of: u32) -> u32 {
-    let patience = Instant::now() + Duration::from_secs(10);
+    let patience = Instant::now() + Duration::from_secs(60);
     let mut pid = of;
     while std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "nsenter\n") {
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();

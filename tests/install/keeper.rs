@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::machine::{CHAINED, Machine, SHIPPED};
+use super::machine::{CHAINED, Machine, SHIPPED, put_script};
 use super::together::Running;
 
 /// How long anything may take on a loaded machine.
@@ -146,7 +146,7 @@ fn whatever_others_do_to_the_list_or_the_binary_is_mended() {
     // Another version is somebody's upgrade.
     let newer = "#!/bin/sh\n[ \"${1:-}\" != --version ] || echo vhostuser-hotplug 9.0.0\n";
     let aside = machine.path("opt/cni/bin/.newer");
-    std::fs::write(&aside, newer).unwrap();
+    put_script(newer, &aside);
     std::fs::set_permissions(&aside, PermissionsExt::from_mode(0o755)).unwrap();
     std::fs::rename(&aside, machine.binary()).unwrap();
     std::fs::write(machine.conflist(), SHIPPED).unwrap();

@@ -1,12 +1,9 @@
 //! A machine to install on: a root directory, and a folder with what a release has.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::sleep;
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -32,6 +29,17 @@ fn stripped() -> &'static Path {
     })
 }
 
+/// Copies a program. By cp(1): a file that this process had open for writing would be so, until they are what they are to
+/// be, in those that other tests start meanwhile, and could not be started.
+pub fn put(program: &Path, at: &Path) {
+    assert!(Command::new("cp").args([program, at]).status().unwrap().success());
+}
+
+/// The same with a script's text.
+pub fn put_script(text: &str, at: &Path) {
+    assert!(Command::new("sh").args(["-c", "printf %s \"$0\" >\"$1\"", text]).arg(at).status().unwrap().success());
+}
+
 pub struct Machine {
     pub root: PathBuf,
 }
@@ -44,7 +52,7 @@ impl Machine {
         let release = root.join("release");
         std::fs::create_dir_all(&release).unwrap();
         std::fs::create_dir_all(root.join("etc/cni/net.d")).unwrap();
-        std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("install.sh"), release.join("install.sh")).unwrap();
+        put(&Path::new(env!("CARGO_MANIFEST_DIR")).join("install.sh"), &release.join("install.sh"));
         // A link, so that nobody has it open for writing when it is started.
         std::fs::hard_link(stripped(), release.join("vhostuser-hotplug")).unwrap();
         Self { root }
@@ -96,13 +104,7 @@ impl Machine {
     }
 
     pub fn run(&self, options: &[&str]) -> (bool, String) {
-        loop {
-            match self.command(&[], options).output() {
-                // Another test's process was made while the script was being written, and has it open until it execs.
-                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => sleep(Duration::from_millis(5)),
-                output => return told(output.unwrap()),
-            }
-        }
+        told(self.command(&[], options).output().unwrap())
     }
 
     /// Installs or so; it must succeed.

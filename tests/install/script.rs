@@ -1,9 +1,10 @@
 //! install.sh: what it does on a sound node and what it says on others.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::process::Command;
 
-use super::machine::{CHAINED, Machine, SHIPPED, told};
+use super::machine::{CHAINED, Machine, SHIPPED, put, put_script, told};
 
 #[test]
 fn one_command_installs_and_a_second_one_changes_nothing() {
@@ -34,7 +35,7 @@ fn one_command_installs_and_a_second_one_changes_nothing() {
 fn a_binary_is_replaced_while_it_runs() {
     let machine = Machine::new();
     std::fs::create_dir_all(machine.path("opt/cni/bin")).unwrap();
-    std::fs::copy("/bin/sleep", machine.binary()).unwrap();
+    put(Path::new("/bin/sleep"), &machine.binary());
     let mut running = Command::new(machine.binary()).arg("60").spawn().unwrap();
     let (ok, text) = machine.run(&["--mode", "none"]);
     running.kill().unwrap();
@@ -215,7 +216,7 @@ fn a_check_names_what_is_wrong() {
 
     std::fs::set_permissions(machine.binary(), PermissionsExt::from_mode(0o644)).unwrap();
     assert!(wrong(&machine).contains("not executable"));
-    std::fs::write(machine.binary(), "#!/bin/sh\nexit 1\n").unwrap();
+    put_script("#!/bin/sh\nexit 1\n", &machine.binary());
     std::fs::set_permissions(machine.binary(), PermissionsExt::from_mode(0o755)).unwrap();
     assert!(wrong(&machine).contains("does not run"));
     machine.install(&[]);
@@ -232,7 +233,7 @@ fn wrong_words_and_a_broken_binary_install_nothing() {
     }
     // Not written over: it is a link to what all machines have.
     std::fs::remove_file(machine.path("release/vhostuser-hotplug")).unwrap();
-    std::fs::copy("/bin/false", machine.path("release/vhostuser-hotplug")).unwrap();
+    put(Path::new("/bin/false"), &machine.path("release/vhostuser-hotplug"));
     let (ok, text) = machine.run(&[]);
     assert!(!ok && text.contains("does not run"), "{text}");
     assert_eq!(machine.snapshot(), before);

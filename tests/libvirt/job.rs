@@ -92,19 +92,19 @@ fn sasl_is_refused_in_words() {
 
 #[test]
 fn a_guest_that_takes_its_time_is_waited_for() {
-    let double = Double::start(&json!({"detach": {"after_ms": 300}}));
+    let double = Double::start(&json!({"detach": {"after_ms": 3000}}));
     let mut client = double.client();
     let domain = plain(&mut client);
     client.attach(&domain, &nic("ua-nic", &double.dir.join("nic")), Scope::Live, soon()).unwrap();
     client.subscribe(EventKind::DeviceRemoved, &domain, soon()).unwrap();
     let begun = Instant::now();
     client.detach_alias(&domain, "ua-nic", Scope::Live, soon()).unwrap();
-    assert!(begun.elapsed() < Duration::from_millis(300), "by alias libvirt does not wait");
+    assert!(begun.elapsed() < Duration::from_secs(3), "by alias libvirt does not wait");
     assert!(client.xml(&domain, Xml::Live, soon()).unwrap().contains("ua-nic"));
     assert!(
         matches!(client.next_event(soon()).unwrap(), Some(Event::DeviceRemoved { alias, .. }) if alias == "ua-nic")
     );
-    assert!(begun.elapsed() >= Duration::from_millis(300));
+    assert!(begun.elapsed() >= Duration::from_secs(3));
 }
 
 #[test]
@@ -171,10 +171,13 @@ fn an_attach_waits_for_the_data_plane_and_holds_the_domain() {
     let domain = plain(&mut client);
     let socket = double.dir.join("nic");
     let error = client
-        .attach(&domain, &nic("ua-nic", &socket), Scope::Live, Deadline::after(Duration::from_millis(300)))
+        .attach(&domain, &nic("ua-nic", &socket), Scope::Live, Deadline::after(Duration::from_secs(1)))
         .unwrap_err();
     assert!(error.is_retryable() && error.to_string().contains("in time while attaching a device"), "{error}");
     // libvirt goes on without us: the domain is held, and a look at its state is not.
+    while !socket.exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let mut second = double.client();
     assert_eq!(second.state(&domain, soon()).unwrap(), DomainState::Paused);
     let error = second.xml(&domain, Xml::Live, soon()).unwrap_err();

@@ -77,8 +77,8 @@ up none
 export VHU_LIBVIRT_SOCKET=$root/run/libvirt/libvirt-sock VHU_LIBVIRT_SESSION_SOCKET=$root/run/session/libvirt/libvirt-sock
 export VHU_LIBVIRT_DIR=$dir
 for domain in plain unshared portless; do
-  timeout 120 virsh -q -c "qemu+unix:///system?socket=$VHU_LIBVIRT_SOCKET" create --paused "$here/domains/$domain.xml"
+  timeout --verbose 120 virsh -q -c "qemu+unix:///system?socket=$VHU_LIBVIRT_SOCKET" create --paused "$here/domains/$domain.xml"
 done
-virsh -q -c "qemu+unix:///system?socket=$VHU_LIBVIRT_SOCKET" define "$here/domains/stored.xml"
+timeout --verbose 120 virsh -q -c "qemu+unix:///system?socket=$VHU_LIBVIRT_SOCKET" define "$here/domains/stored.xml"
 cd "$here/../.."
 cargo test --test libvirt real:: -- --ignored --nocapture --test-threads=1

@@ -151,9 +151,9 @@ fn time() -> Vec<Row> {
         at("silence about the VM", "xml", json!("silence"), 11, "stuck or still at work"),
         at("silence to the attach", "attach", json!("silence"), 11, "did not answer in time"),
         at("a byte each second", "open", json!({"trickle": 1000}), 11, "did not answer in time"),
-        at("an event now and then, and no answer", "xml", json!({"event-drizzle": 3}), 11, "stuck or still at work"),
+        at("an event now and then, and no answer", "xml", json!({"event-drizzle": 20}), 11, "stuck or still at work"),
         at("a ping now and then, and no answer", "attach", json!({"ping-drizzle": 20}), 11, "did not answer in time"),
-        told("ADD", "each answer comes late", json!({"lies": late(600)}), 11, "did not answer in time"),
+        told("ADD", "each answer comes late", json!({"lies": late(1500)}), 11, "did not answer in time"),
         told(
             "DEL",
             "silence to the detach",

@@ -11,10 +11,7 @@ use serde_json::json;
 
 use super::dataplane::DataPlane;
 use super::libvirt::Double;
-use super::node::{Call, Node, Pod, STATE};
-
-/// What a busy machine may add.
-const MARGIN: Duration = Duration::from_secs(3);
+use super::node::{Call, MARGIN, Node, Pod, STATE};
 
 #[test]
 fn a_fifo_for_a_namespace_is_not_waited_for() {
@@ -65,7 +62,7 @@ fn a_file_system_of_the_pod_that_does_not_answer_is_waited_for_until_the_deadlin
     };
     held_up("ADD");
     let _double = Double::start(&pod, &json!({}));
-    let call = |command| add.clone().command(command).set("attach_timeout", json!(10)).set("detach_timeout", json!(10));
+    let call = |command| Call::new(command, &pod.uid, &pod.netns());
     call("ADD").run(&node).succeeded();
     held_up("DEL");
     assert!(node.is_shared(&pod.uid), "whether the VM has the NIC is not known");
@@ -89,7 +86,7 @@ fn a_file_system_of_the_node_that_does_not_answer_ends_the_call_and_no_more() {
     assert!(began.elapsed() < Duration::from_secs(1 + 5) + MARGIN, "{:?}", began.elapsed());
     drop(mute);
     node.sh(&format!("umount {STATE}"));
-    add.set("attach", json!("never")).set("attach_timeout", json!(10)).run(&node).succeeded();
+    add.set("attach", json!("never")).set("attach_timeout", json!(60)).run(&node).succeeded();
 }
 
 #[test]
@@ -104,8 +101,8 @@ fn the_nics_of_one_pod_hold_up_a_gc_once() {
     let gc = add.command("GC").args("").container("").netns("").ifname("").without("prevResult");
     let gc = gc.set("cniVersion", json!("1.1.0")).set("cni.dev/valid-attachments", json!([]));
     let began = Instant::now();
-    let answer = gc.set("detach_timeout", json!(4)).run(&node);
+    let answer = gc.set("detach_timeout", json!(10)).run(&node);
     assert_eq!(answer.code(), 11, "{answer:?}");
     assert!(answer.text().contains("2 leftovers"), "{answer:?}");
-    assert!(began.elapsed() < Duration::from_secs(4) + MARGIN, "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "each on its own: {:?}", began.elapsed());
 }

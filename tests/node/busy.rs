@@ -63,7 +63,7 @@ fn a_nic_of_a_vm_that_is_being_migrated_is_found_and_stays() {
         let double = Double::start(&pod, &script);
         add(&pod).run(&node).succeeded();
         assert_eq!((double.count("job"), double.count("attach")), (0, 0), "there is nothing to plug");
-        let answer = add(&pod).command("DEL").set("detach_timeout", json!(2)).run(&node);
+        let answer = add(&pod).command("DEL").set("detach_timeout", json!(5)).run(&node);
         assert_eq!(answer.code(), 11, "{answer:?}");
         assert!(answer.text().contains(word), "{answer:?}");
         assert!(node.is_shared(&pod.uid));

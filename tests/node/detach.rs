@@ -7,7 +7,7 @@ use vhostuser_hotplug::libvirt::Xml;
 
 use super::dataplane::DataPlane;
 use super::libvirt::{DOMAIN, Double, domain, nics};
-use super::node::{Call, INSIDE, Node, Pod, STATE, answer};
+use super::node::{Call, INSIDE, Node, Pod, STATE, answer, output};
 
 fn add(pod: &Pod<'_>) -> Call {
     Call::new("ADD", &pod.uid, &pod.netns())
@@ -182,12 +182,17 @@ fn a_domain_that_ends_has_let_go() {
     for changes in [json!({}), persistent(Some("ua-net1"))] {
         let mut changes = changes;
         changes["detach"] = json!({"guest": "stops", "after_ms": 300});
-        let _double = Double::start(&pod, &changes);
-        add(&pod).run(&node).succeeded();
-        let began = Instant::now();
-        del(&pod).run(&node).succeeded();
-        assert!(began.elapsed() < Duration::from_secs(1), "the event ends it, not a look now and then");
-        assert!(node.is_clean(&pod.uid), "{changes}");
+        // Looks now and then, a second apart, would never be as quick; a busy machine is not always.
+        let is_quick = |_| {
+            let _double = Double::start(&pod, &changes);
+            add(&pod).run(&node).succeeded();
+            let began = Instant::now();
+            del(&pod).run(&node).succeeded();
+            let took = began.elapsed();
+            assert!(node.is_clean(&pod.uid), "{changes}");
+            took < Duration::from_secs(1)
+        };
+        assert!((0..10).any(is_quick), "the event ends it, not a look now and then");
     }
 }
 
@@ -200,14 +205,14 @@ fn the_guest_is_asked_again_but_not_pressed() {
     let under_way = format!("{qemu}: Device ua-net1 is already in the process of unplug");
     // The guest's ways, the deadline in seconds, how often it is asked, and what is said if it does not let go.
     let rows = [
-        (json!({"guest": "second-ask"}), 18, 2, None),
-        (refuse(&blinking), 18, 2, None),
-        (refuse(&under_way), 18, 2, None),
-        (json!({"guest": "refuses-once"}), 18, 2, None),
+        (json!({"guest": "second-ask"}), 60, 2, None),
+        (refuse(&blinking), 60, 2, None),
+        (refuse(&under_way), 60, 2, None),
+        (json!({"guest": "refuses-once"}), 60, 2, None),
         // Ten seconds on, less than the slot's indicator blinks would be left for the guest.
         (json!({"guest": "never"}), 13, 1, Some("its operating system")),
-        (json!({"guest": "refuses"}), 3, 1, Some("the guest refused")),
-        (json!({"refuse": {"code": 1, "message": under_way}}), 3, 1, Some("already in the process of unplug")),
+        (json!({"guest": "refuses"}), 8, 1, Some("the guest refused")),
+        (json!({"refuse": {"code": 1, "message": under_way}}), 8, 1, Some("already in the process of unplug")),
     ];
     let node = Node::new();
     let pods: Vec<Pod<'_>> = rows.iter().map(|_| Pod::new(&node)).collect();
@@ -221,7 +226,7 @@ fn the_guest_is_asked_again_but_not_pressed() {
         })
         .collect();
     for (((detach, _, asks, words), pod), ((double, _), child)) in rows.iter().zip(&pods).zip(started) {
-        let answer = answer(child.wait_with_output().unwrap());
+        let answer = answer(output(child));
         let asked = double.times(&json!("detach-alias"));
         assert_eq!(asked.len(), *asks, "{detach}: {answer:?}");
         assert!(asked.windows(2).all(|pair| pair[1] - pair[0] >= 10_000_000), "{detach}: {asked:?} us");

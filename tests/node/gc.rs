@@ -130,7 +130,7 @@ fn an_error_stops_nothing_and_all_are_told() {
             (double, plane)
         })
         .collect();
-    let answer = gc_of_all().set("detach_timeout", json!(1)).run(&node);
+    let answer = gc_of_all().set("detach_timeout", json!(5)).run(&node);
     assert_eq!(answer.code(), 11, "{answer:?}");
     assert!(answer.text().contains("2 leftovers"), "{answer:?}");
     for ((pod, (double, _)), guest) in pods.iter().zip(&doubles).zip(guests) {

@@ -1,18 +1,18 @@
 //! CNI_NETNS as hostile input, and a container whose files never answer.
 
 use std::io::Read;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::process::{Child, Stdio};
+use std::time::Instant;
 
 use serde_json::json;
 
 use super::dataplane::DataPlane;
 use super::libvirt::{Double, SOCKET};
-use super::node::{Answer, Call, Node, Pod, end};
+use super::node::{Answer, Call, INSIDE, MARGIN, Node, Pod, end, new_uid, until};
 
 /// The call, ended if it hangs.
 fn bounded(call: &Call, node: &Node) -> Answer {
-    call.clone().through(&["timeout", "--signal=KILL", "20"]).run(node)
+    call.clone().through(&["timeout", "--signal=KILL", "60"]).run(node)
 }
 
 #[test]
@@ -109,19 +109,91 @@ print(1, flush=True)
 time.sleep(600)
 "#;
 
+/// Has a file system mounted in the pod, below /run/libvirt, that answers nobody; it ends with this process.
+fn deaf(pod: &Pod<'_>) -> Child {
+    let mut deaf = pod.command("python3").args(["-c", DEAF]).stdout(Stdio::piped()).spawn().unwrap();
+    deaf.stdout.as_mut().unwrap().read_exact(&mut [0; 2]).expect("a FUSE file system can be mounted");
+    deaf
+}
+
+#[test]
+fn a_netns_on_a_file_system_of_the_pods_that_never_answers_is_not_waited_for() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let mut deaf = deaf(&pod);
+    for way in ["root", "./root", "ns/../root", "task/{pid}/root", "cwd"] {
+        let way = way.replace("{pid}", &pod.pid.to_string());
+        let netns = format!("/proc/{}/{way}/run/libvirt/deaf/netns", pod.pid);
+        // It is nothing of a pod's without the volume, and no namespace for one with it.
+        bounded(&Call::new("ADD", &new_uid(), &netns), &node).succeeded();
+        for uid in [&pod.uid[..], ""] {
+            let answer = bounded(&Call::new("ADD", uid, &netns), &node);
+            assert_eq!(answer.code(), 4, "{answer:?}");
+        }
+        bounded(&Call::new("DEL", &pod.uid, &netns), &node).succeeded();
+    }
+    assert!(node.is_clean(&pod.uid));
+    end(&mut deaf);
+}
+
 #[test]
 fn a_file_system_of_the_pods_that_never_answers_is_waited_for_until_the_deadline() {
     let node = Node::new();
     let pod = Pod::new(&node);
-    let mut deaf = pod.command("python3").args(["-c", DEAF]).stdout(Stdio::piped()).spawn().unwrap();
-    deaf.stdout.as_mut().unwrap().read_exact(&mut [0; 2]).expect("a FUSE file system can be mounted");
+    let mut deaf = deaf(&pod);
     let call = Call::new("ADD", &pod.uid, &pod.netns()).set("attach_timeout", json!(1));
     let call = call.set("libvirt_sockets", json!(["/run/libvirt/deaf/libvirt-sock", SOCKET]));
     let begun = Instant::now();
     let answer = bounded(&call, &node);
     assert_eq!(answer.code(), 11, "{answer:?}");
     assert!(answer.text().contains("took too long"), "{answer:?}");
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < MARGIN, "{:?}", begun.elapsed());
     assert!(node.is_clean(&pod.uid));
     end(&mut deaf);
+}
+
+/// Binds a socket to the abstract name that it is given, and keeps it.
+const NAMED: &str = r#"
+import socket, sys, time
+named = socket.socket(socket.AF_UNIX)
+named.bind(b"\0" + sys.argv[1].encode())
+print(1, flush=True)
+time.sleep(600)
+"#;
+
+/// The kernel prints a socket's name as it is in its list of them. A host's process that connects to a pod's socket takes
+/// the socket's name into the host's list, where another pod's connections are looked for.
+#[test]
+fn a_sockets_name_with_a_line_break_in_it_is_no_connection_of_anybodys() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let plane = DataPlane::start(&node, &pod, "net1");
+    let _double = Double::start(&pod, &json!({}));
+    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let check = add.clone().command("CHECK");
+    add.run(&node).succeeded();
+    check.run(&node).succeeded();
+    drop(plane);
+    until("CHECK misses the data plane", || {
+        let answer = check.run(&node);
+        !answer.ok && answer.code() == 104 && answer.text().contains("data plane")
+    });
+
+    // A socket that a process of the pod has, to be sure, but one of libvirt's.
+    let sockets = node.sh(&format!("cat /proc/{}/net/unix", pod.pid));
+    let line = sockets.lines().find(|line| line.ends_with(SOCKET)).unwrap();
+    let inode = line.split_whitespace().nth(6).unwrap();
+    let forged = format!("\n0: 3 0 0 1 03 {inode} {INSIDE}/net1");
+    for mut command in [node.command("python3"), pod.command("python3")] {
+        let mut forger = command.args(["-c", NAMED, &forged]).stdout(Stdio::piped()).spawn().unwrap();
+        forger.stdout.as_mut().unwrap().read_exact(&mut [0; 2]).expect("the name is bound");
+        let list = format!("cat /proc/1/net/unix /proc/{}/net/unix", pod.pid);
+        assert!(node.sh(&list).contains(&forged), "the kernel prints it otherwise");
+        let answer = check.run(&node);
+        assert_eq!(answer.code(), 104, "{answer:?}");
+        assert!(answer.text().contains("data plane"), "{answer:?}");
+        end(&mut forger);
+    }
+    add.command("DEL").run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid));
 }

@@ -110,7 +110,7 @@ fn an_add_that_fails_is_rolled_back_and_tried_again_until_it_works() {
     }
     let double = Double::start(&pod, &json!({}));
     // OVS has not.
-    let answer = multus.delegate("ADD", "net1", &pod).set("attach_timeout", json!(1)).run(&node);
+    let answer = multus.delegate("ADD", "net1", &pod).set("attach_timeout", json!(3)).run(&node);
     assert_eq!(answer.code(), 11, "{answer:?}");
     multus.delegate("DEL", "net1", &pod).without("prevResult").run(&node).succeeded();
     assert!(node.is_clean(&pod.uid), "{}", node.left(&pod.uid));
@@ -155,7 +155,7 @@ fn a_del_that_fails_is_told_and_can_be_asked_again() {
     let stubborn = Double::start(&pod, &json!({"detach": {"guest": "never"}}));
     multus.delegate("ADD", "net1", &pod).run(&node).succeeded();
     for _ in 0..2 {
-        let answer = multus.delegate("DEL", "net1", &pod).set("detach_timeout", json!(1)).run(&node);
+        let answer = multus.delegate("DEL", "net1", &pod).set("detach_timeout", json!(3)).run(&node);
         assert_eq!(answer.code(), 11, "{answer:?}");
         assert!(node.is_shared(&pod.uid), "the VM still has the NIC");
     }

@@ -97,6 +97,7 @@ fn an_attachment_is_shown_with_what_is_there_of_it() {
         &format!("Socket:      {socket}: there"),
         &format!("On the host: {target}/net1"),
         "VM:          ns_vm (uuid 11111111222233334444555555555555), running: has the NIC",
+        "libvirt:     11.3.0",
         "Data plane:  connected",
     ] {
         assert!(told.out.lines().any(|shown| shown == line), "{line:?} is not in\n{}", told.out);

@@ -11,7 +11,7 @@ use vhostuser_hotplug::privilege::filter::{self, Call as SystemCall};
 
 use super::dataplane::DataPlane;
 use super::libvirt::Double;
-use super::node::{Call, INSIDE, Node, Pod, answer, end, new_uid};
+use super::node::{Call, INSIDE, Node, Pod, answer, end, new_uid, output, until};
 use super::signals;
 
 /// A pod with a VM and its data plane.
@@ -33,8 +33,7 @@ impl<'a> Place<'a> {
     fn call(&self, command: &'static str) -> Call {
         let call = Call::new(command, &self.pod.uid, &self.pod.netns());
         // The runtime also wants to be told of the NIC.
-        let call = call.set("runtimeConfig", json!({"CNIDeviceInfoFile": "/run/devinfo/net1"}));
-        call.set("attach_timeout", json!(20)).set("detach_timeout", json!(20))
+        call.set("runtimeConfig", json!({"CNIDeviceInfoFile": "/run/devinfo/net1"}))
     }
 
     /// As kubelet's runtime had it called when the pod began: the share, and no NIC.
@@ -78,7 +77,7 @@ fn left(task: Task, filters: usize) -> [(&'static str, String); 8] {
 /// mounts. Else says what they have.
 fn settled(call: &Child, task: Task, filters: usize) -> Result<(), String> {
     let (expected, watch) = (left(task, filters), left(Task::Talk, filters + 1));
-    let patience = Instant::now() + Duration::from_secs(10);
+    let patience = Instant::now() + Duration::from_secs(60);
     loop {
         let threads = format!("/proc/{}/task", signals::plugin(call));
         let threads = std::fs::read_dir(threads).into_iter().flatten().flatten();
@@ -181,22 +180,14 @@ fn a_call_that_was_stopped_goes_on() {
     // In poll(2), waiting for libvirt: the wait that is to be resumed.
     let waits =
         |wait: &str| std::fs::read_to_string(format!("/proc/{plugin}/wchan")).unwrap_or_default().contains(wait);
-    until(|| waits("poll"));
+    until("the plugin waits for libvirt", || waits("poll"));
     signals::send("STOP", plugin);
-    until(|| waits("signal_stop"));
+    until("the plugin is stopped", || waits("signal_stop"));
     signals::go_on(call.id());
-    until(|| waits("poll"));
+    until("the plugin waits for libvirt", || waits("poll"));
     signals::go_on(place.double.child.id());
-    answer(call.wait_with_output().unwrap()).succeeded();
+    answer(output(call)).succeeded();
     place.call("DEL").run(&node).succeeded();
-}
-
-fn until(holds: impl Fn() -> bool) {
-    let patience = Instant::now() + Duration::from_secs(10);
-    while !holds() {
-        assert!(Instant::now() < patience, "it never came to that");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 /// System calls, each with its line of strace(1).
@@ -304,7 +295,7 @@ fn what_cannot_be_dropped_fails_no_call_and_is_told() {
         assert!(node.is_clean(&place.pod.uid), "{words:?}");
     }
     // Where nothing is in the way, nothing is said.
-    let answer = answer(place.call("ADD").start(&node).wait_with_output().unwrap());
+    let answer = place.call("ADD").run(&node);
     assert!(answer.ok && !answer.log.contains("could not drop"), "{}", answer.log);
     assert_ne!(answer.json, Value::Null);
 }

@@ -5,8 +5,13 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+
+/// How long a command of the lab is waited for, before the test is given up: longer than the lab itself waits for anything.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -23,7 +28,12 @@ fn output(words: &[&str], variables: &[(&str, &str)], stdin: &str) -> Output {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the lab's script");
     // What does not read its input may have ended already.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-    child.wait_with_output().unwrap()
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    receiver
+        .recv_timeout(PATIENCE)
+        .unwrap_or_else(|_| panic!("lab {words:?} has not ended within {PATIENCE:?}"))
+        .unwrap()
 }
 
 /// Runs a command of the lab, which must succeed; its output.

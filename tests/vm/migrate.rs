@@ -89,7 +89,7 @@ impl Move {
 }
 
 fn until(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(Instant::now() < end, "in vain: until {what}\n{}", log());
         std::thread::sleep(Duration::from_millis(100));
@@ -183,7 +183,7 @@ fn while_the_vm_migrates_nothing_is_plugged_and_an_aborted_migration_leaves_all_
     let answer = way.from.add("net2");
     assert_eq!(answer.code(), 11, "{answer:#?}");
     assert!(answer.json.to_string().contains("busy with a migration"), "{answer:#?}");
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(18), "{:?}", begun.elapsed());
     // libvirt keeps whoever asks there waiting.
     let answer = way.to.call("add", "net1", &json!({"attach_timeout": 3}));
     assert_eq!(answer.code(), 11, "{answer:#?}");
@@ -218,7 +218,7 @@ fn a_del_that_meets_a_migration_ends_in_time_and_the_next_one_with_it() {
     let answer = way.from.call("del", "net1", &json!({"detach_timeout": 3}));
     assert_eq!(answer.code(), 11, "{answer:#?}");
     assert!(answer.json.to_string().contains("such as a migration"), "{answer:#?}");
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
     way.answers();
     // The VM leaves while a DEL waits.
     std::thread::scope(|scope| {

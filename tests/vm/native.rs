@@ -9,7 +9,7 @@ use super::lab::{Nic, Pod};
 /// The NIC, once the guest has it: its slot may be blinking first.
 fn plugged(pod: &Pod) -> Nic {
     let nic = pod.add("net1").nic();
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(60);
     while !pod.guest_has(&nic) {
         assert!(Instant::now() < end, "{}", slots(pod));
     }

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::libvirt::procedures::LibraryVersion;
 
-const SOON: Duration = Duration::from_millis(100);
+/// For what comes.
+const SOON: Duration = Duration::from_secs(60);
+/// For what ends by its deadline.
+const SHORT: Duration = Duration::from_millis(100);
 /// Header of the answer to the first call, LIB_VERSION, and 11.3.0.
 const VERSION: [u8; 36] = [
     0, 0, 0, 36, 0x20, 0, 0x80, 0x86, 0, 0, 0, 1, 0, 0, 0, 157, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0,
@@ -40,7 +43,7 @@ fn hears(bytes: &[u8]) -> Result<u64, Error> {
     let (mut connection, mut theirs) = pair();
     theirs.write_all(bytes).unwrap();
     theirs.shutdown(std::net::Shutdown::Write).unwrap();
-    connection.call(&LibraryVersion, Deadline::after(Duration::from_secs(5)))
+    connection.call(&LibraryVersion, Deadline::after(SOON))
 }
 
 #[test]
@@ -48,7 +51,7 @@ fn an_answer_is_found_behind_pings_and_events() {
     let (mut connection, mut theirs) = pair();
     theirs.write_all(&[&PING[..], &removed(), &REBOOT, &VERSION].concat()).unwrap();
     assert_eq!(connection.call(&LibraryVersion, Deadline::after(SOON)).unwrap(), 11_003_000);
-    theirs.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    theirs.set_read_timeout(Some(SOON)).unwrap();
     let mut sent = [0; 56];
     theirs.read_exact(&mut sent).unwrap();
     assert_eq!(sent[28..40], PING[..12]);
@@ -95,8 +98,8 @@ fn length(bytes: &[u8]) -> usize {
 fn nothing_goes_on_a_connection_that_was_left_half_way() {
     let (mut connection, mut theirs) = pair();
     let begun = Instant::now();
-    let error = connection.call(&LibraryVersion, Deadline::after(SOON)).unwrap_err();
-    assert!(matches!(error, Error::TimedOut { .. }) && begun.elapsed() >= SOON);
+    let error = connection.call(&LibraryVersion, Deadline::after(SHORT)).unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }) && begun.elapsed() >= SHORT);
     theirs.write_all(&VERSION).unwrap();
     let error = connection.call(&LibraryVersion, Deadline::after(SOON)).unwrap_err();
     assert!(matches!(error, Error::Unusable { .. }), "{error}");
@@ -121,7 +124,7 @@ fn nothing_is_sent_after_the_deadline() {
 fn events_that_wait_are_bounded() {
     let (mut connection, mut theirs) = pair();
     let flood = std::thread::spawn(move || while theirs.write_all(&removed()).is_ok() {});
-    let error = connection.call(&LibraryVersion, Deadline::after(Duration::from_secs(20))).unwrap_err();
+    let error = connection.call(&LibraryVersion, Deadline::after(SOON)).unwrap_err();
     assert!(matches!(error, Error::Protocol { .. }), "{error}");
     drop(connection);
     flood.join().unwrap();
@@ -131,7 +134,7 @@ fn events_that_wait_are_bounded() {
 fn what_is_skipped_is_bounded() {
     let (mut connection, mut theirs) = pair();
     let flood = std::thread::spawn(move || while theirs.write_all(&REBOOT).is_ok() {});
-    let error = connection.next_event(Deadline::after(Duration::from_secs(20))).unwrap_err();
+    let error = connection.next_event(Deadline::after(SOON)).unwrap_err();
     assert!(matches!(error, Error::Protocol { .. }), "{error}");
     drop(connection);
     flood.join().unwrap();
@@ -151,7 +154,7 @@ fn part_of_an_event_is_kept_for_the_next_wait() {
     let (mut connection, mut theirs) = pair();
     let bytes = removed();
     theirs.write_all(&bytes[..30]).unwrap();
-    assert!(connection.next_event(Deadline::after(SOON)).unwrap().is_none());
+    assert!(connection.next_event(Deadline::after(SHORT)).unwrap().is_none());
     theirs.write_all(&bytes[30..]).unwrap();
     assert!(connection.next_event(Deadline::after(SOON)).unwrap().is_some());
     theirs.write_all(&VERSION).unwrap();
@@ -164,7 +167,7 @@ fn a_peer_that_does_not_read_cannot_hold_a_call() {
     let (mut connection, theirs) = pair();
     let domain = crate::libvirt::Domain { name: "x".repeat(4_000_000), uuid: [0; 16], id: 1 };
     let call = crate::libvirt::procedures::GetState { domain: &domain };
-    let error = connection.call(&call, Deadline::after(SOON)).unwrap_err();
+    let error = connection.call(&call, Deadline::after(SHORT)).unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
     drop(theirs);
 }

@@ -21,6 +21,15 @@ wait_for() {
     done
 }
 
+# within SECONDS COMMAND...: runs COMMAND, a program; ends it when the time is up, and says so.
+within() {
+    local seconds=$1 status=0
+    shift
+    timeout --kill-after=10 "$seconds" "$@" || status=$?
+    [ "$status" -lt 124 ] || say "'$*' ended with status $status (124 or 137: it had not within $seconds s)"
+    return "$status"
+}
+
 # unshared_by PID: the process that `unshare --fork`, running as PID, has started, once it has. What PID ran before it
 # became unshare may have had children too.
 unshared_by() {

@@ -118,7 +118,7 @@ as_qemu() {
         env HOME="$home" XDG_RUNTIME_DIR=/var/run XDG_CONFIG_HOME="$home/.config" XDG_CACHE_HOME="$home/.cache" "$@"
 }
 
-libvirt_answers() { virsh -q -c "$1" version; }
+libvirt_answers() { timeout --kill-after=5 10 virsh -q -c "$1" version; }
 
 # What QEMU can do is found out once per libvirt and user, and kept over pods and labs.
 cache_at() {

@@ -58,7 +58,7 @@ containerd_up() {
     disown
     wait_for 30 "containerd to answer (see $NODE_LOG/containerd.log)" containerd_answers
     image "$CONTAINERD/image.tar"
-    PATH=$path ctr --address "$CRI_SOCKET" --namespace k8s.io images import "$CONTAINERD/image.tar" >/dev/null
+    PATH=$path within 120 ctr --address "$CRI_SOCKET" --namespace k8s.io images import "$CONTAINERD/image.tar" >/dev/null
     rm "$CONTAINERD/image.tar"
 }
 

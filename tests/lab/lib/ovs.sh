@@ -11,7 +11,7 @@ OVS_LOGS=(-vconsole:emer -vsyslog:emer)
 ovs_create() {
     local last=$(($(nproc --all) - 1))
     ovsdb-tool create /etc/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema
-    ovsdb-server "${OVS_LOGS[@]}" --log-file="$NODE_LOG/ovsdb-server.log" --remote=punix:$OVS_RUN/db.sock \
+    within 60 ovsdb-server "${OVS_LOGS[@]}" --log-file="$NODE_LOG/ovsdb-server.log" --remote=punix:$OVS_RUN/db.sock \
         --pidfile=$OVS_RUN/ovsdb-server.pid --no-chdir --detach /etc/openvswitch/conf.db
     ovs-vsctl --no-wait init
     # The last CPU polls, the first does the rest. pmd-maxsleep lets the poller doze when there is nothing to poll,
@@ -28,7 +28,8 @@ ovs_create() {
 }
 
 ovs_start() {
-    "$VSWITCHD" "${OVS_LOGS[@]}" --log-file="$NODE_LOG/ovs-vswitchd.log" --pidfile=$VSWITCHD_PID --no-chdir --detach \
+    # It comes back when DPDK is initialized.
+    within 120 "$VSWITCHD" "${OVS_LOGS[@]}" --log-file="$NODE_LOG/ovs-vswitchd.log" --pidfile=$VSWITCHD_PID --no-chdir --detach \
         unix:$OVS_RUN/db.sock
     if ovs-vsctl br-exists br-int; then
         ip address replace "$NODE_ADDRESS" dev br-int

@@ -54,7 +54,10 @@ in_container() {
     nsenter --target "$PID" --mount --net --pid --ipc --uts "$@"
 }
 
-virsh_in() { in_container virsh --quiet --connect "$LIBVIRT_URI" "$@"; }
+# An attach waits for its data plane, and with it whoever looks at the VM.
+virsh_in() {
+    in_container timeout --verbose --kill-after=10 300 virsh --quiet --connect "$LIBVIRT_URI" "$@"
+}
 
 pod_virsh() {
     pod_load "$1"
@@ -72,7 +75,7 @@ vm_migrate() {
     target=$(libvirt_from_the_node)
     pod_load "$from"
     install -d -m 777 "$POD/migration"
-    virsh --quiet --connect "$(libvirt_from_the_node)" migrate --live --domain "$DOMAIN" --desturi "$target" \
+    within 600 virsh --quiet --connect "$(libvirt_from_the_node)" migrate --live --domain "$DOMAIN" --desturi "$target" \
         --migrateuri "unix://$POD/migration/socket" "$@"
 }
 
