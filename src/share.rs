@@ -60,7 +60,7 @@ impl Error {
 }
 
 /// The share of one volume of one pod. All its work is done in the host's mount namespace.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
     base: PathBuf,
     uid: String,

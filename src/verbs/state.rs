@@ -17,6 +17,7 @@ use crate::vm::attach;
 use super::fault;
 use super::hypervisor::Hypervisor;
 use super::sandbox::Living;
+use super::shares;
 
 /// A part of what an ADD made: as it was, or not.
 pub type Part = Result<(), Flaw>;
@@ -74,7 +75,7 @@ impl<'a> Scene<'a> {
     /// Where the pod's volume is shared.
     #[must_use]
     pub fn share(&self) -> Share {
-        Share::new(&self.record.socket_base_dir, &self.uid, &self.record.volume)
+        shares::of(self.record, &self.uid)
     }
 
     /// Whether any process of the pod lives.

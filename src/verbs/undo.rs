@@ -20,6 +20,7 @@ use super::fault;
 use super::hypervisor::{Hypervisor, Unreached};
 use super::journal::Journal;
 use super::sandbox::Living;
+use super::shares;
 
 /// How long QEMU may take to remove its socket once the NIC is gone; it does so before libvirt hears of it.
 const SOCKET_PATIENCE: Duration = Duration::from_secs(2);
@@ -68,19 +69,14 @@ enum Origin {
 }
 
 impl Undo<'_> {
-    /// Unplugs the NIC, removes its socket, forgets the attachment, and takes the share away if that was the last.
+    /// Unplugs the NIC, removes its socket, forgets the attachment, and takes its share away if it was the last to have it.
     ///
     /// # Errors
     /// That the guest has not let go, or that it cannot be known whether it has: then the record stays, and another DEL
     /// goes on from there.
     pub fn run(&self, journal: &mut Journal) -> Result<(), Error> {
         let record = self.store.find(self.uid, self.container_id, self.ifname);
-        let volume_name = record.as_ref().map_or(&self.config.volume_name, |record| &record.volume);
-        let base = record.as_ref().map_or(&self.config.socket_base_dir, |record| &record.socket_base_dir);
-        let share = Share::new(base, self.uid, volume_name);
-        // A volume that is not what it must be is left alone, with all that lies in it.
-        let volume = Volume::open(&self.config.kubelet_dir, self.uid.as_str(), volume_name);
-        let volume = volume.inspect_err(|error| journal.warn(error)).ok().flatten();
+        let volume = self.volume(record.as_ref().map_or(&self.config.volume_name, |record| &record.volume), journal);
         let living = Living::find(self.uid, self.netns, record.as_ref().map(|record| record.netns.as_path()));
 
         if let Some(sought) = self.sought(record.as_ref(), volume.as_ref(), living.as_ref()) {
@@ -93,17 +89,23 @@ impl Undo<'_> {
         }
         untell(record.as_ref(), journal);
         let dead = if living.is_none() && self.with_dead { self.others_of_the_sandbox() } else { Vec::new() };
-        for (nic, volume) in dead.iter().filter_map(|other| other.nic.as_ref().zip(volume.as_ref())) {
-            self.remove_socket(nic, volume, None, journal)?;
+        for other in &dead {
+            if let Some((nic, volume)) = other.nic.as_ref().zip(self.volume(&other.volume, journal)) {
+                self.remove_socket(nic, &volume, None, journal)?;
+            }
         }
         let in_use = volume
             .as_ref()
             .zip(living.as_ref())
             .is_some_and(|(volume, living)| any_in_use(volume, living, self.deadline));
-        let doomed = |other: &Record| dead.contains(other) || self.is_this(other);
-        let is_last = self.store.of_pod(self.uid).iter().all(doomed);
-        if is_last && !in_use && share.remove().map_err(|error| fault::share(&error))? {
-            journal.did("unmount");
+        let goes = |other: &Record| dead.contains(other) || self.is_this(other);
+        for share in
+            [self.share(record.as_ref())].into_iter().chain(dead.iter().map(|other| shares::of(other, self.uid)))
+        {
+            let is_needed = in_use || shares::is_needed(&share, self.store, self.uid, goes);
+            if !is_needed && share.remove().map_err(|error| fault::share(&error))? {
+                journal.did("unmount");
+            }
         }
         // Last, so that nothing is ever there that no record tells of, wherever this call may be killed.
         let remove = |ifname: &str| {
@@ -118,10 +120,26 @@ impl Undo<'_> {
         remove(self.ifname)
     }
 
-    /// Whether the share is certain to stay, for another attachment's sake.
-    pub fn leaves_the_share(&self) -> bool {
-        let stays = |other: &Record| other.nic.is_none() || other.container_id != self.container_id;
-        self.store.of_pod(self.uid).iter().any(|other| !self.is_this(other) && stays(other))
+    /// Whether nothing is to be unmounted: the share, and those of NICs that may turn out to be dead, are certain to stay for
+    /// the sake of other attachments.
+    pub fn leaves_the_shares(&self) -> bool {
+        let record = self.store.find(self.uid, self.container_id, self.ifname);
+        let others = self.others_of_the_sandbox();
+        let may_go = |other: &Record| others.contains(other) || self.is_this(other);
+        let mut shares = others.iter().map(|other| shares::of(other, self.uid)).chain([self.share(record.as_ref())]);
+        shares.all(|share| shares::is_needed(&share, self.store, self.uid, may_go))
+    }
+
+    /// The share that the attachment has, or would have by the configuration.
+    fn share(&self, record: Option<&Record>) -> Share {
+        let usual = || Share::new(&self.config.socket_base_dir, self.uid, &self.config.volume_name);
+        record.map_or_else(usual, |record| shares::of(record, self.uid))
+    }
+
+    /// One of the pod's volumes. One that is not what it must be is left alone, with all that lies in it.
+    fn volume(&self, name: &str, journal: &Journal) -> Option<Volume> {
+        let volume = Volume::open(&self.config.kubelet_dir, self.uid.as_str(), name);
+        volume.inspect_err(|error| journal.warn(error)).ok().flatten()
     }
 
     fn is_this(&self, record: &Record) -> bool {
@@ -276,7 +294,7 @@ pub fn restore(
     if let Some(before) = before {
         return store.write(uid, &before).map_err(|error| fault::record(&error));
     }
-    if mounted_by_it && store.of_pod(uid).iter().all(|other| other.is_of(&now.container_id, &now.ifname)) {
+    if mounted_by_it && !shares::is_needed(share, store, uid, |other| other.is_of(&now.container_id, &now.ifname)) {
         share.remove().map_err(|error| fault::share(&error))?;
     }
     store.remove(uid, &now.container_id, &now.ifname).map_err(|error| fault::record(&error))
