@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::cni::Error;
-use crate::config::Config;
+use crate::config::{Attach, Config};
 use crate::dataplane::{connected, guard};
 use crate::deadline::Deadline;
 use crate::libvirt::Domain;
@@ -64,7 +64,8 @@ enum Origin {
     Recorded,
     /// There is no record; it is the one that an ADD of this call would have plugged.
     Forgotten,
-    /// The record is of the share alone. A VM that has migrated here since may have brought the NIC along.
+    /// The record is of the share alone, or that is all that an ADD of this call makes. A VM that has migrated here since may
+    /// have brought the NIC along.
     Brought,
 }
 
@@ -166,14 +167,19 @@ impl Undo<'_> {
             return None;
         }
         let socket = self.config.socket_name(self.ifname).ok()?;
-        let location = volume.location().ok()?;
-        let path = living.mount_points(&location, self.deadline).pop_first()?.join(socket).to_str()?.to_owned();
-        // The plugin's alias must tell a NIC that came along: one of the VM's definition may have the same MAC and socket.
+        let points = living.mount_points(&volume.location().ok()?, self.deadline);
+        let paths: Vec<_> =
+            points.iter().filter_map(|point| point.join(socket).into_os_string().into_string().ok()).collect();
+        // QEMU's container need not be the only one that has the volume.
+        let sockets = living.unix_sockets();
+        let held = paths.iter().find(|path| connected::is_listening(&sockets, path));
+        // The plugin's alias must tell a NIC that came along, or that an ADD would not have plugged: one of the VM's
+        // definition may have the same MAC and socket.
         let (origin, mac) = match record {
-            Some(_) if connected::is_listening(&living.unix_sockets(), &path) => (Origin::Brought, None),
-            Some(_) => return None,
-            None => (Origin::Forgotten, self.mac.clone()),
+            None if self.config.attach != Attach::Never => (Origin::Forgotten, self.mac.clone()),
+            _ => (held.map(|_| Origin::Brought)?, None),
         };
+        let path = held.or(paths.first())?.clone();
         let nic = Nic {
             alias: self.config.nic.alias.clone().unwrap_or_else(|| alias_of(self.ifname)),
             mac: mac.unwrap_or_default(),

@@ -353,6 +353,36 @@ fn a_failed_add_takes_away_its_own_share_and_no_other() {
 }
 
 #[test]
+fn what_a_dead_nic_left_in_another_volume_goes_along() {
+    let node = Node::new();
+    let mut pod = Pod::new(&node);
+    make_second(&node, &pod.uid);
+    let add = Call::new("ADD", &pod.uid, &pod.netns()).set("attach", json!("never"));
+    add.run(&node).succeeded();
+    add.clone().ifname("net2").set("vhost_user_socket_volume_name", json!(SECOND)).run(&node).succeeded();
+    // As if it had been plugged, and its QEMU been killed.
+    let (second, first) = (format!("{SOCKETS}/{}/{SECOND}", pod.uid), node.target(&pod.uid));
+    let nic = json!({
+        "alias": "ua-net2", "mac": "00:00:00:24:65:f5", "path": "/run/second/net2", "socket": "net2",
+        "domain": "1".repeat(32), "queues": 1, "attached": true,
+    });
+    let socket = "import socket,sys; [socket.socket(socket.AF_UNIX).bind(path) for path in sys.argv[1:]]";
+    node.sh(&format!(
+        "sed -i 's|}}$|,\"nic\":{nic}}}|' {STATE}/pods/{}/net2@* && python3 -c '{socket}' {first}/net2 {second}/net2",
+        pod.uid
+    ));
+    pod.die();
+    add.clone().command("DEL").run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid) && node.holds(&format!("! test -e {second}")), "{}", node.left(&pod.uid));
+    let volumes = format!("{}/..", node.make_volume(&pod.uid));
+    assert_eq!(
+        node.sh(&format!("cd {volumes} && find . -type s")),
+        format!("./{VOLUME}/net2"),
+        "the other is no NIC's"
+    );
+}
+
+#[test]
 fn an_add_that_fails_before_it_has_shared_anything_leaves_a_share_that_was_there() {
     let node = Node::new();
     let (uid, netns) = created(&node);
