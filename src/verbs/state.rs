@@ -157,11 +157,20 @@ impl<'a> Scene<'a> {
             Err(flaw) => return Vm { domain: None, state: None, nic: Err(flaw) },
         };
         let client = &mut libvirt.client;
-        let mut running = client.running_domains(deadline).unwrap_or_default();
-        let holder = running.iter().position(|domain| {
-            let description = attach::describe(client, domain, deadline);
-            let found = description.as_ref().ok().and_then(|seen| seen.find(Some(&nic.mac), &nic.path, &nic.alias));
-            found.is_some_and(|found| nic.queues.is_none_or(|queues| found.queues == queues))
+        let mut running = match client.running_domains(deadline) {
+            Ok(running) => running,
+            Err(error) => return Vm { domain: None, state: None, nic: Err(Flaw::Unseen(fault::libvirt(&error))) },
+        };
+        let mut unread = None;
+        let holder = running.iter().position(|domain| match attach::describe(client, domain, deadline) {
+            Ok(seen) => {
+                let found = seen.find(Some(&nic.mac), &nic.path, &nic.alias);
+                found.is_some_and(|found| nic.queues.is_none_or(|queues| found.queues == queues))
+            }
+            Err(error) => {
+                unread.get_or_insert(error);
+                false
+            }
         });
         let shown = holder.or_else(|| running.iter().position(|domain| domain.uuid_digits() == nic.domain));
         let domain = shown.map(|at| running.swap_remove(at));
@@ -171,7 +180,9 @@ impl<'a> Scene<'a> {
             let (alias, path) = (quote::value(&nic.alias), quote::value(&nic.path));
             Flaw::Missing(format!("no VM of the pod has {alias} with MAC {}, socket {path}{queues}", nic.mac))
         };
-        Vm { domain, state, nic: holder.map(|_| ()).ok_or_else(missing) }
+        // One that could not be looked at may have it.
+        let flaw = || unread.map_or_else(missing, |error| Flaw::Unseen(fault::held(&error)));
+        Vm { domain, state, nic: holder.map(|_| ()).ok_or_else(flaw) }
     }
 
     fn living(&self) -> Result<&Living, Flaw> {
