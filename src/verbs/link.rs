@@ -186,14 +186,15 @@ impl Link<'_> {
     ) -> (&'static str, bool) {
         let target = Target { mac: Some(&asked.mac), path: &asked.path, alias: &asked.alias };
         let taken = detach::detach(client, domain, target, self.deadline);
-        let told = match &taken {
-            Ok(_) => ("so it was unplugged again", false),
+        match taken {
+            Ok(_) => {
+                journal.did("detach");
+                ("so it was unplugged again", false)
+            }
             Err(error) => {
                 journal.warn(format_args!("the NIC could not be unplugged again: {error}"));
                 ("and it could not be unplugged again: DEL will do it", true)
             }
-        };
-        journal.did("detach");
-        told
+        }
     }
 }

@@ -163,7 +163,8 @@ impl Undo<'_> {
         }
         let (living, volume) = (living?, volume?);
         let is_rival = |other: &Record| other.ifname == self.ifname && !self.is_this(other);
-        if self.netns.is_none() || self.store.of_pod(self.uid).iter().any(is_rival) {
+        let is_named = self.netns.is_some_and(|netns| living.sandbox.is_at(netns));
+        if !is_named || self.store.of_pod(self.uid).iter().any(is_rival) {
             return None;
         }
         let socket = self.config.socket_name(self.ifname).ok()?;

@@ -222,6 +222,19 @@ fn an_attach_that_is_no_success_is_none() {
 }
 
 #[test]
+fn a_nic_that_cannot_be_unplugged_again_is_not_told_to_be() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let _double = Double::start(&pod, &json!({"attach": {"socket": false}, "detach": {"guest": "never"}}));
+    let answer = add(&pod).set("attach_timeout", json!(2)).run(&node);
+    assert_eq!(answer.code(), 11, "{answer:?}");
+    assert!(answer.text().contains("could not be unplugged again"), "{answer:?}");
+    assert!(!answer.log.contains(": detach ("), "{}", answer.log);
+    assert!(node.is_shared(&pod.uid), "what it needs stays");
+}
+
+#[test]
 fn an_attach_without_an_answer_keeps_what_it_needs_and_the_next_call_mends_it() {
     let node = Node::new();
     let pod = Pod::new(&node);
