@@ -128,7 +128,9 @@ impl<'a> Scene<'a> {
     /// # Errors
     /// That none does.
     pub fn listener(&self, nic: &Nic) -> Part {
-        if connected::is_listening(&self.living()?.unix_sockets(), &nic.path) {
+        let sockets = self.living()?.unix_sockets();
+        let sockets = sockets.map_err(|error| Flaw::Unseen(fault::system("listing the pod's unix sockets", &error)))?;
+        if connected::is_listening(&sockets, &nic.path) {
             return Ok(());
         }
         Err(Flaw::Missing(format!("no process of the pod listens on {}", quote::value(&nic.path))))

@@ -8,6 +8,7 @@ use crate::config::{Attach, Config};
 use crate::dataplane::{connected, guard};
 use crate::deadline::Deadline;
 use crate::libvirt::Domain;
+use crate::pod::daemon;
 use crate::pod::identity::PodUid;
 use crate::pod::volume::{Entry, Volume};
 use crate::quote;
@@ -172,7 +173,7 @@ impl Undo<'_> {
         let paths: Vec<_> =
             points.iter().filter_map(|point| point.join(socket).into_os_string().into_string().ok()).collect();
         // QEMU's container need not be the only one that has the volume.
-        let sockets = living.unix_sockets();
+        let sockets = living.unix_sockets().unwrap_or_default();
         let held = paths.iter().find(|path| connected::is_listening(&sockets, path));
         // The plugin's alias must tell a NIC that came along, or that an ADD would not have plugged: one of the VM's
         // definition may have the same MAC and socket.
@@ -196,15 +197,23 @@ impl Undo<'_> {
     /// Makes the guest let go of the NIC, if there is a guest that has it; whether there was.
     fn unplug(&self, sought: &Sought, living: &Living, journal: &mut Journal) -> Result<bool, Error> {
         let nic = &sought.nic;
-        let held = || connected::is_listening(&living.unix_sockets(), &nic.path);
+        let held = || living.may_listen(&nic.path);
         let mut libvirt = match Hypervisor::reach(self.config, self.uid, living, self.deadline) {
             Ok(libvirt) => libvirt,
             // Nobody listens on the NIC's socket: whatever became of the VM, it has the NIC no more.
             Err(unreached) if !held() => {
-                if !matches!(unreached, Unreached::Daemon(crate::pod::daemon::Error::Absent { .. })) {
+                if !matches!(unreached, Unreached::Daemon(daemon::Error::Absent { .. })) {
                     journal.warn(unreached.told());
                 }
                 return Ok(false);
+            }
+            Err(Unreached::Daemon(absent @ daemon::Error::Absent { .. })) => {
+                return Err(Error::try_again(format!(
+                    "No libvirt daemon of the pod answers, and the NIC's socket {} may still be listened on: whether the VM \
+                     has let go of the NIC cannot be known.",
+                    quote::value(&nic.path)
+                ))
+                .with_details(absent));
             }
             Err(unreached) => return Err(unreached.told()),
         };
@@ -245,7 +254,7 @@ impl Undo<'_> {
     ) -> Result<(), Error> {
         let patience = self.deadline.at_most(SOCKET_PATIENCE);
         let looking = |error| fault::system("looking at the NIC's socket", &error);
-        let is_held = || living.is_some_and(|living| connected::is_listening(&living.unix_sockets(), &nic.path));
+        let is_held = || living.is_some_and(|living| living.may_listen(&nic.path));
         while is_held() {
             if !patience.passed() {
                 std::thread::sleep(SOCKET_PAUSE);
@@ -281,9 +290,9 @@ fn any_in_use(volume: &Volume, living: &Living, deadline: Deadline) -> bool {
     if names.is_empty() {
         return false;
     }
-    let Ok(location) = volume.location() else { return true };
+    let (Ok(location), Ok(sockets)) = (volume.location(), living.unix_sockets()) else { return true };
     let points = living.mount_points(&location, deadline);
-    connected::listening(&living.unix_sockets()).map(Path::new).any(|path| {
+    connected::listening(&sockets).map(Path::new).any(|path| {
         let name = path.file_name().and_then(|name| name.to_str());
         path.parent().is_some_and(|parent| points.contains(parent)) && name.is_some_and(|name| names.contains(name))
     })
