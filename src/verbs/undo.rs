@@ -81,7 +81,7 @@ impl Undo<'_> {
         let volume = self.volume(record.as_ref().map_or(&self.config.volume_name, |record| &record.volume), journal);
         let living = Living::find(self.uid, self.netns, record.as_ref().map(|record| record.netns.as_path()));
 
-        if let Some(sought) = self.sought(record.as_ref(), volume.as_ref(), living.as_ref()) {
+        if let Some(sought) = self.sought(record.as_ref(), volume.as_ref(), living.as_ref())? {
             let found = living.as_ref().map_or(Ok(false), |living| self.unplug(&sought, living, journal))?;
             // What else listens there is the business of the VM's own definition.
             let is_ours = found || sought.origin != Origin::Brought;
@@ -158,18 +158,34 @@ impl Undo<'_> {
     /// The NIC that this attachment plugged. Where none is recorded (in a wiped /run, or because the VM has brought it along)
     /// it is the one that an ADD would have plugged, but only if the call names the pod's living sandbox, and no other
     /// attachment of the pod has that name: else this is the late DEL of an old sandbox.
-    fn sought(&self, record: Option<&Record>, volume: Option<&Volume>, living: Option<&Living>) -> Option<Sought> {
+    ///
+    /// # Errors
+    /// That there was no time to look for it: without an answer, its DEL is no success.
+    fn sought(
+        &self,
+        record: Option<&Record>,
+        volume: Option<&Volume>,
+        living: Option<&Living>,
+    ) -> Result<Option<Sought>, Error> {
         if let Some(nic) = record.and_then(|record| record.nic.clone()) {
-            return Some(Sought { nic, origin: Origin::Recorded });
+            return Ok(Some(Sought { nic, origin: Origin::Recorded }));
         }
-        let (living, volume) = (living?, volume?);
+        let Some((living, volume)) = living.zip(volume) else { return Ok(None) };
         let is_rival = |other: &Record| other.ifname == self.ifname && !self.is_this(other);
         let is_named = self.netns.is_some_and(|netns| living.sandbox.is_at(netns));
         if !is_named || self.store.of_pod(self.uid).iter().any(is_rival) {
-            return None;
+            return Ok(None);
         }
-        let socket = self.config.socket_name(self.ifname).ok()?;
-        let points = living.mount_points(&volume.location().ok()?, self.deadline);
+        let (Ok(socket), Ok(location)) = (self.config.socket_name(self.ifname), volume.location()) else {
+            return Ok(None);
+        };
+        let points = living.mount_points(&location, self.deadline);
+        if self.deadline.passed() {
+            return Err(Error::try_again(
+                "The time was up before it was known whether the pod's VM has the NIC. Nothing was undone; the next DEL \
+                 begins anew.",
+            ));
+        }
         let paths: Vec<_> =
             points.iter().filter_map(|point| point.join(socket).into_os_string().into_string().ok()).collect();
         // QEMU's container need not be the only one that has the volume.
@@ -179,9 +195,10 @@ impl Undo<'_> {
         // definition may have the same MAC and socket.
         let (origin, mac) = match record {
             None if self.config.attach != Attach::Never => (Origin::Forgotten, self.mac.clone()),
-            _ => (held.map(|_| Origin::Brought)?, None),
+            _ if held.is_none() => return Ok(None),
+            _ => (Origin::Brought, None),
         };
-        let path = held.or(paths.first())?.clone();
+        let Some(path) = held.or(paths.first()).cloned() else { return Ok(None) };
         let nic = Nic {
             alias: self.config.nic.alias.clone().unwrap_or_else(|| alias_of(self.ifname)),
             mac: mac.unwrap_or_default(),
@@ -191,7 +208,7 @@ impl Undo<'_> {
             queues: None,
             attached: true,
         };
-        Some(Sought { nic, origin })
+        Ok(Some(Sought { nic, origin }))
     }
 
     /// Makes the guest let go of the NIC, if there is a guest that has it; whether there was.
@@ -284,7 +301,8 @@ pub fn untell(record: Option<&Record>, journal: &mut Journal) {
     }
 }
 
-/// Whether some process of the pod still has a socket in the volume, through any of the pod's mounts.
+/// Whether some process of the pod still has a socket in the volume, through any of the pod's mounts. What there is no time
+/// to look at may have.
 fn any_in_use(volume: &Volume, living: &Living, deadline: Deadline) -> bool {
     let names = volume.sockets().unwrap_or_default();
     if names.is_empty() {
@@ -292,10 +310,11 @@ fn any_in_use(volume: &Volume, living: &Living, deadline: Deadline) -> bool {
     }
     let (Ok(location), Ok(sockets)) = (volume.location(), living.unix_sockets()) else { return true };
     let points = living.mount_points(&location, deadline);
-    connected::listening(&sockets).map(Path::new).any(|path| {
-        let name = path.file_name().and_then(|name| name.to_str());
+    let is_in_it = |path: &str| {
+        let (path, name) = (Path::new(path), Path::new(path).file_name().and_then(|name| name.to_str()));
         path.parent().is_some_and(|parent| points.contains(parent)) && name.is_some_and(|name| names.contains(name))
-    })
+    };
+    deadline.passed() || connected::listening(&sockets).any(is_in_it)
 }
 
 /// Puts back what a failed ADD found: its earlier record, if it had one, and no share where there was none.

@@ -254,19 +254,24 @@ fn a_share_that_somebody_works_in_goes_all_the_same() {
     super::node::end(&mut own);
 }
 
+/// Starts a process of the pod that listens on a socket of this name in its volume.
+pub fn listener(pod: &Pod<'_>, name: &str) -> std::process::Child {
+    let listen = format!(
+        "import socket,time; s=socket.socket(socket.AF_UNIX); s.bind('{}/{name}'); s.listen(); print(1,flush=True); time.sleep(600)",
+        super::node::INSIDE
+    );
+    let mut child = pod.command("python3").args(["-c", &listen]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 2]).unwrap();
+    child
+}
+
 #[test]
 fn sockets_in_use_keep_the_share_and_dead_ones_do_not() {
     let node = Node::new();
     let mut pod = Pod::new(&node);
     let add = Call::new("ADD", &pod.uid, &pod.netns()).set("attach", json!("never"));
     add.run(&node).succeeded();
-    let listen = format!(
-        "import socket,time; s=socket.socket(socket.AF_UNIX); s.bind('{}/cold'); s.listen(); print(1,flush=True); time.sleep(600)",
-        super::node::INSIDE
-    );
-    let mut listener =
-        pod.command("python3").args(["-c", &listen]).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    std::io::Read::read_exact(listener.stdout.as_mut().unwrap(), &mut [0; 2]).unwrap();
+    let mut listener = listener(&pod, "cold");
     add.clone().command("DEL").run(&node).succeeded();
     assert!(node.is_shared(&pod.uid), "a NIC that the VM was started with still needs it");
     super::node::end(&mut listener);

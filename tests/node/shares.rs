@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::node::{Call, Node, Pod, SOCKETS, STATE, VOLUME};
-use super::share::created;
+use super::share::{created, listener};
 
 /// Another volume of a pod, as a NAD with a `vhost_user_socket_volume_name` of its own names it.
 const SECOND: &str = "second-sockets";
@@ -100,6 +100,23 @@ fn an_add_that_fails_before_it_has_shared_anything_leaves_a_share_that_was_there
     let answer = Call::new("ADD", &uid, &netns).run(&node);
     assert_eq!(answer.code(), 5, "no record can be written: {answer:?}");
     assert!(node.is_shared(&uid), "it may be that of a NIC whose record was lost");
+}
+
+#[test]
+fn a_del_that_has_no_time_left_to_look_takes_no_share_that_may_be_in_use() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let add = Call::new("ADD", &pod.uid, &pod.netns()).set("attach", json!("never"));
+    add.run(&node).succeeded();
+    let mut listener = listener(&pod, "cold");
+    // As if another call had had the pod's lock all the time.
+    let late = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=flock:delay_exit=1500000"];
+    let answer = add.clone().command("DEL").set("detach_timeout", json!(1)).through(&late).run(&node);
+    assert_eq!(answer.code(), 11, "{answer:?}");
+    assert!(node.is_shared(&pod.uid));
+    super::node::end(&mut listener);
+    add.command("DEL").run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid));
 }
 
 #[test]
