@@ -141,10 +141,15 @@ impl<'a> Scene<'a> {
     /// # Errors
     /// That none is.
     pub fn data_plane(&self, nic: &Nic, deadline: Deadline) -> Part {
-        if self.living()?.accepted(&nic.path, None, deadline).is_empty() {
-            return Err(Flaw::Missing(format!("nobody is connected to {}", quote::value(&nic.path))));
+        if !self.living()?.accepted(&nic.path, None, deadline).is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let path = quote::value(&nic.path);
+        Err(if deadline.passed() {
+            Flaw::Unseen(Error::try_again(format!("There was no time left to look who is connected to {path}.")))
+        } else {
+            Flaw::Missing(format!("nobody is connected to {path}"))
+        })
     }
 
     /// What the pod's libvirt tells of the NIC.

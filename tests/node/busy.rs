@@ -92,3 +92,20 @@ fn a_check_that_libvirt_does_not_answer_does_not_say_that_the_nic_is_gone() {
         assert!(answer.text().contains(words), "{at} {lie}: {answer:?}");
     }
 }
+
+#[test]
+fn a_check_that_has_no_time_left_to_look_does_not_say_that_nobody_is_connected() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let _double = Double::start(&pod, &json!({}));
+    add(&pod).run(&node).succeeded();
+    let check = add(&pod).command("CHECK");
+    check.run(&node).succeeded();
+    // Where the data plane's connection is looked for, and nowhere else.
+    let inject = ["-e", "inject=openat:delay_exit=3500000", "-P", "/proc/self/net/unix"];
+    let late = [&["strace", "-f", "-qq", "-o", "/dev/null"][..], &inject].concat();
+    let answer = check.set("attach_timeout", json!(3)).through(&late).run(&node);
+    assert_eq!(answer.code(), 11, "{answer:?}");
+    assert!(answer.text().contains("no time left"), "{answer:?}");
+}
