@@ -17,6 +17,16 @@ use crate::sys::{self, Walk};
 /// Most mounts that are taken off one another; more than a few were never made by anybody's mistake.
 const STACK_LIMIT: usize = 64;
 
+/// Longest path of a unix socket, in bytes (`sun_path`, unix(7), without the final NUL).
+pub const SUN_PATH: usize = 107;
+
+/// A path below the base as the data plane is told it: OVS is told `/run` by the way of `/var` (kube-ovn,
+/// pkg/daemon/ovs_linux.go).
+#[must_use]
+pub fn as_told(path: &Path) -> PathBuf {
+    path.strip_prefix("/run").map_or_else(|_| path.to_owned(), |below| Path::new("/var/run").join(below))
+}
+
 /// What went wrong with a share.
 #[derive(Clone, Debug)]
 pub enum Error {
@@ -60,7 +70,7 @@ impl Error {
 }
 
 /// The share of one volume of one pod. All its work is done in the host's mount namespace.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
     base: PathBuf,
     uid: String,

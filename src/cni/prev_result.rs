@@ -119,7 +119,7 @@ impl<'a> PrevResult<'a> {
         Some(interfaces.swap_remove(at))
     }
 
-    /// The interfaces of the result, in order; what isn't readable is left out. Results before 0.3.0 have none.
+    /// The interfaces of the result, in order; of what isn't readable nothing is known. Results before 0.3.0 have none.
     #[must_use]
     pub fn interfaces(&self) -> Vec<Interface> {
         let interface = |raw: &RawValue| {
@@ -127,15 +127,6 @@ impl<'a> PrevResult<'a> {
             Interface { name: field("name"), mac: field("mac"), sandbox: field("sandbox") }
         };
         self.list("interfaces").into_iter().map(interface).collect()
-    }
-
-    /// The addresses of the result, for logs: `ips[].address`, or `ip4.ip` and `ip6.ip` before 0.3.0.
-    #[must_use]
-    pub fn ips(&self) -> Vec<String> {
-        let string = |object, key| member(object, key).and_then(|value| serde_json::from_str(value).ok());
-        let old = ["ip4", "ip6"].into_iter().filter_map(|key| string(self.members.value(self.text, key)?, "ip"));
-        let new = self.list("ips").into_iter().filter_map(|raw| string(raw.get(), "address"));
-        old.chain(new).collect()
     }
 
     fn list(&self, key: &str) -> Vec<&'a RawValue> {
@@ -253,17 +244,15 @@ mod tests {
     #[test]
     fn odd_interfaces_are_read_as_far_as_they_go() {
         let text = r#"{"interfaces":[{"name":"eth0","mac":"0A:00:00:00:00:01","sandbox":"/run/netns/x","mtu":1},
-            {"name":"veth"},{"name":7,"mac":null},"odd"],"ips":[{"address":"10.0.0.2/24"},{}],"ip4":{"ip":"10.0.0.3/24"}}"#;
+            {"name":"veth"},{"name":7,"mac":null},"odd"]}"#;
         let result = PrevResult::new(text).unwrap();
         let interfaces = result.interfaces();
         assert_eq!(interfaces.len(), 4);
         assert_eq!(interfaces.first().unwrap().mac.as_deref(), Some("0A:00:00:00:00:01"));
         assert_eq!(interfaces.get(1).unwrap().name.as_deref(), Some("veth"));
         assert_eq!(interfaces.get(2), interfaces.get(3));
-        assert_eq!(result.ips(), ["10.0.0.3/24", "10.0.0.2/24"]);
-        for text in ["{}", r#"{"interfaces":null}"#, r#"{"interfaces":{},"ips":"x"}"#] {
-            let result = PrevResult::new(text).unwrap();
-            assert!(result.interfaces().is_empty() && result.ips().is_empty(), "{text}");
+        for text in ["{}", r#"{"interfaces":null}"#, r#"{"interfaces":{}}"#] {
+            assert!(PrevResult::new(text).unwrap().interfaces().is_empty(), "{text}");
         }
     }
 }

@@ -1,11 +1,12 @@
 //! OVS-DPDK: does it run where its connections are seen, and does it see what the plugin mounts?
 
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{Check, Finding};
 use crate::pod::mounts::{self, Mount};
 use crate::pod::process::Process;
+use crate::share;
 use crate::sys::{self, Walk};
 
 const OVS: Check = Check {
@@ -116,9 +117,7 @@ fn view(ovs: &Process, there: &Path, shares_all: bool) -> Finding {
     if shares_all {
         return VIEW.ok("the host's");
     }
-    // As kube-ovn tells it.
-    let told =
-        if there.starts_with("/run") { PathBuf::from(format!("/var{}", there.display())) } else { there.to_owned() };
+    let told = share::as_told(there);
     let shown = told.display();
     let looked = ovs.root().and_then(|root| sys::open_below(root.as_fd(), &told, Walk::Rooted));
     let seen = looked.and_then(|handle| {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::{Check, Finding, Node};
 use crate::config::Config;
 use crate::deadline::Deadline;
+use crate::share::{self, SUN_PATH};
 
 const KUBELET: Check = Check {
     name: "kubelet_dir",
@@ -26,9 +27,6 @@ const STATE: Check =
     Check { name: "state_dir", why: "DEL does what the records there say, so nobody but root may write or read them" };
 
 const BINARY: Check = Check { name: "binary", why: "the runtime runs it as root for every pod of the node" };
-
-/// Longest path of a unix socket, in bytes (`sun_path`, unix(7)).
-const SUN_PATH: usize = 107;
 
 /// Length of a pod's uid, in bytes.
 const UID_LENGTH: usize = 36;
@@ -61,10 +59,9 @@ fn kubelet(directory: &Path) -> Finding {
 fn base(config: &Config) -> Finding {
     let directory = &config.socket_base_dir;
     let shown = directory.display();
-    // As OVS is told the path, with a pod's uid and the names of volume and socket below it.
-    let way = if directory.starts_with("/run") { "/var" } else { "" };
-    let below = [directory.as_os_str().len(), UID_LENGTH, config.volume_name.len(), IFNAME_MAX];
-    let longest = below.iter().fold(way.len(), |sum, length| sum.saturating_add(*length)).saturating_add(3);
+    // With a pod's uid and the names of volume and socket below it.
+    let parts = [share::as_told(directory).as_os_str().len(), UID_LENGTH, config.volume_name.len(), IFNAME_MAX];
+    let longest = parts.into_iter().fold(3_usize, usize::saturating_add);
     if longest > SUN_PATH {
         let found = format!("{shown} is too long: a socket's path there can have {longest} bytes");
         return BASE

@@ -66,6 +66,12 @@ impl Sandbox {
         seen.any(|seen| (seen.dev(), seen.ino()) == self.object)
     }
 
+    /// Whether a path names this very namespace.
+    #[must_use]
+    pub fn is_at(&self, path: &Path) -> bool {
+        Self::open(path).is_ok_and(|other| other.object == self.object)
+    }
+
     /// Whether a kernel link of this name is there. kube-ovn makes none for a vhost-user NIC.
     ///
     /// # Errors

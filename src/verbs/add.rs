@@ -11,12 +11,12 @@ use crate::pod::netns::Sandbox;
 use crate::privilege::{self, Task};
 use crate::record::{Record, Store};
 use crate::share::Share;
-use crate::sys;
+use crate::{quote, sys};
 
 use super::journal::Journal;
 use super::plug::{Failure, Plug};
 use super::sandbox::{self, Living};
-use super::{end_soon_after, fault, prev_result, undo};
+use super::{end_soon_after, fault, prev_result, shares, undo};
 
 /// Most characters of a pod's namespace and name that are recorded.
 const NAME_MAX: usize = 253;
@@ -58,8 +58,7 @@ fn no_volume(config: &Config, uid: Option<&PodUid>) -> Error {
     }
 }
 
-/// The work for a pod that has the volume. Undone in reverse if it cannot be finished. Returns where the socket of the NIC
-/// that was plugged is on the host.
+/// The work for a pod that has the volume. Returns where the socket of the NIC that was plugged is on the host.
 fn serve(
     request: &Request,
     config: &Config,
@@ -73,69 +72,99 @@ fn serve(
     if sandbox.is_hosts() {
         return Err(fault::netns_of_host());
     }
-    let has_link = sandbox.has_link(&request.ifname);
-    let has_link = has_link.map_err(|error| fault::netns(&error))?;
-
+    // Before there has been any other thread: one that has been joined may still have its share in this process' root
+    // directory, and setns(2) refuses to move a root that is shared.
     sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
+    let has_link = sandbox.has_link(&request.ifname).map_err(|error| fault::netns(&error))?;
     privilege::confine(Task::Mount);
     end_soon_after(deadline, Task::Mount);
     let store = Store::new(&config.state_dir);
     let lock = store.lock(uid, deadline).map_err(|error| fault::record(&error))?;
     journal.saw("lock");
-    // Again, in the host's namespace and behind the lock.
-    let volume = sandbox::volume(config, uid).and_then(|there| there.ok_or_else(|| no_volume(config, Some(uid))));
-    let volume = match volume {
-        Ok(volume) => volume,
-        Err(error) => {
-            undo::let_go(lock, &store, uid);
-            return Err(error);
-        }
+    let wanted = match config.attach {
+        Attach::Never => false,
+        Attach::Always => true,
+        // kube-ovn makes a link for every NIC but a vhost-user one.
+        Attach::Auto => !has_link,
     };
-    let share = Share::new(&config.socket_base_dir, uid, &config.volume_name);
-
-    let before = store.find(uid, &request.container_id, &request.ifname);
-    let mut record = before.clone().unwrap_or_else(|| new_record(request, config, uid, netns));
-    // Until it is known to have been there before.
-    let mut mounted = true;
-    let attempt = || -> Result<(), Failure> {
-        // First, so that nothing is ever there that no record tells of, wherever this call may be killed.
-        store.write(uid, &record).map_err(|error| fault::record(&error))?;
-        mounted = share.ensure(&volume).map_err(|error| fault::share(&error))?;
-        if mounted {
-            journal.did("mount");
-        }
-        let wanted = match config.attach {
-            Attach::Never => false,
-            Attach::Always => true,
-            // kube-ovn makes a link for every NIC but a vhost-user one.
-            Attach::Auto => !has_link,
-        };
-        let processes = sandbox.processes().map_err(|error| fault::system("listing processes", &error))?;
-        // With no process there is no VM yet: the sandbox is only being created, and the share is all it can have.
-        if !wanted || processes.is_empty() {
-            return Ok(());
-        }
-        if !mounted {
-            // Nor will there be anything to unmount, should this fail.
-            privilege::narrow(Task::Talk);
-        }
-        let living = Living { sandbox, processes };
-        let plug = Plug { request, config, uid, volume: &volume, share: &share, living: &living, deadline };
-        plug.run(&store, &mut record, journal)
-    };
-    let outcome = attempt();
-    // A NIC that is there needs its share and the record that was made before it, though a later step failed.
-    let plugged = record.nic.as_ref().filter(|nic| nic.attached);
-    if let Err(failure) = &outcome
-        && !failure.open
-        && plugged.is_none()
-        && let Err(error) = undo::restore(&store, &share, mounted, before, &record, uid)
-    {
-        journal.warn(format_args!("what was done could not be undone: {error}"));
-    }
+    let outcome = Pod { request, config, uid, store: &store, deadline }.attach(sandbox, netns, wanted, journal);
     undo::let_go(lock, &store, uid);
-    let socket = plugged.and_then(|nic| share.target().join(&nic.socket).into_os_string().into_string().ok());
-    outcome.map(|()| socket).map_err(|failure| failure.error)
+    outcome
+}
+
+/// A pod with the volume, whose lock is held. This process is in the host's mount namespace.
+struct Pod<'a> {
+    request: &'a Request,
+    config: &'a Config,
+    uid: &'a PodUid,
+    store: &'a Store,
+    deadline: Deadline,
+}
+
+impl Pod<'_> {
+    /// Shares the volume and, if a NIC is `wanted` and there is a VM to have it, plugs that. Undone in reverse if it cannot
+    /// be finished. Returns the path of the NIC's socket on the host.
+    fn attach(
+        &self,
+        sandbox: Sandbox,
+        netns: &Path,
+        wanted: bool,
+        journal: &mut Journal,
+    ) -> Result<Option<String>, Error> {
+        let Self { request, config, uid, store, deadline } = *self;
+        // Again, in the host's namespace and behind the lock.
+        let volume = sandbox::volume(config, uid)?.ok_or_else(|| no_volume(config, Some(uid)))?;
+        let share = Share::new(&config.socket_base_dir, uid, &config.volume_name);
+        let before = store.find(uid, &request.container_id, &request.ifname);
+        if let Some(before) = before.as_ref().map(|before| shares::of(before, uid)).filter(|before| *before != share) {
+            return Err(moved(&before, &share));
+        }
+        let mut record = before.clone().unwrap_or_else(|| new_record(request, config, uid, netns));
+        // Whether a failure takes it away again. One that cannot be looked at will fail to be made, too.
+        let mut mounted = !share.is_mounted(&volume).unwrap_or(false);
+        let attempt = || -> Result<(), Failure> {
+            // First, so that nothing is ever there that no record tells of, wherever this call may be killed.
+            store.write(uid, &record).map_err(|error| fault::record(&error))?;
+            mounted = share.ensure(&volume).map_err(|error| fault::share(&error))?;
+            if mounted {
+                journal.did("mount");
+            }
+            let processes = sandbox.processes().map_err(|error| fault::system("listing processes", &error))?;
+            // With no process there is no VM yet: the sandbox is only being created, and the share is all it can have.
+            if !wanted || processes.is_empty() {
+                return Ok(());
+            }
+            if !mounted {
+                // Nor will there be anything to unmount, should this fail.
+                privilege::narrow(Task::Talk);
+            }
+            let living = Living { sandbox, processes };
+            let plug = Plug { request, config, uid, volume: &volume, share: &share, living: &living, deadline };
+            plug.run(store, &mut record, journal)
+        };
+        let outcome = attempt();
+        // A NIC that is there needs its share and the record that was made before it, though a later step failed.
+        let plugged = record.nic.as_ref().filter(|nic| nic.attached);
+        if let Err(failure) = &outcome
+            && !failure.open
+            && plugged.is_none()
+            && let Err(error) = undo::restore(store, &share, mounted, before, &record, uid)
+        {
+            journal.warn(format_args!("what was done could not be undone: {error}"));
+        }
+        let socket = plugged.and_then(|nic| share.target().join(&nic.socket).into_os_string().into_string().ok());
+        outcome.map(|()| socket).map_err(|failure| failure.error)
+    }
+}
+
+/// The attachment is there, with another share than is configured now.
+fn moved(before: &Share, now: &Share) -> Error {
+    Error::conflict(format!(
+        "This attachment was made with the pod's volume shared at {}, and the configuration now says {}: undo it first \
+         (DEL).",
+        quote::value(&before.target().to_string_lossy()),
+        quote::value(&now.target().to_string_lossy())
+    ))
 }
 
 fn new_record(request: &Request, config: &Config, uid: &PodUid, netns: &Path) -> Record {

@@ -40,7 +40,7 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
         deadline,
         with_dead: true,
     };
-    if undo.leaves_the_share() {
+    if undo.leaves_the_shares() {
         privilege::narrow(Task::Talk);
     }
     let outcome = undo.run(journal);

@@ -70,5 +70,8 @@ fn undo_one(
     let undo = Undo { config, store, uid, container_id, ifname, netns: None, mac: None, deadline, with_dead: false };
     let outcome = undo.run(journal);
     undo::let_go(lock, store, uid);
-    outcome
+    outcome?;
+    // No variable of a GC tells the log whose NIC it was.
+    journal.did(format_args!("undo {} of {}, pod {uid}", quote::value(ifname), quote::value(container_id)));
+    Ok(())
 }

@@ -51,7 +51,9 @@ impl Link<'_> {
     /// # Errors
     /// That the socket is in use, that no data plane came, or that it does not answer.
     pub fn meet(&self) -> Result<Met, Error> {
-        if connected::is_listening(&self.living.unix_sockets(), self.inside) {
+        let sockets = self.living.unix_sockets();
+        let sockets = sockets.map_err(|error| fault::system("listing the pod's unix sockets", &error))?;
+        if connected::is_listening(&sockets, self.inside) {
             return Err(Error::try_again(format!(
                 "Some process of the pod has the NIC's socket {}, though libvirt shows no such NIC: another client's attach \
                  may be under way, and stuck until the data plane connects to {} (does OVS run?).",
@@ -186,14 +188,15 @@ impl Link<'_> {
     ) -> (&'static str, bool) {
         let target = Target { mac: Some(&asked.mac), path: &asked.path, alias: &asked.alias };
         let taken = detach::detach(client, domain, target, self.deadline);
-        let told = match &taken {
-            Ok(_) => ("so it was unplugged again", false),
+        match taken {
+            Ok(_) => {
+                journal.did("detach");
+                ("so it was unplugged again", false)
+            }
             Err(error) => {
                 journal.warn(format_args!("the NIC could not be unplugged again: {error}"));
                 ("and it could not be unplugged again: DEL will do it", true)
             }
-        };
-        journal.did("detach");
-        told
+        }
     }
 }

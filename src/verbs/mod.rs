@@ -10,6 +10,7 @@ mod journal;
 mod link;
 mod plug;
 mod sandbox;
+mod shares;
 pub mod state;
 mod sweep;
 mod undo;

@@ -14,7 +14,7 @@ use crate::pod::process::Process;
 use crate::pod::volume::Volume;
 use crate::quote;
 use crate::record::{Nic, Record, Store};
-use crate::share::Share;
+use crate::share::{self, SUN_PATH, Share};
 use crate::vm::attach;
 use crate::vm::domain::Description;
 use crate::vm::error::Error as VmError;
@@ -25,9 +25,6 @@ use super::journal::Journal;
 use super::link::Link;
 use super::sandbox::Living;
 use super::{fault, prev_result};
-
-/// Longest path of a unix socket, in bytes (`sun_path`, unix(7)).
-const SUN_PATH: usize = 107;
 
 /// Longest alias that is taken from a VM's description into a record, in bytes: one that libvirt makes has a dozen, one of
 /// a user's fits into the configuration's 64.
@@ -172,9 +169,7 @@ impl Plug<'_> {
 
     /// The socket's path as the data plane knows it.
     fn outside(&self, socket: &str) -> String {
-        let path = self.share.target().join(socket);
-        // OVS is told the same place by the way of /var (kube-ovn, pkg/daemon/ovs_linux.go).
-        if path.starts_with("/run") { format!("/var{}", path.display()) } else { path.display().to_string() }
+        share::as_told(&self.share.target().join(socket)).display().to_string()
     }
 
     /// The socket's path as QEMU knows it: where the daemon's container has the volume, and the socket's name.

@@ -89,12 +89,20 @@ impl Living {
         Some(Self { sandbox, processes })
     }
 
-    /// The unix sockets of the pod's network namespace, as the kernel lists them.
-    pub fn unix_sockets(&self) -> String {
+    /// The unix sockets of the pod's network namespace, as the kernel lists them; none where all its processes have ended.
+    ///
+    /// # Errors
+    /// Those of reading the list; `EFBIG` for one of more than 16 MiB.
+    pub fn unix_sockets(&self) -> Result<String, sys::Error> {
         // They all live in the one namespace: what fails for a process that lives would fail for all.
         let lists = self.processes.iter().map(Process::unix_sockets);
         let mut answers = lists.skip_while(|list| list.as_ref().is_err_and(sys::Error::is_absent));
-        answers.next().and_then(Result::ok).unwrap_or_default()
+        answers.next().unwrap_or(Ok(String::new()))
+    }
+
+    /// Whether a process of the pod listens on the unix socket that it bound to this path. What cannot be known may be so.
+    pub fn may_listen(&self, path: &str) -> bool {
+        self.unix_sockets().map_or(true, |sockets| connected::is_listening(&sockets, path))
     }
 
     /// Where the pod's containers have a location mounted, as far as can be seen by the deadline.
@@ -110,7 +118,7 @@ impl Living {
     pub fn accepted(&self, path: &str, data_plane: Option<&Process>, deadline: Deadline) -> Vec<End> {
         // One list after the other, for each may be long.
         let mut sockets = connected::accepted(&process::own_unix_sockets().unwrap_or_default(), path);
-        sockets.extend(connected::accepted(&self.unix_sockets(), path));
+        sockets.extend(connected::accepted(&self.unix_sockets().unwrap_or_default(), path));
         if let Some(list) = data_plane.and_then(|process| process.unix_sockets().ok()) {
             sockets.extend(connected::accepted(&list, path));
         }

@@ -17,6 +17,7 @@ use crate::vm::attach;
 use super::fault;
 use super::hypervisor::Hypervisor;
 use super::sandbox::Living;
+use super::shares;
 
 /// A part of what an ADD made: as it was, or not.
 pub type Part = Result<(), Flaw>;
@@ -76,7 +77,7 @@ impl<'a> Scene<'a> {
     /// Where the pod's volume is shared.
     #[must_use]
     pub fn share(&self) -> Share {
-        Share::new(&self.record.socket_base_dir, &self.uid, &self.record.volume)
+        shares::of(self.record, &self.uid)
     }
 
     /// Whether any process of the pod lives.
@@ -129,7 +130,9 @@ impl<'a> Scene<'a> {
     /// # Errors
     /// That none does.
     pub fn listener(&self, nic: &Nic) -> Part {
-        if connected::is_listening(&self.living()?.unix_sockets(), &nic.path) {
+        let sockets = self.living()?.unix_sockets();
+        let sockets = sockets.map_err(|error| Flaw::Unseen(fault::system("listing the pod's unix sockets", &error)))?;
+        if connected::is_listening(&sockets, &nic.path) {
             return Ok(());
         }
         Err(Flaw::Missing(format!("no process of the pod listens on {}", quote::value(&nic.path))))
@@ -140,10 +143,15 @@ impl<'a> Scene<'a> {
     /// # Errors
     /// That none is.
     pub fn data_plane(&self, nic: &Nic, deadline: Deadline) -> Part {
-        if self.living()?.accepted(&nic.path, None, deadline).is_empty() {
-            return Err(Flaw::Missing(format!("nobody is connected to {}", quote::value(&nic.path))));
+        if !self.living()?.accepted(&nic.path, None, deadline).is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let path = quote::value(&nic.path);
+        Err(if deadline.passed() {
+            Flaw::Unseen(Error::try_again(format!("There was no time left to look who is connected to {path}.")))
+        } else {
+            Flaw::Missing(format!("nobody is connected to {path}"))
+        })
     }
 
     /// What the pod's libvirt tells of the NIC.
@@ -158,11 +166,23 @@ impl<'a> Scene<'a> {
             Err(flaw) => return Vm { domain: None, state: None, nic: Err(flaw), libvirt: None },
         };
         let client = &mut libvirt.client;
-        let mut running = client.running_domains(deadline).unwrap_or_default();
-        let holder = running.iter().position(|domain| {
-            let description = attach::describe(client, domain, deadline);
-            let found = description.as_ref().ok().and_then(|seen| seen.find(Some(&nic.mac), &nic.path, &nic.alias));
-            found.is_some_and(|found| nic.queues.is_none_or(|queues| found.queues == queues))
+        let mut running = match client.running_domains(deadline) {
+            Ok(running) => running,
+            Err(error) => {
+                let nic = Err(Flaw::Unseen(fault::libvirt(&error)));
+                return Vm { domain: None, state: None, nic, libvirt: None };
+            }
+        };
+        let mut unread = None;
+        let holder = running.iter().position(|domain| match attach::describe(client, domain, deadline) {
+            Ok(seen) => {
+                let found = seen.find(Some(&nic.mac), &nic.path, &nic.alias);
+                found.is_some_and(|found| nic.queues.is_none_or(|queues| found.queues == queues))
+            }
+            Err(error) => {
+                unread.get_or_insert(error);
+                false
+            }
         });
         let shown = holder.or_else(|| running.iter().position(|domain| domain.uuid_digits() == nic.domain));
         let domain = shown.map(|at| running.swap_remove(at));
@@ -172,9 +192,12 @@ impl<'a> Scene<'a> {
             let (alias, path) = (quote::value(&nic.alias), quote::value(&nic.path));
             Flaw::Missing(format!("no VM of the pod has {alias} with MAC {}, socket {path}{queues}", nic.mac))
         };
+        // One that could not be looked at may have it.
+        let flaw = || unread.map_or_else(missing, |error| Flaw::Unseen(fault::held(&error)));
+        let plugged = holder.map(|_| ()).ok_or_else(flaw);
         // After all that matters.
         let libvirt = client.library_version(deadline).ok();
-        Vm { domain, state, nic: holder.map(|_| ()).ok_or_else(missing), libvirt }
+        Vm { domain, state, nic: plugged, libvirt }
     }
 
     fn living(&self) -> Result<&Living, Flaw> {

@@ -17,6 +17,7 @@ use crate::share::Share;
 use super::fault;
 use super::journal::Journal;
 use super::sandbox::Living;
+use super::shares;
 use super::undo;
 
 /// How long a call that holds the lock of a pod that is gone is waited for: it is undoing the same things.
@@ -79,12 +80,11 @@ impl Sweep<'_> {
         if Living::find(uid, None, netns).is_some() {
             return Ok(());
         }
-        let recorded = records.iter().map(|record| (record.socket_base_dir.clone(), record.volume.clone()));
-        let usual = (self.config.socket_base_dir.clone(), self.config.volume_name.clone());
-        let shares: BTreeSet<_> = recorded.chain([usual]).collect();
+        let usual = Share::new(&self.config.socket_base_dir, uid, &self.config.volume_name);
         let mut changed = !records.is_empty();
-        for (base, volume) in shares {
-            changed |= Share::new(&base, uid, &volume).remove().map_err(|error| fault::share(&error))?;
+        // One that several attachments had is gone already when it comes again.
+        for share in records.iter().map(|record| shares::of(record, uid)).chain([usual]) {
+            changed |= share.remove().map_err(|error| fault::share(&error))?;
         }
         for record in &records {
             undo::untell(Some(record), journal);

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::cni::Error;
-use crate::config::Config;
+use crate::config::{Attach, Config};
 use crate::dataplane::{connected, guard};
 use crate::deadline::Deadline;
 use crate::libvirt::Domain;
+use crate::pod::daemon;
 use crate::pod::identity::PodUid;
 use crate::pod::volume::{Entry, Volume};
 use crate::quote;
@@ -20,6 +21,7 @@ use super::fault;
 use super::hypervisor::{Hypervisor, Unreached};
 use super::journal::Journal;
 use super::sandbox::Living;
+use super::shares;
 
 /// How long QEMU may take to remove its socket once the NIC is gone; it does so before libvirt hears of it.
 const SOCKET_PATIENCE: Duration = Duration::from_secs(2);
@@ -63,27 +65,23 @@ enum Origin {
     Recorded,
     /// There is no record; it is the one that an ADD of this call would have plugged.
     Forgotten,
-    /// The record is of the share alone. A VM that has migrated here since may have brought the NIC along.
+    /// The record is of the share alone, or that is all that an ADD of this call makes. A VM that has migrated here since may
+    /// have brought the NIC along.
     Brought,
 }
 
 impl Undo<'_> {
-    /// Unplugs the NIC, removes its socket, forgets the attachment, and takes the share away if that was the last.
+    /// Unplugs the NIC, removes its socket, forgets the attachment, and takes its share away if it was the last to have it.
     ///
     /// # Errors
     /// That the guest has not let go, or that it cannot be known whether it has: then the record stays, and another DEL
     /// goes on from there.
     pub fn run(&self, journal: &mut Journal) -> Result<(), Error> {
         let record = self.store.find(self.uid, self.container_id, self.ifname);
-        let volume_name = record.as_ref().map_or(&self.config.volume_name, |record| &record.volume);
-        let base = record.as_ref().map_or(&self.config.socket_base_dir, |record| &record.socket_base_dir);
-        let share = Share::new(base, self.uid, volume_name);
-        // A volume that is not what it must be is left alone, with all that lies in it.
-        let volume = Volume::open(&self.config.kubelet_dir, self.uid.as_str(), volume_name);
-        let volume = volume.inspect_err(|error| journal.warn(error)).ok().flatten();
+        let volume = self.volume(record.as_ref().map_or(&self.config.volume_name, |record| &record.volume), journal);
         let living = Living::find(self.uid, self.netns, record.as_ref().map(|record| record.netns.as_path()));
 
-        if let Some(sought) = self.sought(record.as_ref(), volume.as_ref(), living.as_ref()) {
+        if let Some(sought) = self.sought(record.as_ref(), volume.as_ref(), living.as_ref())? {
             let found = living.as_ref().map_or(Ok(false), |living| self.unplug(&sought, living, journal))?;
             // What else listens there is the business of the VM's own definition.
             let is_ours = found || sought.origin != Origin::Brought;
@@ -93,17 +91,23 @@ impl Undo<'_> {
         }
         untell(record.as_ref(), journal);
         let dead = if living.is_none() && self.with_dead { self.others_of_the_sandbox() } else { Vec::new() };
-        for (nic, volume) in dead.iter().filter_map(|other| other.nic.as_ref().zip(volume.as_ref())) {
-            self.remove_socket(nic, volume, None, journal)?;
+        for other in &dead {
+            if let Some((nic, volume)) = other.nic.as_ref().zip(self.volume(&other.volume, journal)) {
+                self.remove_socket(nic, &volume, None, journal)?;
+            }
         }
         let in_use = volume
             .as_ref()
             .zip(living.as_ref())
             .is_some_and(|(volume, living)| any_in_use(volume, living, self.deadline));
-        let doomed = |other: &Record| dead.contains(other) || self.is_this(other);
-        let is_last = self.store.of_pod(self.uid).iter().all(doomed);
-        if is_last && !in_use && share.remove().map_err(|error| fault::share(&error))? {
-            journal.did("unmount");
+        let goes = |other: &Record| dead.contains(other) || self.is_this(other);
+        for share in
+            [self.share(record.as_ref())].into_iter().chain(dead.iter().map(|other| shares::of(other, self.uid)))
+        {
+            let is_needed = in_use || shares::is_needed(&share, self.store, self.uid, goes);
+            if !is_needed && share.remove().map_err(|error| fault::share(&error))? {
+                journal.did("unmount");
+            }
         }
         // Last, so that nothing is ever there that no record tells of, wherever this call may be killed.
         let remove = |ifname: &str| {
@@ -118,10 +122,26 @@ impl Undo<'_> {
         remove(self.ifname)
     }
 
-    /// Whether the share is certain to stay, for another attachment's sake.
-    pub fn leaves_the_share(&self) -> bool {
-        let stays = |other: &Record| other.nic.is_none() || other.container_id != self.container_id;
-        self.store.of_pod(self.uid).iter().any(|other| !self.is_this(other) && stays(other))
+    /// Whether nothing is to be unmounted: the share, and those of NICs that may turn out to be dead, are certain to stay for
+    /// the sake of other attachments.
+    pub fn leaves_the_shares(&self) -> bool {
+        let record = self.store.find(self.uid, self.container_id, self.ifname);
+        let others = self.others_of_the_sandbox();
+        let may_go = |other: &Record| others.contains(other) || self.is_this(other);
+        let mut shares = others.iter().map(|other| shares::of(other, self.uid)).chain([self.share(record.as_ref())]);
+        shares.all(|share| shares::is_needed(&share, self.store, self.uid, may_go))
+    }
+
+    /// The share that the attachment has, or would have by the configuration.
+    fn share(&self, record: Option<&Record>) -> Share {
+        let usual = || Share::new(&self.config.socket_base_dir, self.uid, &self.config.volume_name);
+        record.map_or_else(usual, |record| shares::of(record, self.uid))
+    }
+
+    /// One of the pod's volumes. One that is not what it must be is left alone, with all that lies in it.
+    fn volume(&self, name: &str, journal: &Journal) -> Option<Volume> {
+        let volume = Volume::open(&self.config.kubelet_dir, self.uid.as_str(), name);
+        volume.inspect_err(|error| journal.warn(error)).ok().flatten()
     }
 
     fn is_this(&self, record: &Record) -> bool {
@@ -138,24 +158,47 @@ impl Undo<'_> {
     /// The NIC that this attachment plugged. Where none is recorded (in a wiped /run, or because the VM has brought it along)
     /// it is the one that an ADD would have plugged, but only if the call names the pod's living sandbox, and no other
     /// attachment of the pod has that name: else this is the late DEL of an old sandbox.
-    fn sought(&self, record: Option<&Record>, volume: Option<&Volume>, living: Option<&Living>) -> Option<Sought> {
+    ///
+    /// # Errors
+    /// That there was no time to look for it: without an answer, its DEL is no success.
+    fn sought(
+        &self,
+        record: Option<&Record>,
+        volume: Option<&Volume>,
+        living: Option<&Living>,
+    ) -> Result<Option<Sought>, Error> {
         if let Some(nic) = record.and_then(|record| record.nic.clone()) {
-            return Some(Sought { nic, origin: Origin::Recorded });
+            return Ok(Some(Sought { nic, origin: Origin::Recorded }));
         }
-        let (living, volume) = (living?, volume?);
+        let Some((living, volume)) = living.zip(volume) else { return Ok(None) };
         let is_rival = |other: &Record| other.ifname == self.ifname && !self.is_this(other);
-        if self.netns.is_none() || self.store.of_pod(self.uid).iter().any(is_rival) {
-            return None;
+        let is_named = self.netns.is_some_and(|netns| living.sandbox.is_at(netns));
+        if !is_named || self.store.of_pod(self.uid).iter().any(is_rival) {
+            return Ok(None);
         }
-        let socket = self.config.socket_name(self.ifname).ok()?;
-        let location = volume.location().ok()?;
-        let path = living.mount_points(&location, self.deadline).pop_first()?.join(socket).to_str()?.to_owned();
-        // The plugin's alias must tell a NIC that came along: one of the VM's definition may have the same MAC and socket.
-        let (origin, mac) = match record {
-            Some(_) if connected::is_listening(&living.unix_sockets(), &path) => (Origin::Brought, None),
-            Some(_) => return None,
-            None => (Origin::Forgotten, self.mac.clone()),
+        let (Ok(socket), Ok(location)) = (self.config.socket_name(self.ifname), volume.location()) else {
+            return Ok(None);
         };
+        let points = living.mount_points(&location, self.deadline);
+        if self.deadline.passed() {
+            return Err(Error::try_again(
+                "The time was up before it was known whether the pod's VM has the NIC. Nothing was undone; the next DEL \
+                 begins anew.",
+            ));
+        }
+        let paths: Vec<_> =
+            points.iter().filter_map(|point| point.join(socket).into_os_string().into_string().ok()).collect();
+        // QEMU's container need not be the only one that has the volume.
+        let sockets = living.unix_sockets().unwrap_or_default();
+        let held = paths.iter().find(|path| connected::is_listening(&sockets, path));
+        // The plugin's alias must tell a NIC that came along, or that an ADD would not have plugged: one of the VM's
+        // definition may have the same MAC and socket.
+        let (origin, mac) = match record {
+            None if self.config.attach != Attach::Never => (Origin::Forgotten, self.mac.clone()),
+            _ if held.is_none() => return Ok(None),
+            _ => (Origin::Brought, None),
+        };
+        let Some(path) = held.or(paths.first()).cloned() else { return Ok(None) };
         let nic = Nic {
             alias: self.config.nic.alias.clone().unwrap_or_else(|| alias_of(self.ifname)),
             mac: mac.unwrap_or_default(),
@@ -165,21 +208,29 @@ impl Undo<'_> {
             queues: None,
             attached: true,
         };
-        Some(Sought { nic, origin })
+        Ok(Some(Sought { nic, origin }))
     }
 
     /// Makes the guest let go of the NIC, if there is a guest that has it; whether there was.
     fn unplug(&self, sought: &Sought, living: &Living, journal: &mut Journal) -> Result<bool, Error> {
         let nic = &sought.nic;
-        let held = || connected::is_listening(&living.unix_sockets(), &nic.path);
+        let held = || living.may_listen(&nic.path);
         let mut libvirt = match Hypervisor::reach(self.config, self.uid, living, self.deadline) {
             Ok(libvirt) => libvirt,
             // Nobody listens on the NIC's socket: whatever became of the VM, it has the NIC no more.
             Err(unreached) if !held() => {
-                if !matches!(unreached, Unreached::Daemon(crate::pod::daemon::Error::Absent { .. })) {
+                if !matches!(unreached, Unreached::Daemon(daemon::Error::Absent { .. })) {
                     journal.warn(unreached.told());
                 }
                 return Ok(false);
+            }
+            Err(Unreached::Daemon(absent @ daemon::Error::Absent { .. })) => {
+                return Err(Error::try_again(format!(
+                    "No libvirt daemon of the pod answers, and the NIC's socket {} may still be listened on: whether the VM \
+                     has let go of the NIC cannot be known.",
+                    quote::value(&nic.path)
+                ))
+                .with_details(absent));
             }
             Err(unreached) => return Err(unreached.told()),
         };
@@ -220,7 +271,7 @@ impl Undo<'_> {
     ) -> Result<(), Error> {
         let patience = self.deadline.at_most(SOCKET_PATIENCE);
         let looking = |error| fault::system("looking at the NIC's socket", &error);
-        let is_held = || living.is_some_and(|living| connected::is_listening(&living.unix_sockets(), &nic.path));
+        let is_held = || living.is_some_and(|living| living.may_listen(&nic.path));
         while is_held() {
             if !patience.passed() {
                 std::thread::sleep(SOCKET_PAUSE);
@@ -250,18 +301,20 @@ pub fn untell(record: Option<&Record>, journal: &mut Journal) {
     }
 }
 
-/// Whether some process of the pod still has a socket in the volume, through any of the pod's mounts.
+/// Whether some process of the pod still has a socket in the volume, through any of the pod's mounts. What there is no time
+/// to look at may have.
 fn any_in_use(volume: &Volume, living: &Living, deadline: Deadline) -> bool {
     let names = volume.sockets().unwrap_or_default();
     if names.is_empty() {
         return false;
     }
-    let Ok(location) = volume.location() else { return true };
+    let (Ok(location), Ok(sockets)) = (volume.location(), living.unix_sockets()) else { return true };
     let points = living.mount_points(&location, deadline);
-    connected::listening(&living.unix_sockets()).map(Path::new).any(|path| {
-        let name = path.file_name().and_then(|name| name.to_str());
+    let is_in_it = |path: &str| {
+        let (path, name) = (Path::new(path), Path::new(path).file_name().and_then(|name| name.to_str()));
         path.parent().is_some_and(|parent| points.contains(parent)) && name.is_some_and(|name| names.contains(name))
-    })
+    };
+    deadline.passed() || connected::listening(&sockets).any(is_in_it)
 }
 
 /// Puts back what a failed ADD found: its earlier record, if it had one, and no share where there was none.
@@ -276,7 +329,7 @@ pub fn restore(
     if let Some(before) = before {
         return store.write(uid, &before).map_err(|error| fault::record(&error));
     }
-    if mounted_by_it && store.of_pod(uid).iter().all(|other| other.is_of(&now.container_id, &now.ifname)) {
+    if mounted_by_it && !shares::is_needed(share, store, uid, |other| other.is_of(&now.container_id, &now.ifname)) {
         share.remove().map_err(|error| fault::share(&error))?;
     }
     store.remove(uid, &now.container_id, &now.ifname).map_err(|error| fault::record(&error))

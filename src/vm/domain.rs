@@ -107,24 +107,11 @@ impl Description {
     #[must_use]
     pub fn compare(&self, asked: &Interface, queues_matter: bool) -> Match {
         if let Some(nic) = self.nics.iter().find(|nic| nic.is_on(&asked.mac, &asked.path)) {
-            let differs = |what: &str, is: String, should: String| {
+            if let Some(difference) = difference(nic, asked, queues_matter) {
                 let mac = &asked.mac;
-                Match::Conflict(format!(
-                    "the VM has this NIC (MAC {mac}) already, but with {what} {is} where {should} is asked for; unplug it first"
-                ))
-            };
-            if queues_matter && nic.queues != asked.queues {
-                return differs("queues", nic.queues.to_string(), asked.queues.to_string());
-            }
-            if let Some(model) = &nic.model
-                && *model != asked.model
-            {
-                return differs("model", quote::value(model), asked.model.clone());
-            }
-            if let (Some(is), Some(should)) = (nic.address, asked.address)
-                && is != should
-            {
-                return differs("PCI address", is.to_string(), should.to_string());
+                return Match::Conflict(format!(
+                    "the VM has this NIC (MAC {mac}) already, but with {difference} is asked for; unplug it first"
+                ));
             }
             return Match::Same(nic.clone());
         }
@@ -151,7 +138,8 @@ impl Description {
     /// What is wrong with a NIC that was plugged a moment ago, in words; `None` if it is there once, as asked.
     #[must_use]
     pub fn misfit(&self, asked: &Interface) -> Option<String> {
-        // libvirt may number queues as it sees fit.
+        // libvirt may number and size queues as it sees fit.
+        let asked = &Interface { rx_queue_size: None, tx_queue_size: None, ..asked.clone() };
         match self.compare(asked, false) {
             Match::Absent => Some("the VM's description does not show it".to_owned()),
             Match::Conflict(text) => Some(text),
@@ -177,6 +165,28 @@ impl Description {
             _ => None,
         }
     }
+}
+
+/// A property of a NIC that is not as it is asked for, in words: what it is, and what it should be.
+fn difference(nic: &Nic, asked: &Interface, queues_matter: bool) -> Option<String> {
+    if queues_matter && nic.queues != asked.queues {
+        return Some(format!("queues {} where {}", nic.queues, asked.queues));
+    }
+    let sizes = [
+        ("rx_queue_size", nic.rx_queue_size, asked.rx_queue_size),
+        ("tx_queue_size", nic.tx_queue_size, asked.tx_queue_size),
+    ];
+    for (what, is, should) in sizes {
+        if let Some(should) = should.filter(|_| is != should) {
+            let is = is.map_or("QEMU's own".to_owned(), |is| is.to_string());
+            return Some(format!("{what} {is} where {should}"));
+        }
+    }
+    if let Some(model) = nic.model.as_ref().filter(|model| **model != asked.model) {
+        return Some(format!("model {} where {}", quote::value(model), asked.model));
+    }
+    let (is, should) = nic.address.zip(asked.address)?;
+    (is != should).then(|| format!("PCI address {is} where {should}"))
 }
 
 /// `<vcpu current='2'>4</vcpu>`; `current` only where it is less.
@@ -217,154 +227,4 @@ fn ports(devices: &Element) -> Ports {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn domain(memory: &str, devices: &str) -> Description {
-        let text = format!(
-            "<domain type='qemu' id='1'><name>vm</name><vcpu placement='static' current='2'>4</vcpu>{memory}<devices>
-             <controller type='pci' index='0' model='pcie-root'><alias name='pcie.0'/></controller>
-             <controller type='pci' index='1' model='pcie-root-port'><alias name='pci.1'/>
-               <address type='pci' domain='0x0000' bus='0x00' slot='0x01' function='0x0' multifunction='on'/></controller>
-             <controller type='pci' index='2' model='pcie-root-port'><target chassis='2' hotplug='off'/></controller>
-             {devices}</devices></domain>"
-        );
-        Description::parse(&text).unwrap()
-    }
-
-    const SHARED: &str = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>";
-    const OURS: &str = "<interface type='vhostuser'><mac address='00:00:00:24:65:F4'/>
-        <source type='unix' path='/run/vm/pod1' mode='server'/><target dev=''/><model type='virtio-non-transitional'/>
-        <driver name='vhost' queues='4'/><alias name='ua-pod1'/>
-        <address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/></interface>";
-
-    fn asked() -> Interface {
-        Interface {
-            mac: "00:00:00:24:65:f4".into(),
-            path: "/run/vm/pod1".into(),
-            model: "virtio-non-transitional".into(),
-            queues: 4,
-            rx_queue_size: None,
-            tx_queue_size: None,
-            alias: "ua-pod1".into(),
-            address: None,
-        }
-    }
-
-    #[test]
-    fn vcpus_and_memory_are_read_as_libvirt_means_them() {
-        assert_eq!(domain(SHARED, "").vcpus, 2);
-        let numa = |a: &str, b: &str| format!("<cpu><numa><cell id='0' {a}/><cell id='1' {b}/></numa></cpu>");
-        let own = "memAccess='shared'";
-        for (memory, shared) in [
-            (SHARED.to_owned(), true),
-            ("<memoryBacking><hugepages/></memoryBacking>".to_owned(), false),
-            (String::new(), false),
-            (numa(own, own), true),
-            (numa(own, ""), false),
-            (format!("{SHARED}{}", numa(own, "")), true),
-            (format!("{SHARED}{}", numa(own, "memAccess='private'")), false),
-        ] {
-            assert_eq!(domain(&memory, "").shared_memory, shared, "{memory}");
-        }
-    }
-
-    #[test]
-    fn the_same_nic_is_told_by_type_mac_and_socket() {
-        let there = domain(SHARED, OURS);
-        assert!(matches!(there.compare(&asked(), true), Match::Same(_)));
-        let mut other_alias = asked();
-        other_alias.alias = "ua-other".into();
-        assert!(matches!(there.compare(&other_alias, true), Match::Same(_)));
-        assert_eq!(domain(SHARED, "").compare(&asked(), true), Match::Absent);
-    }
-
-    #[test]
-    fn whatever_else_holds_alias_mac_or_socket_is_a_conflict_in_words() {
-        let there = domain(SHARED, OURS);
-        let edit = |change: fn(&mut Interface)| {
-            let mut nic = asked();
-            change(&mut nic);
-            match there.compare(&nic, true) {
-                Match::Conflict(text) => text,
-                other => panic!("{other:?}"),
-            }
-        };
-        assert!(edit(|nic| nic.queues = 2).contains("queues 4 where 2"));
-        assert!(edit(|nic| nic.model = "virtio".into()).contains("model virtio-non-transitional where virtio "));
-        assert!(
-            edit(|nic| nic.address = PciAddress::parse("02:00.0"))
-                .contains("PCI address 0000:01:00.0 where 0000:02:00.0")
-        );
-        assert!(edit(|nic| nic.mac = "02:00:00:00:00:01".into()).starts_with("alias ua-pod1"));
-        assert!(edit(|nic| (nic.path, nic.alias) = ("/x".into(), "ua-x".into())).starts_with("MAC 00:00:00:24:65:f4"));
-        assert!(edit(|nic| (nic.mac, nic.alias) = ("x".into(), "ua-x".into())).starts_with("socket /run/vm/pod1"));
-        assert!(
-            edit(|nic| (nic.mac, nic.path, nic.alias) = ("x".into(), "/x".into(), "pci.1".into())).contains("device")
-        );
-        let mut auto = asked();
-        auto.queues = 1;
-        assert!(matches!(there.compare(&auto, false), Match::Same(_)), "a number nobody asked for does not matter");
-    }
-
-    #[test]
-    fn a_nic_that_was_plugged_must_be_there_once() {
-        assert_eq!(domain(SHARED, OURS).misfit(&asked()), None);
-        assert!(domain(SHARED, "").misfit(&asked()).unwrap().contains("does not show it"));
-        assert!(domain(SHARED, &OURS.repeat(2)).misfit(&asked()).unwrap().contains("2 NICs"));
-        let elsewhere = OURS.replace("/run/vm/pod1", "/run/vm/other");
-        assert!(domain(SHARED, &elsewhere).misfit(&asked()).unwrap().starts_with("alias ua-pod1"));
-        let again = OURS.replace("/run/vm/pod1", "/run/vm/other").replace("ua-pod1", "ua-other");
-        assert!(domain(SHARED, &(OURS.to_owned() + &again)).misfit(&asked()).unwrap().contains("2 NICs"));
-    }
-
-    #[test]
-    fn a_conflict_quotes_the_tenant_within_bounds() {
-        let long = "\u{202e}".repeat(40_000);
-        let there = domain(SHARED, &OURS.replace("ua-pod1", &long).replace("non-transitional", &long));
-        let mut asked = asked();
-        let mut texts = vec![there.compare(&asked, true)];
-        asked.path = "/x".into();
-        texts.push(there.compare(&asked, true));
-        for text in texts {
-            assert!(
-                matches!(&text, Match::Conflict(text) if text.len() < 8192 && !text.contains('\u{202e}')),
-                "{:.300}",
-                format!("{text:?}")
-            );
-        }
-    }
-
-    #[test]
-    fn a_nic_to_detach_needs_two_marks() {
-        let there = domain(SHARED, OURS);
-        let (mac, path, alias) = ("00:00:00:24:65:f4", "/run/vm/pod1", "ua-pod1");
-        for (mac, path, alias, found) in [
-            (Some(mac), path, alias, true),
-            (None, path, alias, true),
-            (Some(mac), path, "ua-x", true),
-            (Some(mac), "/x", alias, true),
-            (None, "/x", alias, false),
-            (None, path, "ua-x", false),
-            (Some("x"), "/x", alias, false),
-        ] {
-            assert_eq!(there.find(mac, path, alias).is_some(), found, "{mac:?} {path} {alias}");
-        }
-    }
-
-    #[test]
-    fn obstacles_are_seen_before_libvirt_is_asked() {
-        assert_eq!(domain("", "").obstacle(&asked()), Some(Obstacle::MemoryNotShared));
-        assert_eq!(domain(SHARED, "").obstacle(&asked()), None);
-        assert_eq!(domain(SHARED, OURS).obstacle(&asked()), Some(Obstacle::NoFreePort), "the other port is closed");
-        let mut transitional = asked();
-        transitional.model = "virtio-transitional".into();
-        assert_eq!(domain(SHARED, "").obstacle(&transitional), Some(Obstacle::NoConventionalSlot));
-        let bridge = "<controller type='pci' index='3' model='pcie-to-pci-bridge'/>";
-        assert_eq!(domain(SHARED, bridge).obstacle(&transitional), None);
-        let old = Description::parse(&format!(
-            "<domain>{SHARED}<devices><controller type='pci' index='0' model='pci-root'/></devices></domain>"
-        ));
-        assert_eq!(old.unwrap().obstacle(&asked()), None);
-    }
-}
+mod tests;

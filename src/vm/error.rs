@@ -52,20 +52,6 @@ impl From<libvirt::Error> for Error {
 }
 
 impl Error {
-    /// Whether the same call may succeed later with nothing changed in what is asked.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::NoDomain { .. }
-            | Self::Busy(_)
-            | Self::AttachOpen(_)
-            | Self::NotReleased { .. }
-            | Self::StillStored { .. } => true,
-            Self::Libvirt(error) => error.is_retryable() || error.is_no_domain(),
-            Self::SeveralDomains(_) | Self::Conflict(_) | Self::Obstacle(_) | Self::Description(_) => false,
-        }
-    }
-
     /// Whether what was asked for may still happen, so that nothing it needs can be taken away.
     #[must_use]
     pub fn is_open(&self) -> bool {

@@ -157,6 +157,10 @@ pub struct Nic {
     pub model: Option<String>,
     /// Number of queue pairs; 1 where none is stated.
     pub queues: u16,
+    /// Length of the receive queues, if it is not QEMU's default.
+    pub rx_queue_size: Option<u16>,
+    /// Length of the transmit queues, if it is not QEMU's default.
+    pub tx_queue_size: Option<u16>,
     /// Its place in the guest.
     pub address: Option<PciAddress>,
 }
@@ -166,13 +170,16 @@ impl Nic {
     #[must_use]
     pub fn from_xml(interface: &Element) -> Self {
         let owned = |text: Option<&str>| text.map(str::to_owned);
+        let number = |name: &str| interface.child_attribute("driver", name).and_then(|number| number.parse().ok());
         Self {
             kind: interface.attribute("type").unwrap_or_default().to_owned(),
             mac: interface.child_attribute("mac", "address").unwrap_or_default().to_ascii_lowercase(),
             path: owned(interface.child_attribute("source", "path")),
             alias: owned(interface.child_attribute("alias", "name")),
             model: owned(interface.child_attribute("model", "type")),
-            queues: interface.child_attribute("driver", "queues").and_then(|n| n.parse().ok()).unwrap_or(1),
+            queues: number("queues").unwrap_or(1),
+            rx_queue_size: number("rx_queue_size"),
+            tx_queue_size: number("tx_queue_size"),
             address: interface.child("address").and_then(PciAddress::from_xml),
         }
     }
@@ -215,8 +222,7 @@ mod tests {
             (nic.queues, nic.address, nic.model.as_deref()),
             (4, asked.address, Some("virtio-non-transitional"))
         );
-        assert_eq!(element.child_attribute("driver", "rx_queue_size"), Some("1024"));
-        assert_eq!(element.child_attribute("driver", "tx_queue_size"), None);
+        assert_eq!((nic.rx_queue_size, nic.tx_queue_size), (Some(1024), None));
         assert_eq!(element.child_attribute("source", "mode"), Some("server"));
     }
 

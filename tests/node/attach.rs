@@ -88,6 +88,10 @@ fn what_is_configured_reaches_the_vm() {
     ] {
         assert!(xml.contains(part), "{part} is not in {xml}");
     }
+    call.run(&node).succeeded();
+    assert_eq!(double.count("attach"), 1, "it is there as asked");
+    let answer = call.clone().set("tx_queue_size", json!(1024)).run(&node);
+    assert!(answer.code() == 100 && answer.text().contains("tx_queue_size 256 where 1024"), "{answer:?}");
     call.command("DEL").run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
 }
@@ -170,6 +174,7 @@ fn what_is_there_but_different_is_not_touched() {
         (add(&pod).mac("00:00:00:00:00:02"), "lias"),
         (add(&pod).set("queues", json!(1)), "queues"),
         (add(&pod).set("model", json!("virtio")), "model"),
+        (add(&pod).set("rx_queue_size", json!(512)), "rx_queue_size QEMU's own where 512"),
     ] {
         let answer = call.run(&node);
         assert_eq!(answer.code(), 100, "{answer:?}");
@@ -219,6 +224,19 @@ fn an_attach_that_is_no_success_is_none() {
         let answer = add(&pod).set("attach_timeout", json!(1)).run(&node);
         failed(&node, &pod, &answer, 11, "data plane");
     }
+}
+
+#[test]
+fn a_nic_that_cannot_be_unplugged_again_is_not_told_to_be() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let _double = Double::start(&pod, &json!({"attach": {"socket": false}, "detach": {"guest": "never"}}));
+    let answer = add(&pod).set("attach_timeout", json!(2)).run(&node);
+    assert_eq!(answer.code(), 11, "{answer:?}");
+    assert!(answer.text().contains("could not be unplugged again"), "{answer:?}");
+    assert!(!answer.log.contains(": detach ("), "{}", answer.log);
+    assert!(node.is_shared(&pod.uid), "what it needs stays");
 }
 
 #[test]

@@ -70,3 +70,42 @@ fn a_nic_of_a_vm_that_is_being_migrated_is_found_and_stays() {
         assert_eq!(nics(&pod, Xml::Live), ["ua-net1"]);
     }
 }
+
+#[test]
+fn a_check_that_libvirt_does_not_answer_does_not_say_that_the_nic_is_gone() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let double = Double::start(&pod, &json!({}));
+    add(&pod).run(&node).succeeded();
+    drop(double);
+    let held = json!({"error": {"code": 68, "domain": 10, "message": "cannot acquire state change lock"}});
+    for (at, lie, code, words) in [
+        ("xml", held, 11, "Another operation on the VM"),
+        ("xml", json!("silence"), 11, "Another operation on the VM"),
+        ("list", json!("close"), 11, "closed the connection while listing the domains"),
+        ("list", json!({"garbage": 40}), 102, "broke its protocol"),
+    ] {
+        let _double = Double::start(&pod, &json!({"lies": [{"at": at, "lie": lie}]}));
+        let answer = add(&pod).command("CHECK").set("attach_timeout", json!(1)).run(&node);
+        assert_eq!(answer.code(), code, "{at} {lie}: {answer:?}");
+        assert!(answer.text().contains(words), "{at} {lie}: {answer:?}");
+    }
+}
+
+#[test]
+fn a_check_that_has_no_time_left_to_look_does_not_say_that_nobody_is_connected() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let _double = Double::start(&pod, &json!({}));
+    add(&pod).run(&node).succeeded();
+    let check = add(&pod).command("CHECK");
+    check.run(&node).succeeded();
+    // Where the data plane's connection is looked for, and nowhere else.
+    let inject = ["-e", "inject=openat:delay_exit=3500000", "-P", "/proc/self/net/unix"];
+    let late = [&["strace", "-f", "-qq", "-o", "/dev/null"][..], &inject].concat();
+    let answer = check.set("attach_timeout", json!(3)).through(&late).run(&node);
+    assert_eq!(answer.code(), 11, "{answer:?}");
+    assert!(answer.text().contains("no time left"), "{answer:?}");
+}

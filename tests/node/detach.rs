@@ -1,5 +1,6 @@
 //! The end of a NIC: what is asked of libvirt and its guest, when, and what counts as the end.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -137,6 +138,46 @@ fn a_nic_of_the_vms_definition_stays_where_the_share_alone_is_recorded() {
     assert_eq!(detaches(&double), []);
     assert_eq!(nics(&pod, Xml::Live), ["ua-own"]);
     assert!(node.is_shared(&pod.uid), "its socket is in use");
+}
+
+#[test]
+fn a_nic_of_the_vms_definition_stays_however_often_del_comes_for_what_never_plugs() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let double = Double::start(&pod, &json!({}));
+    let own = json!({"cni": {"vhostuser-hotplug": {"alias": "ua-own"}}});
+    add(&pod).set("args", own).run(&node).succeeded();
+    record_the_share_alone(&node, &pod);
+    for _ in 0..3 {
+        del(&pod).set("attach", json!("never")).run(&node).succeeded();
+        assert_eq!((detaches(&double), nics(&pod, Xml::Live)), (vec![], vec!["ua-own".to_owned()]));
+        assert!(node.holds(&format!("test -S {}/net1", node.target(&pod.uid))));
+    }
+}
+
+#[test]
+fn a_nic_whose_record_is_lost_is_found_though_another_container_has_the_volume_elsewhere() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let double = Double::start(&pod, &json!({}));
+    add(&pod).run(&node).succeeded();
+    node.sh(&format!("rm -r {STATE}"));
+    // A path that sorts before libvirt's, in a mount namespace that only its own process has.
+    let script = format!(
+        "mkdir -p /run/a && mount --bind {INSIDE} /run/a && umount {INSIDE} && echo ready && exec sleep infinity"
+    );
+    let mut other = pod.command("unshare");
+    other.args(["--mount", "--propagation", "private", "sh", "-ec", &script]).stdout(Stdio::piped());
+    let mut other = other.spawn().unwrap();
+    std::io::Read::read_exact(other.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
+    // As a conflist of 0.3.1 has it called: without prevResult, so that the MAC address is not told either.
+    let answer = del(&pod).without("prevResult").run(&node);
+    super::node::end(&mut other);
+    answer.succeeded();
+    assert_eq!(detaches(&double), [("detach-alias".to_owned(), 1)]);
+    assert!(nics(&pod, Xml::Live).is_empty() && node.is_clean(&pod.uid), "{}", node.left(&pod.uid));
 }
 
 #[test]

@@ -44,8 +44,10 @@ fn gc_takes_what_is_not_listed_of_this_network_and_nothing_else() {
     gc.run(&node).succeeded();
     let records = || node.sh(&format!("ls {STATE}/pods/{uid} | cut -d@ -f1 | tr '\\n' ' '"));
     assert_eq!(records(), "net1 net2 net3", "no list is not an empty list");
-    gc.clone().set("cni.dev/valid-attachments", list).run(&node).succeeded();
+    let answer = gc.clone().set("cni.dev/valid-attachments", list).run(&node);
+    answer.succeeded();
     assert_eq!(records(), "net2 net3");
+    assert!(answer.log.contains(&format!("undo net1 of 4f3c2b1a09876543, pod {uid}")), "{}", answer.log);
     gc.set("cni.dev/attachments", json!([])).run(&node).succeeded();
     assert_eq!(records(), "net3");
     assert!(node.is_shared(&uid));

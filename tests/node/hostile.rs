@@ -197,3 +197,24 @@ fn a_sockets_name_with_a_line_break_in_it_is_no_connection_of_anybodys() {
     add.command("DEL").run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
 }
+
+#[test]
+fn a_list_of_sockets_that_is_too_long_to_be_read_does_not_tell_that_the_nic_is_gone() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let mut double = Double::start(&pod, &json!({}));
+    let del = Call::new("DEL", &pod.uid, &pod.netns());
+    bounded(&del.clone().command("ADD"), &node).succeeded();
+    end(&mut double.child);
+    // As if the pod had so many.
+    let list = format!("/proc/{}/net", pod.pid);
+    node.sh(&format!("mkdir /run/net && truncate -s 17M /run/net/unix && mount --bind /run/net {list}"));
+    let answer = bounded(&del, &node);
+    assert_eq!(answer.code(), 11, "{answer:?}");
+    assert!(answer.text().contains("cannot be known"), "{answer:?}");
+    assert!(node.is_shared(&pod.uid) && node.holds(&format!("test -S {}/net1", node.target(&pod.uid))));
+    node.sh(&format!("umount {list}"));
+    bounded(&del, &node).succeeded();
+    assert!(node.is_clean(&pod.uid));
+}

@@ -205,3 +205,25 @@ fn a_recorded_path_that_names_another_namespace_by_now_is_not_believed() {
     assert!(node.is_clean(&pod.uid));
     drop((double, pod));
 }
+
+#[test]
+fn a_late_del_of_an_old_sandbox_takes_no_nic_of_the_new_one_though_the_records_are_lost() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let group = Cgroup::new(&format!("kubepods/pod{}/1", pod.uid), pod.machine_pid());
+    let double = Double::start(&pod, &json!({}));
+    group.add(started(double.child.id()));
+    let add = Call::new("ADD", &pod.uid, &pod.netns()).container("new");
+    add.run(&node).succeeded();
+    node.sh(&format!("rm -r {STATE}"));
+    // The namespace that it names has gone with its sandbox, and the pod's cgroups lead to the new one.
+    let old = add.clone().command("DEL").container("old").netns("/run/netns/old");
+    old.run(&node).succeeded();
+    assert_eq!(double.count("detach-alias"), 0);
+    assert!(node.is_shared(&pod.uid));
+    add.command("DEL").run(&node).succeeded();
+    assert_eq!(double.count("detach-alias"), 1);
+    assert!(node.is_clean(&pod.uid));
+    drop((double, pod));
+}

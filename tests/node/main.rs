@@ -17,6 +17,7 @@ mod node;
 mod people;
 mod privilege;
 mod share;
+mod shares;
 #[path = "../faults/signals.rs"]
 #[allow(dead_code, reason = "shared with the group tests/faults, which uses the rest")]
 mod signals;

@@ -8,7 +8,7 @@ use super::node::{Call, Node, Pod, SOCKETS, STATE, VOLUME, new_uid};
 const RESTRICTIONS: [&str; 4] = ["nosuid", "nodev", "noexec", "nosymfollow"];
 
 /// A pod whose sandbox is only being created: a volume, a network namespace, no process.
-fn created(node: &Node) -> (String, String) {
+pub fn created(node: &Node) -> (String, String) {
     let uid = new_uid();
     node.make_volume(&uid);
     let netns = node.make_netns(&uid[24..]);
@@ -211,18 +211,67 @@ fn a_del_cleans_up_after_the_pods_directory_and_after_the_records() {
 }
 
 #[test]
+fn a_del_after_a_reboot_finds_nothing_to_undo() {
+    let node = Node::new();
+    let uid = new_uid();
+    // emptyDirs outlive it; what lies in /run does not: records, mounts, namespaces.
+    node.make_volume(&uid);
+    for netns in ["/run/netns/gone", ""] {
+        Call::new("DEL", &uid, netns).without("prevResult").run(&node).succeeded();
+        assert!(node.is_clean(&uid) && node.holds(&format!("! test -e {SOCKETS}")), "{}", node.left(&uid));
+    }
+}
+
+#[test]
+fn kubelets_directory_may_be_a_link() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    node.sh("ln -s kubelet /run/link");
+    for args in [format!("K8S_POD_UID={}", pod.uid), "K8S_POD_NAME=vm".to_owned()] {
+        let add = Call::new("ADD", "", &pod.netns()).args(&args).set("attach", json!("never"));
+        let add = add.set("kubelet_dir", json!("/run/link"));
+        add.run(&node).succeeded();
+        assert!(node.is_shared(&pod.uid), "{args}");
+        add.clone().command("CHECK").run(&node).succeeded();
+        add.command("DEL").run(&node).succeeded();
+        assert!(node.is_clean(&pod.uid), "{args}: {}", node.left(&pod.uid));
+    }
+}
+
+#[test]
+fn a_share_that_somebody_works_in_goes_all_the_same() {
+    let node = Node::new();
+    let (uid, netns) = created(&node);
+    let add = Call::new("ADD", &uid, &netns);
+    add.run(&node).succeeded();
+    let script = format!("cd {} && echo ready && exec sleep infinity", node.target(&uid));
+    // In the host's namespaces, and as one that keeps a copy of the mount to itself.
+    let (mut same, ..) = node.unshared(&["--uts"], &script);
+    let (mut own, ..) = node.unshared(&["--mount", "--propagation", "private"], &script);
+    add.clone().command("DEL").run(&node).succeeded();
+    assert!(node.is_clean(&uid), "{}", node.left(&uid));
+    super::node::end(&mut same);
+    super::node::end(&mut own);
+}
+
+/// Starts a process of the pod that listens on a socket of this name in its volume.
+pub fn listener(pod: &Pod<'_>, name: &str) -> std::process::Child {
+    let listen = format!(
+        "import socket,time; s=socket.socket(socket.AF_UNIX); s.bind('{}/{name}'); s.listen(); print(1,flush=True); time.sleep(600)",
+        super::node::INSIDE
+    );
+    let mut child = pod.command("python3").args(["-c", &listen]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 2]).unwrap();
+    child
+}
+
+#[test]
 fn sockets_in_use_keep_the_share_and_dead_ones_do_not() {
     let node = Node::new();
     let mut pod = Pod::new(&node);
     let add = Call::new("ADD", &pod.uid, &pod.netns()).set("attach", json!("never"));
     add.run(&node).succeeded();
-    let listen = format!(
-        "import socket,time; s=socket.socket(socket.AF_UNIX); s.bind('{}/cold'); s.listen(); print(1,flush=True); time.sleep(600)",
-        super::node::INSIDE
-    );
-    let mut listener =
-        pod.command("python3").args(["-c", &listen]).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    std::io::Read::read_exact(listener.stdout.as_mut().unwrap(), &mut [0; 2]).unwrap();
+    let mut listener = listener(&pod, "cold");
     add.clone().command("DEL").run(&node).succeeded();
     assert!(node.is_shared(&pod.uid), "a NIC that the VM was started with still needs it");
     super::node::end(&mut listener);
@@ -294,4 +343,18 @@ fn parallel_calls_for_one_pod_take_turns_and_lose_nothing() {
     );
     all("DEL");
     assert!(node.is_clean(&uid));
+}
+
+#[test]
+fn the_hosts_mount_namespace_is_entered_before_there_is_another_thread() {
+    let node = Node::new();
+    let (uid, netns) = created(&node);
+    let trace = std::env::temp_dir().join(format!("vhu-share-{uid}"));
+    let words = ["unshare", "--mount", "--propagation", "slave", "strace", "-f", "-qq", "-o", trace.to_str().unwrap()];
+    let words = [&words[..], &["-e", "trace=clone,clone3,setns"]].concat();
+    Call::new("ADD", &uid, &netns).through(&words).run(&node).succeeded();
+    let calls = std::fs::read_to_string(&trace).unwrap();
+    std::fs::remove_file(trace).unwrap();
+    let (entered, thread) = (calls.find("CLONE_NEWNS"), calls.find("clone"));
+    assert!(entered.is_some() && entered < thread, "{calls}");
 }

@@ -18,6 +18,8 @@ pub struct Device {
     pub mode: String,
     pub model: String,
     pub queues: String,
+    /// For receiving and for sending.
+    pub queue_sizes: [String; 2],
     /// The PCI bus in its address.
     pub bus: Option<u32>,
     /// A controller's own number, if it is a root port that allows hot-plugging.
@@ -47,7 +49,9 @@ impl Device {
             (1, "alias") => self.alias = get("name"),
             (1, "mac") => self.mac = get("address"),
             (1, "model") if is_interface => self.model = get("type"),
-            (1, "driver") => self.queues = get("queues"),
+            (1, "driver") => {
+                (self.queues, self.queue_sizes) = (get("queues"), ["rx_queue_size", "tx_queue_size"].map(get));
+            }
             (1, "mtu") => self.has_mtu = true,
             (1, "source") if is_interface => (self.path, self.mode) = (get("path"), get("mode")),
             (1, "address") if get("type") == "pci" => self.bus = number(&get("bus")),
@@ -68,10 +72,13 @@ impl Device {
     /// As libvirt shows a vhost-user interface in the live XML.
     fn rendered(&self) -> String {
         let escape = |text: &str| quick_xml::escape::escape(text).into_owned();
-        let queues = if self.queues.is_empty() { "" } else { &format!(" queues='{}'", escape(&self.queues)) };
+        let [rx, tx] = &self.queue_sizes;
+        let driver = [("queues", &self.queues), ("rx_queue_size", rx), ("tx_queue_size", tx)];
+        let driver = driver.iter().filter(|(_, value)| !value.is_empty());
+        let driver: String = driver.map(|(name, value)| format!(" {name}='{}'", escape(value))).collect();
         format!(
             "    <interface type='vhostuser'>\n      <mac address='{}'/>\n      <source type='unix' path='{}' mode='{}'/>\n      \
-             <model type='{}'/>\n      <driver name='vhost'{queues}/>\n      <alias name='{}'/>\n      <address type='pci' \
+             <model type='{}'/>\n      <driver name='vhost'{driver}/>\n      <alias name='{}'/>\n      <address type='pci' \
              domain='0x0000' bus='0x{:02x}' slot='0x00' function='0x0'/>\n    </interface>\n",
             escape(&self.mac),
             escape(&self.path),
