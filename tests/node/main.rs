@@ -21,3 +21,4 @@ mod share;
 #[allow(dead_code, reason = "shared with the group tests/faults, which uses the rest")]
 mod signals;
 mod told;
+mod uninstall;
