@@ -1,6 +1,7 @@
 //! The plugin out of the chain, and its binary away once nobody can call it any more.
 
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -29,6 +30,13 @@ pub fn uninstall(
     kubelet_dir: Option<&Path>,
     journal: &mut Journal,
 ) -> Result<(), Error> {
+    if is_contained() {
+        return Err(Error::Refused(
+            "this is a container of the plugin's own, where nobody can tell which sandboxes still call it: uninstall on the \
+             node, and the keeper by its --at-end=leave"
+                .to_owned(),
+        ));
+    }
     let config = configuration(places, state_dir, kubelet_dir);
     chain::leave(places, journal)?;
     let installed = places.binary();
@@ -60,6 +68,13 @@ pub fn uninstall(
         journal.did(&state_dir, "removed");
     }
     Ok(())
+}
+
+/// Whether the first process is this program: the keeper, or a container that was started for this. There, neither what
+/// libcni remembers nor the records are seen, and all would seem to be gone.
+fn is_contained() -> bool {
+    let this = |pid: &str| std::fs::metadata(format!("/proc/{pid}/exe")).map(|file| (file.dev(), file.ino())).ok();
+    this("1").is_some_and(|first| this("self") == Some(first))
 }
 
 /// The plugin's keys, which go with its entry, so they are read before.

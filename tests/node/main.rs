@@ -11,6 +11,7 @@ mod doctor;
 mod gc;
 mod hostile;
 mod identity;
+mod install;
 mod libvirt;
 mod multus;
 mod node;
@@ -21,4 +22,3 @@ mod share;
 #[allow(dead_code, reason = "shared with the group tests/faults, which uses the rest")]
 mod signals;
 mod told;
-mod uninstall;

@@ -1,4 +1,5 @@
-//! `install --uninstall` on a node with pods: the plugin out of the chain at once, its files when the last pod is gone.
+//! `install` on the node itself: whether its runtime does well with a drop-in; and `--uninstall` with pods: the plugin out of
+//! the chain at once, its files when the last pod is gone.
 
 use serde_json::{Value, json};
 
@@ -38,6 +39,40 @@ fn uninstall(node: &Node, options: &[&str]) -> String {
 
 fn share_only(uid: &str, netns: &str) -> Call {
     Call::new("ADD", uid, netns).set("attach", json!("never"))
+}
+
+#[test]
+fn a_drop_in_is_refused_where_the_runtime_would_not_read_it_or_send_no_del_by_it() {
+    let node = node_with(&json!({}));
+    let list = "/etc/cni/net.d/01-kube-ovn.conflist";
+    node.sh(&format!(
+        "mkdir /run/upper /run/work /run/path
+         mount -t overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work overlay /etc
+         mkdir -p /etc/cni/net.d; cp {LIST} {list}"
+    ));
+    let drop_in = |programs: &[(&str, &str)]| {
+        node.sh("rm -f /run/path/*; ln -s /bin/sh /run/path/sh");
+        for (name, version) in programs {
+            node.sh(&format!(
+                "printf '#!/bin/sh\\necho \"%s\"\\n' '{version}' > /run/path/{name}; chmod +x /run/path/{name}"
+            ));
+        }
+        let mut command = node.command("env");
+        command.args(["PATH=/run/path", BINARY, "install", "--bin-dir", BIN, "--mode", "dropin"]);
+        told(command.output().unwrap())
+    };
+    let containerd = |version| ("containerd", version);
+    for (programs, word) in [
+        (&[containerd("containerd github.com/containerd/containerd 1.7.2 x")][..], "older than 2.1"),
+        (&[("crio", "crio version 1.34.0")], "CRI-O"),
+    ] {
+        let refused = drop_in(programs);
+        assert!(!refused.ok && refused.out.contains(word), "{refused:?}");
+        assert!(node.holds(&format!("grep -q vhostuser-hotplug {list} && ! test -e /etc/cni/net.d/kube-ovn")));
+    }
+    let (new, crio) = (containerd("containerd github.com/containerd/containerd/v2 v2.1.0 x"), ("crio", "crio"));
+    assert!(drop_in(&[new, crio]).ok);
+    assert!(node.holds(&format!("! grep -q vhostuser-hotplug {list} && test -e /etc/cni/net.d/kube-ovn/*.conf")));
 }
 
 /// Whether nothing but kube-ovn's directory of sockets is left, and what is in the way if there is.
