@@ -16,6 +16,9 @@ usage: install.sh [OPTIONS]
                      none      not at all: enough for NICs by NAD
   --check          print what is installed and what is wrong with it; exit status 0 only if it is sound
   --uninstall      take the plugin out of the chain, and its binary away once no sandbox can call it any more
+  --state-dir DIR, --kubelet-dir DIR
+                   to uninstall: where the plugin's records and kubelet's pods are, if the plugin's keys, which name other
+                   directories than the usual ones, went with an earlier --uninstall
   --dry-run        print what would be done, and do nothing
 
 DESTDIR is put before absolute paths. The binary is the one beside this script, or is built here with cargo.

@@ -23,31 +23,34 @@ const NAME: &str = conflist::OURS;
 /// Where things are on the node.
 #[derive(Clone, Debug)]
 pub struct Places {
+    root: PathBuf,
     /// Where the runtime looks for plugins.
     pub bin_dir: PathBuf,
     /// Where it looks for lists.
     pub conf_dir: PathBuf,
-    /// Where libcni and Multus keep what they called a sandbox' ADD with.
-    pub cache_dir: PathBuf,
-    /// The plugin's own records.
-    pub state_dir: PathBuf,
 }
 
 impl Places {
-    /// The usual ones, below `root`, and these two.
+    /// These two, below `root`.
     #[must_use]
     pub fn below(root: &Path, bin_dir: &Path, conf_dir: &Path) -> Self {
-        // As in make's DESTDIR: before absolute paths, and nothing by default.
-        let below = |path: &Path| match path.strip_prefix("/") {
-            Ok(rest) if !root.as_os_str().is_empty() => root.join(rest),
+        let root = Self { root: root.to_owned(), bin_dir: PathBuf::new(), conf_dir: PathBuf::new() };
+        Self { bin_dir: root.place(bin_dir), conf_dir: root.place(conf_dir), ..root }
+    }
+
+    /// Where a path of the node is. As with make's DESTDIR, the root goes before absolute paths, and is nothing by default.
+    #[must_use]
+    pub fn place(&self, path: &Path) -> PathBuf {
+        match path.strip_prefix("/") {
+            Ok(rest) if !self.is_this_machine() => self.root.join(rest),
             _ => path.to_owned(),
-        };
-        Self {
-            bin_dir: below(bin_dir),
-            conf_dir: below(conf_dir),
-            cache_dir: below(Path::new("/var/lib/cni")),
-            state_dir: below(Path::new("/run/vhostuser-hotplug")),
         }
+    }
+
+    /// Whether the node is this machine, and not a directory with one's files.
+    #[must_use]
+    pub fn is_this_machine(&self) -> bool {
+        self.root.as_os_str().is_empty()
     }
 
     /// The installed binary.

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::config::Config;
+use crate::conflist;
+
 /// A configuration list with what is dropped in beside it.
 #[derive(Clone, Debug)]
 pub struct List {
@@ -72,6 +75,13 @@ pub fn read(file: &Path) -> Result<List, String> {
 fn object(file: &Path) -> Result<Map<String, Value>, String> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
     serde_json::from_str(&text).map_err(|error| format!("{} is not a JSON object: {error}", file.display()))
+}
+
+/// The plugin's own configuration on this node: the first in the directory that is sound.
+#[must_use]
+pub fn ours(directory: &Path) -> Option<Config> {
+    let files = files(directory).unwrap_or_default();
+    files.iter().find_map(|file| conflist::ours(&read(file).ok()?.text)?.ok())
 }
 
 impl List {

@@ -60,29 +60,64 @@ impl Task {
     }
 }
 
+/// Something that could not be dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// What it is, in the plural or as a mass.
+    pub what: &'static str,
+    /// Why it could not be.
+    pub why: String,
+}
+
 /// Drops what is not needed for `task`. To be called once, while there is one thread.
 ///
 /// What cannot be dropped is logged and kept, so that a call does not fail: a kernel may be without seccomp, and a runtime
 /// in a container of its own may allow less than that already.
 pub fn confine(task: Task) {
+    tell(confined(task));
+}
+
+/// Drops more, once less is left to do.
+pub fn narrow(task: Task) {
+    tell(narrowed(task));
+}
+
+/// What a call would have to keep here. It is tried, on a thread that ends with it.
+#[must_use]
+pub fn tried() -> Vec<Kept> {
+    // Capabilities, no_new_privs and filters are each thread's own; and as in a call, more is dropped after less.
+    let dropped = || [confined(Task::Mount), narrowed(Task::Talk)].concat();
+    let thread = std::thread::Builder::new().spawn(dropped).ok().and_then(|thread| thread.join().ok());
+    thread.unwrap_or_else(|| vec![kept("anything", "no thread could be made to try it on")])
+}
+
+fn tell(all: Vec<Kept>) {
+    for Kept { what, why } in all {
+        info!("the plugin could not drop {what}, and goes on with them: {why}");
+    }
+}
+
+fn confined(task: Task) -> Vec<Kept> {
+    let mut all = Vec::new();
     // Takes CAP_SETPCAP, so first. What is not in this set can never be had by execve(2), whatever else is.
     for capability in ALL {
         if let Err(errno) = remove_capability_from_bounding_set(capability) {
             // The next would fail alike. EINVAL: older than the capability.
             if errno != rustix::io::Errno::INVAL {
-                kept("the capability bounding set", errno);
+                all.push(kept("the capability bounding set", errno));
                 break;
             }
         }
     }
     if let Err(errno) = set_no_new_privs(true) {
-        kept("the right to gain privileges", errno);
+        all.push(kept("the right to gain privileges", errno));
     }
-    narrow(task);
+    all.extend(narrowed(task));
+    all
 }
 
-/// Drops more, once less is left to do.
-pub fn narrow(task: Task) {
+fn narrowed(task: Task) -> Vec<Kept> {
+    let mut all = Vec::new();
     let keep = task.capabilities();
     let change = capabilities(None).and_then(|now| {
         let sets = CapabilitySets {
@@ -94,15 +129,16 @@ pub fn narrow(task: Task) {
         set_capabilities(None, sets)
     });
     if let Err(errno) = change {
-        kept("capabilities", errno);
+        all.push(kept("capabilities", errno));
     }
     if let Err(error) = filter::install(task) {
-        kept("system calls", error);
+        all.push(kept("system calls", error));
     }
+    all
 }
 
-fn kept(what: &str, why: impl fmt::Display) {
-    info!("the plugin could not drop {what}, and goes on with them: {why}");
+fn kept(what: &'static str, why: impl fmt::Display) -> Kept {
+    Kept { what, why: why.to_string() }
 }
 
 /// All capabilities of Linux 5.9 and later.

@@ -309,6 +309,15 @@ impl Store {
         }
     }
 
+    /// Removes the store's own directories, if nothing is in them. Returns whether they are gone now and were there.
+    #[must_use]
+    pub fn retire(&self) -> bool {
+        for name in ["pods", "locks"] {
+            let _ = std::fs::remove_dir(self.root.join(name));
+        }
+        std::fs::remove_dir(&self.root).is_ok()
+    }
+
     fn directory(&self, uid: &PodUid) -> PathBuf {
         self.root.join("pods").join(uid.as_str())
     }

@@ -13,7 +13,7 @@ use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::message::{
     FRAME_MIN, Frame, KEEPALIVE_PONG, KEEPALIVE_PROGRAM, Kind, LENGTH_SIZE, REMOTE_PROGRAM, frame_length,
 };
-use vhostuser_hotplug::libvirt::{Client, Domain, Error, EventKind, Scope, Uri, Xml};
+use vhostuser_hotplug::libvirt::{Access, Client, Domain, Error, EventKind, Scope, Uri, Xml};
 use vhostuser_hotplug::vm::domain::Description;
 
 use super::said;
@@ -59,7 +59,7 @@ fn reset(error: std::io::Error) -> std::io::Result<usize> {
 /// What the plugin asks a daemon, in its order; it goes on after a refusal, and also after a failure, which must be
 /// harmless.
 fn story(stream: UnixStream, deadline: Deadline) -> Result<(), Error> {
-    let (mut client, _) = Client::open_any(stream, &[Uri::System, Uri::Session], deadline)?;
+    let (mut client, _) = Client::open_any(stream, &[Uri::System, Uri::Session], Access::Full, deadline)?;
     let mut first = None;
     let mut note = |error: Error| first = first.take().or(Some(error));
     let _ = client.library_version(deadline).map_err(&mut note);

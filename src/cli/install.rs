@@ -49,6 +49,12 @@ pub struct What {
     /// Print what would be done, and do nothing
     #[arg(long, conflicts_with = "check")]
     dry_run: bool,
+    /// To uninstall: the plugin's records, if not where our configuration says or said
+    #[arg(long, value_name = "DIR", requires = "uninstall")]
+    state_dir: Option<PathBuf>,
+    /// To uninstall: kubelet's directory, likewise
+    #[arg(long, value_name = "DIR", requires = "uninstall")]
+    kubelet_dir: Option<PathBuf>,
 }
 
 /// What to do at the end.
@@ -88,7 +94,7 @@ pub fn run(place: &Where, what: &What) -> Answer {
     }
     let mut journal = Journal::new(what.dry_run);
     let outcome = if what.uninstall {
-        uninstall(&places, &mut journal)
+        uninstall(&places, what.state_dir.as_deref(), what.kubelet_dir.as_deref(), &mut journal)
     } else {
         install::install(&places, place.mode(), &mut journal)
     };

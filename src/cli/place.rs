@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::config::Config;
-use crate::{conflist, netd, sys};
+use crate::{netd, sys};
 
 /// The options that say where.
 #[derive(Debug, Args)]
@@ -24,9 +24,7 @@ pub struct Place {
 impl Place {
     /// The configuration of this node: the first of ours that is sound, or else the defaults.
     pub fn config(&self) -> Config {
-        let files = netd::files(&self.conf_dir).unwrap_or_default();
-        let mut ours = files.iter().filter_map(|file| conflist::ours(&netd::read(file).ok()?.text)?.ok());
-        let mut config = ours.next().unwrap_or_default();
+        let mut config = netd::ours(&self.conf_dir).unwrap_or_default();
         let options = [(&self.state_dir, &mut config.state_dir), (&self.kubelet_dir, &mut config.kubelet_dir)];
         for (option, value) in options {
             if let Some(directory) = option {

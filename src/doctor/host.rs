@@ -10,6 +10,7 @@ use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerPidfd;
 
 use super::{Check, Finding};
+use crate::privilege;
 use crate::sys::{self, Walk};
 
 const RIGHTS: Check = Check {
@@ -32,6 +33,12 @@ const PEERPIDFD: Check = Check {
     why: "it proves that who answers on libvirt's socket is who listened there, even where pids are used again quickly",
 };
 
+const CONFINEMENT: Check = Check {
+    name: "confinement",
+    why: "before it deals with a pod, the plugin drops what it does not need; what it cannot drop it keeps, and goes on: \
+          then a pod that found a fault in it could do more with that",
+};
+
 const NETWORK: Check = Check {
     name: "network namespace",
     why: "the data plane's connections are looked for in the network namespace that the plugin runs in, which must be the \
@@ -47,7 +54,7 @@ const SYSLOG: Check = Check {
 const LOG: &str = "/dev/log";
 
 pub fn examine() -> Vec<Finding> {
-    vec![rights(), openat2(), pidfd_getfd(), peerpidfd(), network(), syslog()]
+    vec![rights(), openat2(), pidfd_getfd(), peerpidfd(), confinement(), network(), syslog()]
 }
 
 fn rights() -> Finding {
@@ -99,6 +106,20 @@ fn peerpidfd() -> Finding {
         Ok(_) => PEERPIDFD.ok("works"),
         Err(errno) => PEERPIDFD.warning(errno.desc(), cause(errno, "6.5")),
     }
+}
+
+fn confinement() -> Finding {
+    let mut all = privilege::tried();
+    // Tried twice, as in a call.
+    all.sort_by_key(|kept| kept.what);
+    all.dedup_by_key(|kept| kept.what);
+    if all.is_empty() {
+        return CONFINEMENT.ok("capabilities and system calls are dropped");
+    }
+    let found: Vec<String> = all.iter().map(|kept| format!("{} cannot be dropped: {}", kept.what, kept.why)).collect();
+    let advice = "system calls take a kernel with CONFIG_SECCOMP_FILTER (then /proc/sys/kernel/seccomp/actions_avail is \
+                  there), capabilities take root with CAP_SETPCAP; a seccomp filter around this program may forbid both";
+    CONFINEMENT.warning(found.join("; "), advice)
 }
 
 fn network() -> Finding {

@@ -69,7 +69,9 @@ fn conflist(directory: &Path) -> Finding {
     }
     if list.dropped_in > 0 {
         let found = format!("{shown} is sound with what is dropped in beside it");
-        return CONFLIST.warning(found, "make sure that the runtime reads drop-ins: its libcni must be 1.3 or later");
+        let advice = "make sure that the runtime reads drop-ins, for which its libcni must be 1.3 or later, and that it is not CRI-O, \
+                      which sends no DEL by them";
+        return CONFLIST.warning(found, advice);
     }
     CONFLIST.ok(format!("{shown} is the one in use, and sound"))
 }

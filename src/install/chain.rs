@@ -136,18 +136,22 @@ pub fn enter(places: &Places, mode: Mode, journal: &mut Journal) -> Result<(), E
 fn resolve(mode: Mode, chain: &Chain, places: &Places, journal: &mut Journal) -> Result<Mode, Error> {
     match mode {
         Mode::DropIn => {
-            let refused = |why: &str| {
-                Err(Error::Refused(format!("{}: a drop-in would not be read: {why}", chain.path.display())))
-            };
+            let refused =
+                |why: &str| Err(Error::Refused(format!("{}: a drop-in would not do: {why}", chain.path.display())));
             if chain.closed {
-                return refused("the list says loadOnlyInlinedPlugins");
+                return refused("it is not read, for the list says loadOnlyInlinedPlugins");
             }
             // Elsewhere it is another machine, or a distribution with a containerd of its own (k3s).
-            match (places.conf_dir.starts_with("/etc")).then(containerd).flatten() {
+            let here = places.conf_dir.starts_with("/etc");
+            match here.then(containerd).flatten() {
                 Some(version) if version < CONTAINERD => {
-                    return refused("this node's containerd is older than 2.1; use --mode conflist");
+                    return refused("this node's containerd, older than 2.1, does not read it; use --mode conflist");
                 }
                 Some(_) => {}
+                // Its ocicni undoes a sandbox by the list that libcni kept of its ADD, which is the list's file alone.
+                None if here && answers("crio").is_some() => {
+                    return refused("CRI-O reads it, but sends no DEL by it; use --mode conflist");
+                }
                 None => journal.say(
                     &chain.drop_in,
                     "read by runtimes with libcni 1.3 or later (containerd 2.1); whether this node's is one cannot be told",
@@ -242,8 +246,13 @@ fn lock(places: &Places, journal: &Journal) -> Result<Option<file::Lock>, Error>
 
 /// The version of the containerd that this node's PATH has.
 fn containerd() -> Option<(u32, u32)> {
-    let output = Command::new("containerd").arg("--version").output().ok()?;
-    version_in(&String::from_utf8(output.stdout).ok()?)
+    version_in(&answers("containerd")?)
+}
+
+/// What a program says of its version, if this node's PATH has it.
+fn answers(program: &str) -> Option<String> {
+    let output = Command::new(program).arg("--version").output().ok()?;
+    String::from_utf8(output.stdout).ok()
 }
 
 /// As containerd prints it: its name, where it is from, the version, the revision. Debian's has no "v".

@@ -2,6 +2,9 @@
 //!
 //! CRI-O and Multus undo a sandbox by the list that they kept at its ADD. A plugin that is gone by then keeps the pod from
 //! ending, for good.
+//!
+//! What libcni keeps is the list's file alone (`list.Bytes`): nothing tells of a plugin that was dropped in beside it, and
+//! nobody calls one by what was kept.
 
 use std::path::{Path, PathBuf};
 

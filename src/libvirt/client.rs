@@ -43,6 +43,16 @@ impl fmt::Display for Uri {
     }
 }
 
+/// What a connection may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everything.
+    Full,
+    /// To look: the daemon refuses every change. Asked for by a flag, which any socket honours
+    /// (`remoteDispatchConnectOpen`); a daemon run by another user than root has no socket of its own for it.
+    ReadOnly,
+}
+
 /// Which of a domain's two descriptions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Xml {
@@ -100,20 +110,25 @@ impl Client {
     /// [`Error::Authentication`] when the daemon asks for more than none or polkit; a refusal with
     /// [`Error::is_wrong_uri`] when it serves the other URI; those of [`Connection::call`].
     pub fn open(stream: UnixStream, uri: Uri, deadline: Deadline) -> Result<Self, Error> {
-        Self::open_any(stream, &[uri], deadline).map(|(client, _)| client)
+        Self::open_any(stream, &[uri], Access::Full, deadline).map(|(client, _)| client)
     }
 
-    /// As [`Client::open`], with the first of `uris` that the daemon serves. libvirt allows another try on the same
-    /// connection after a refused one.
+    /// As [`Client::open`], with the first of `uris` that the daemon serves, and for no more than `access`. libvirt allows
+    /// another try on the same connection after a refused one.
     ///
     /// # Errors
     /// Those of [`Client::open`]; of the URIs, the last one's.
-    pub fn open_any(stream: UnixStream, uris: &[Uri], deadline: Deadline) -> Result<(Self, Uri), Error> {
+    pub fn open_any(
+        stream: UnixStream,
+        uris: &[Uri],
+        access: Access,
+        deadline: Deadline,
+    ) -> Result<(Self, Uri), Error> {
         let mut connection = Connection::new(stream)?;
         authenticate(&mut connection, deadline)?;
         let mut refused = Error::Argument { doing: Open::DOING, what: "no URI was given".to_owned() };
         for uri in uris {
-            match connection.call(&Open { uri: uri.as_str() }, deadline) {
+            match connection.call(&Open { uri: uri.as_str(), read_only: access == Access::ReadOnly }, deadline) {
                 Ok(()) => return Ok((Self { connection, subscriptions: Vec::new() }, *uri)),
                 Err(error) if error.is_wrong_uri() => refused = error,
                 Err(error) => return Err(error),

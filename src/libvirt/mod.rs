@@ -30,7 +30,7 @@ pub mod message;
 pub mod procedures;
 pub mod xdr;
 
-pub use client::{Client, Scope, Uri, Xml};
+pub use client::{Access, Client, Scope, Uri, Xml};
 pub use error::Error;
 pub use events::{Event, EventKind};
 pub use jobs::Operation;

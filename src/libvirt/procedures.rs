@@ -171,6 +171,8 @@ impl Call for AuthPolkit {
 pub struct Open<'a> {
     /// The URI, without transport and query.
     pub uri: &'a str,
+    /// Whether the daemon is to refuse every change on this connection (`VIR_CONNECT_RO`).
+    pub read_only: bool,
 }
 
 impl Call for Open<'_> {
@@ -180,7 +182,7 @@ impl Call for Open<'_> {
 
     fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
         writer.some_string(self.uri)?;
-        writer.u32(0);
+        writer.u32(u32::from(self.read_only));
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use crate::cni::Error;
 use crate::config::{Config, LibvirtUri};
 use crate::deadline::Deadline;
-use crate::libvirt::{self, Client, Uri};
+use crate::libvirt::{self, Access, Client, Uri};
 use crate::pod::daemon::{self, Search};
 use crate::pod::identity::PodUid;
 use crate::pod::process::Process;
@@ -39,7 +39,13 @@ impl Unreached {
 
 impl Hypervisor {
     /// Finds the pod's daemon, makes sure that it is the pod's, and opens it.
-    pub fn reach(config: &Config, uid: &PodUid, living: &Living, deadline: Deadline) -> Result<Self, Unreached> {
+    pub fn reach(
+        config: &Config,
+        uid: &PodUid,
+        living: &Living,
+        access: Access,
+        deadline: Deadline,
+    ) -> Result<Self, Unreached> {
         let search = Search {
             kubelet_dir: &config.kubelet_dir,
             uid,
@@ -52,7 +58,7 @@ impl Hypervisor {
             LibvirtUri::System => &[Uri::System],
             LibvirtUri::Session => &[Uri::Session],
         };
-        let opened = Client::open_any(daemon.stream, uris, deadline).map_err(Unreached::Libvirt)?;
+        let opened = Client::open_any(daemon.stream, uris, access, deadline).map_err(Unreached::Libvirt)?;
         Ok(Self { client: opened.0, process: daemon.process })
     }
 }

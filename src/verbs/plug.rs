@@ -9,6 +9,7 @@ use crate::dataplane::figures::Figures;
 use crate::dataplane::seat::Seat;
 use crate::deadline::Deadline;
 use crate::device_info::DeviceInfo;
+use crate::libvirt::Access;
 use crate::pod::identity::PodUid;
 use crate::pod::process::Process;
 use crate::pod::volume::Volume;
@@ -77,7 +78,8 @@ impl Plug<'_> {
         let (config, deadline) = (self.config, self.deadline);
         let mac = self.mac()?;
         let socket = config.socket_name(&self.request.ifname)?;
-        let mut libvirt = Hypervisor::reach(config, self.uid, self.living, deadline).map_err(|error| error.told())?;
+        let mut libvirt =
+            Hypervisor::reach(config, self.uid, self.living, Access::Full, deadline).map_err(|error| error.told())?;
         journal.saw("libvirt");
         let outside = self.outside(socket);
         let path = self.inside(&libvirt.process, socket, &outside)?;

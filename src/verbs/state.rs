@@ -6,7 +6,7 @@ use crate::cni::Error;
 use crate::config::Config;
 use crate::dataplane::connected;
 use crate::deadline::Deadline;
-use crate::libvirt::{Domain, DomainState};
+use crate::libvirt::{Access, Domain, DomainState};
 use crate::pod::identity::PodUid;
 use crate::pod::volume::{self, Entry, Volume};
 use crate::quote;
@@ -158,7 +158,7 @@ impl<'a> Scene<'a> {
     #[must_use]
     pub fn vm(&self, nic: &Nic, config: &Config, deadline: Deadline) -> Vm {
         let reached = self.living().and_then(|living| {
-            let reached = Hypervisor::reach(config, &self.uid, living, deadline);
+            let reached = Hypervisor::reach(config, &self.uid, living, Access::ReadOnly, deadline);
             reached.map_err(|unreached| Flaw::Missing(unreached.told().to_string()))
         });
         let mut libvirt = match reached {

@@ -7,7 +7,7 @@ use crate::cni::Error;
 use crate::config::{Attach, Config};
 use crate::dataplane::{connected, guard};
 use crate::deadline::Deadline;
-use crate::libvirt::Domain;
+use crate::libvirt::{Access, Domain};
 use crate::pod::daemon;
 use crate::pod::identity::PodUid;
 use crate::pod::volume::{Entry, Volume};
@@ -215,7 +215,7 @@ impl Undo<'_> {
     fn unplug(&self, sought: &Sought, living: &Living, journal: &mut Journal) -> Result<bool, Error> {
         let nic = &sought.nic;
         let held = || living.may_listen(&nic.path);
-        let mut libvirt = match Hypervisor::reach(self.config, self.uid, living, self.deadline) {
+        let mut libvirt = match Hypervisor::reach(self.config, self.uid, living, Access::Full, self.deadline) {
             Ok(libvirt) => libvirt,
             // Nobody listens on the NIC's socket: whatever became of the VM, it has the NIC no more.
             Err(unreached) if !held() => {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::machine::{CHAINED, Machine, SHIPPED, put_script};
+use super::machine::{CHAINED, Machine, SHIPPED, put_script, told};
 use super::together::Running;
 
 /// How long anything may take on a loaded machine.
@@ -21,32 +21,37 @@ struct Keeper {
     lines: Receiver<String>,
 }
 
+/// The image's one file as the first process of a container: in a root directory as the image has it.
+fn contained(machine: &Machine, words: &[&str]) -> Command {
+    let root = machine.path("image");
+    for directory in ["opt/cni/bin", "etc/cni/net.d", "proc"] {
+        std::fs::create_dir_all(root.join(directory)).unwrap();
+    }
+    std::fs::create_dir_all(machine.path("opt/cni/bin")).unwrap();
+    let program = root.join("vhostuser-hotplug");
+    if !program.exists() {
+        std::fs::hard_link(machine.path("release/vhostuser-hotplug"), &program).unwrap();
+    }
+    // Read-only but for the two directories. Root's power is gone at the last exec: securebits NOROOT, and of the
+    // capabilities only the one that chroot needs is left.
+    let script = format!(
+        "cd {machine} && mount --bind image image && mount --bind opt/cni/bin image/opt/cni/bin && \
+         mount --bind etc/cni/net.d image/etc/cni/net.d && mount -t proc proc image/proc && \
+         mount -o remount,bind,ro image && \
+         exec setpriv --securebits=+noroot,+noroot_locked --inh-caps=-all,+sys_chroot --ambient-caps=-all,+sys_chroot \
+         --bounding-set=-all,+sys_chroot --no-new-privs chroot image /vhostuser-hotplug {words}",
+        machine = machine.root.display(),
+        words = words.join(" "),
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private", "sh", "-ec", &script]);
+    command
+}
+
 impl Keeper {
-    /// Starts it in a root directory as the image has it. Its first process, as in a container.
+    /// Starts it in a container.
     fn start(machine: &Machine, options: &[&str]) -> Self {
-        let root = machine.path("image");
-        for directory in ["opt/cni/bin", "etc/cni/net.d", "proc"] {
-            std::fs::create_dir_all(root.join(directory)).unwrap();
-        }
-        std::fs::create_dir_all(machine.path("opt/cni/bin")).unwrap();
-        let program = root.join("vhostuser-hotplug");
-        if !program.exists() {
-            std::fs::hard_link(machine.path("release/vhostuser-hotplug"), &program).unwrap();
-        }
-        // Read-only but for the two directories. Root's power is gone at the last exec: securebits NOROOT, and of the
-        // capabilities only the one that chroot needs is left.
-        let script = format!(
-            "cd {machine} && mount --bind image image && mount --bind opt/cni/bin image/opt/cni/bin && \
-             mount --bind etc/cni/net.d image/etc/cni/net.d && mount -t proc proc image/proc && \
-             mount -o remount,bind,ro image && \
-             exec setpriv --securebits=+noroot,+noroot_locked --inh-caps=-all,+sys_chroot --ambient-caps=-all,+sys_chroot \
-             --bounding-set=-all,+sys_chroot --no-new-privs chroot image /vhostuser-hotplug keep {options}",
-            machine = machine.root.display(),
-            options = options.join(" "),
-        );
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private", "sh", "-ec", &script]);
-        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut process = contained(machine, &[&["keep"], options].concat()).stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
         let (sender, lines) = channel();
         std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
@@ -116,6 +121,16 @@ fn it_takes_the_plugin_out_at_its_end_if_that_was_chosen() {
         assert_eq!((machine.list(), machine.drop_in().exists()), (SHIPPED.to_owned(), false));
         assert!(machine.binary().exists(), "sandboxes may still call it");
     }
+}
+
+/// There it sees no sandbox and no record, and would take the binary away from those who still call it.
+#[test]
+fn it_does_not_uninstall_from_inside() {
+    let machine = Machine::new();
+    machine.install(&[]);
+    let (ok, text) = told(contained(&machine, &["install", "--uninstall"]).output().unwrap());
+    assert!(!ok && text.contains("uninstall on the node"), "{text}");
+    assert!(machine.is_sound());
 }
 
 #[test]

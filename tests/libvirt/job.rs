@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::events::Change;
-use vhostuser_hotplug::libvirt::{Client, DomainState, Event, EventKind, Scope, Uri, Xml};
+use vhostuser_hotplug::libvirt::{Access, Client, DomainState, Event, EventKind, Scope, Uri, Xml};
 
 use crate::harness::{Double, nic, plain, soon};
 
@@ -61,7 +61,8 @@ fn a_nic_comes_and_goes() {
 #[test]
 fn a_daemon_of_the_session_is_found_on_the_same_connection() {
     let double = Double::start(&json!({"uris": ["qemu:///session"]}));
-    let (mut client, uri) = Client::open_any(double.connect(), &[Uri::System, Uri::Session], soon()).unwrap();
+    let (mut client, uri) =
+        Client::open_any(double.connect(), &[Uri::System, Uri::Session], Access::Full, soon()).unwrap();
     assert_eq!(uri, Uri::Session);
     plain(&mut client);
     let opens: Vec<_> = double.calls().into_iter().filter(|(name, _)| name == "open").collect();

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use vhostuser_hotplug::deadline::Deadline;
-use vhostuser_hotplug::libvirt::{Client, DomainState, Event, EventKind, Scope, Uri, Xml};
+use vhostuser_hotplug::libvirt::{Access, Client, DomainState, Event, EventKind, Scope, Uri, Xml};
 
 use crate::harness::{plain, soon};
 use crate::job::stored_nic;
@@ -63,7 +63,8 @@ fn a_real_libvirtd_refuses_as_the_table_says() {
 fn a_refused_open_may_be_followed_by_another() {
     let mut sessions = ["VHU_LIBVIRT_SESSION_SOCKET", "VHU_LIBVIRT_SOCKET"].map(|variable| {
         let stream = UnixStream::connect(given(variable)).expect("the daemon listens");
-        Client::open_any(stream, &[Uri::System, Uri::Session], soon()).expect("the daemon serves one of the two")
+        Client::open_any(stream, &[Uri::System, Uri::Session], Access::Full, soon())
+            .expect("the daemon serves one of the two")
     });
     let uris = sessions.each_ref().map(|(_, uri)| *uri);
     assert_eq!(uris, [Uri::Session, Uri::System], "the unprivileged daemon serves the session alone");

@@ -145,10 +145,15 @@ pub fn rude_table(stream: UnixStream) {
     // Authentication comes first, as ever.
     refused("auth list", &|c| c.call(&AuthList, soon()).and_then(|_| version(c)), (1, 7, -1), not_open);
     let message = "no connection driver available for qemu+unix:///system";
-    refused("transport in the URI", &|c| c.call(&Open { uri: "qemu+unix:///system" }, soon()), (5, 0, -1), message);
+    refused(
+        "transport in the URI",
+        &|c| c.call(&Open { uri: "qemu+unix:///system", read_only: false }, soon()),
+        (5, 0, -1),
+        message,
+    );
     let message = "internal error: unexpected qemu URI path '/', try qemu:///system";
-    refused("path of the URI", &|c| c.call(&Open { uri: "qemu:///" }, soon()), (1, 0, -1), message);
-    let open = |c: &mut Connection| c.call(&Open { uri: "qemu:///system" }, soon());
+    refused("path of the URI", &|c| c.call(&Open { uri: "qemu:///", read_only: false }, soon()), (1, 0, -1), message);
+    let open = |c: &mut Connection| c.call(&Open { uri: "qemu:///system", read_only: false }, soon());
     let message = "internal error: connection already open";
     refused("open twice", &|c| open(c).and_then(|()| open(c)), (1, 7, -1), message);
     refused("after opening twice", &version, (1, 7, -1), not_open);
@@ -171,6 +176,15 @@ pub fn rude_table(stream: UnixStream) {
     };
     let message = "unsupported flags (0x4) in function qemuDomainAttachDeviceLiveAndConfig";
     refused("unknown flags", &flagged, (8, 10, 0), message);
+    // Opened once more, it is closed, so that it can be opened for a look alone.
+    let look = |c: &mut Connection| {
+        let _ = open(c);
+        c.call(&Open { uri: "qemu:///system", read_only: true }, soon())?;
+        let domain = c.call(&domain, soon())?;
+        c.call(&Attach { domain: &domain, xml: "<rng/>", flags: 1 }, soon())
+    };
+    let message = "operation forbidden: read only access prevents virDomainAttachDeviceFlags";
+    refused("a change by one who said he would look", &look, (29, 20, -1), message);
 }
 
 #[test]

@@ -14,11 +14,12 @@ const LIST: &str = r#"{"name":"kube-ovn","cniVersion":"1.0.0","plugins":[{"type"
     {"type":"vhostuser-hotplug","kubelet_dir":"/run/kubelet"}]}"#;
 
 /// Every check, in its order.
-const CHECKS: [&str; 15] = [
+const CHECKS: [&str; 16] = [
     "rights",
     "openat2",
     "pidfd_getfd",
     "SO_PEERPIDFD",
+    "confinement",
     "network namespace",
     "syslog",
     "kubelet_dir",
@@ -153,6 +154,14 @@ fn what_the_kernel_or_a_filter_refuses_shows() {
     came_out(&told, "openat2", "wrong", "5.6");
     came_out(&strace("inject=pidfd_getfd:error=EPERM"), "pidfd_getfd", "wrong", "seccomp");
     came_out(&strace("inject=getsockopt:error=ENOPROTOOPT"), "SO_PEERPIDFD", "warning", "6.5");
+    for (fault, kept) in [
+        ("inject=seccomp:error=EINVAL", "system calls cannot be dropped"),
+        ("inject=capset:error=EPERM", "capabilities cannot be dropped"),
+    ] {
+        came_out(&strace(fault), "confinement", "warning", kept);
+    }
+    let told = ward.ask_through(&["setpriv", "--bounding-set", "-setpcap"], &["--json"]).json();
+    came_out(&told, "confinement", "warning", "the capability bounding set cannot be dropped");
     let through = |wrapper: &[&str]| ward.ask_through(wrapper, &["--json"]).json();
     came_out(&through(&["setpriv", "--bounding-set", "-sys_admin"]), "rights", "wrong", "CAP_SYS_ADMIN");
     came_out(&through(&["setpriv", "--reuid", "65534", "--clear-groups"]), "rights", "wrong", "not root");

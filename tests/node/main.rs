@@ -11,6 +11,7 @@ mod doctor;
 mod gc;
 mod hostile;
 mod identity;
+mod install;
 mod libvirt;
 mod multus;
 mod node;

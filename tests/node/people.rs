@@ -104,6 +104,15 @@ fn an_attachment_is_shown_with_what_is_there_of_it() {
     }
     assert!(!told.out.contains("eth0") && inspect(&node, &["default/vm"]).out.contains("eth0"));
 
+    // Who only looks tells libvirt so (VIR_CONNECT_RO).
+    let flags = |double: &Double| {
+        let opens = double.calls().into_iter().filter(|(call, _)| call == "open");
+        opens.map(|(_, args)| args["flags"].as_i64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(flags(&double), [0, 1, 1], "ADD, and two who inspect");
+    add(&pod).command("CHECK").run(&node).succeeded();
+    assert_eq!(flags(&double), [0, 1, 1, 1]);
+
     // Each part can be missing.
     let state = |words: &[&str]| -> Value {
         let told = inspect(&node, &[words, &["--json"]].concat());

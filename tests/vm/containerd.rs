@@ -1,5 +1,7 @@
 //! A pod's life as containerd lives it, through the Container Runtime Interface: which plugin is called, when, with what.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use super::lab::{Pod, holds, lab, lab_with};
@@ -30,6 +32,14 @@ impl Containerd {
         calls.filter(|call: &Value| call["plugin"] != "loopback").collect()
     }
 
+    /// Waits until the network that it has loaded has the plugin in its chain, or has it no more.
+    pub fn has_loaded(&self, chained: bool) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while lab_with(&["cri", "Status"], "verbose: true").contains("vhostuser-hotplug") != chained {
+            assert!(Instant::now() < end, "containerd does not look at its directory again");
+        }
+    }
+
     /// The runtime's network condition.
     fn is_ready(&self) -> bool {
         let status: String = lab_with(&["cri", "Status"], "").split_whitespace().collect();
@@ -55,7 +65,7 @@ fn shapes(calls: &[Value]) -> Vec<(&str, &str, bool, bool)> {
 }
 
 /// Asks for the end of a pod's sandbox, or its removal.
-fn sandbox(method: &str, pod: &Pod) {
+pub fn sandbox(method: &str, pod: &Pod) {
     lab_with(&["cri", method], &format!("pod_sandbox_id: \"{}\"", pod.fact("CID")));
 }
 
@@ -124,6 +134,27 @@ fn a_pod_with_a_vm_lives_its_life_in_containerd() {
         assert_eq!(ours, Vec::<String>::new(), "{method}");
     }
     // Whoever plugged it tells kube-ovn, or kube-ovn finds out by itself.
+    pod.call_as_kubelet("del", "net1", &json!({})).succeeded();
+    assert_eq!(pod.leftovers(), Vec::<String>::new());
+}
+
+/// KubeVirt's shape: daemon and QEMU of an ordinary user, whose runtime directory is an emptyDir.
+#[test]
+#[ignore = "needs the lab: run tests/run"]
+fn a_user_sessions_vm_in_containerd_2_gets_its_nic() {
+    let conflist = include_str!("../../conflist/01-kube-ovn.conflist");
+    let _containerd = Containerd::start("2", &[("01-kube-ovn.conflist", conflist)]);
+    let pod = Pod::new(&["--cri", "--session"]);
+    let owner = lab(&["exec", "stat", "-c", "%u", &format!("/proc/{}", pod.fact("QEMU_PID"))]);
+    assert_eq!(owner, "107", "QEMU is not root's");
+    let nic = pod.call_as_kubelet("add", "net1", &json!({})).nic();
+    pod.ping(&nic);
+    pod.call_as_kubelet("check", "net1", &json!({})).succeeded();
+    pod.call_as_kubelet("del", "net1", &json!({})).succeeded();
+    assert!(!pod.guest_has(&nic));
+    // It is unplugged by the pod's end too.
+    pod.call_as_kubelet("add", "net1", &json!({})).succeeded();
+    sandbox("StopPodSandbox", &pod);
     pod.call_as_kubelet("del", "net1", &json!({})).succeeded();
     assert_eq!(pod.leftovers(), Vec::<String>::new());
 }

@@ -9,6 +9,7 @@ mod containerd;
 mod examples;
 mod faults;
 mod freeze;
+mod install;
 mod lab;
 mod libcni;
 mod life;

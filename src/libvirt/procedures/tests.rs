@@ -31,7 +31,10 @@ fn read<C: Call>(_: &C, bytes: &[u8]) -> Result<C::Reply, Fault> {
 #[test]
 fn arguments_are_written_as_libvirt_reads_them() {
     let uri = [&[0, 0, 0, 1, 0, 0, 0, 14][..], b"qemu:///system", &[0, 0], &[0; 4]].concat();
-    assert_eq!(written(&Open { uri: "qemu:///system" }), uri);
+    assert_eq!(written(&Open { uri: "qemu:///system", read_only: false }), uri);
+    let uri = [&[0, 0, 0, 1, 0, 0, 0, 14][..], b"qemu:///session", &[0, 0, 0, 0, 1]].concat();
+    let uri = [&uri[..7], &[15], &uri[8..]].concat();
+    assert_eq!(written(&Open { uri: "qemu:///session", read_only: true }), uri);
     assert_eq!(written(&List { flags: 1 }), [0, 0, 0, 1, 0, 0, 0, 1]);
     assert_eq!(written(&Lookup { name: "vm" }), [0, 0, 0, 2, b'v', b'm', 0, 0]);
     assert_eq!(written(&IsPersistent { domain: &domain() }), vm());
@@ -64,8 +67,8 @@ fn answers_of_one_value_are_that_value() {
     assert_eq!(read(&LibraryVersion, &[0, 0, 0, 0, 0, 0xa7, 0xe4, 0x78]), Ok(11_003_000));
     assert_eq!(read(&GetState { domain: &domain() }, &[0, 0, 0, 3, 0, 0, 0, 1]), Ok(DomainState::Paused));
     assert_eq!(read(&GetState { domain: &domain() }, &[0, 0, 0, 8, 0, 0, 0, 1]), Ok(DomainState::Other(8)));
-    assert_eq!(read(&Open { uri: "" }, &[]), Ok(()));
-    assert_eq!(read(&Open { uri: "" }, &[0]), Err(Fault::Trailing(1)));
+    assert_eq!(read(&Open { uri: "", read_only: false }, &[]), Ok(()));
+    assert_eq!(read(&Open { uri: "", read_only: false }, &[0]), Err(Fault::Trailing(1)));
     let mut dead = vm();
     dead.truncate(24);
     assert_eq!(read(&Lookup { name: "vm" }, &[&dead[..], &[0xff; 4]].concat()).unwrap().id, -1);

@@ -3,6 +3,10 @@
 
 ROOT=/run/lab-root
 QEMU_UID=107
+QEMU_HOME=/run/kubevirt-private
+# Where a libvirt keeps what it found out about QEMU, the system's and a user's.
+SYSTEM_CAPABILITIES=/var/cache/libvirt/qemu/capabilities
+SESSION_CAPABILITIES=$QEMU_HOME/.cache/libvirt/qemu/cache/capabilities
 
 pause_main() {
     pod_load "$1"
@@ -88,7 +92,7 @@ libvirt_9_files() {
 system_daemons() {
     mkdir -p /etc/libvirt /var/log/libvirt /run/libvirt
     daemon_settings /etc/libvirt root
-    cache_at /var/cache/libvirt/qemu/capabilities root
+    cache_at "$SYSTEM_CAPABILITIES" root
     virtlogd >>"$POD_LOG" 2>&1 &
     libvirtd --config /etc/libvirt/libvirtd.conf >>"$POD_LOG" 2>&1 &
     wait_for 110 "libvirt's socket" libvirt_answers "$LIBVIRT_URI"
@@ -97,13 +101,13 @@ system_daemons() {
 # As KubeVirt >= 0.59: an ordinary user, qemu:///session, and the socket under virtqemud's name. Debian has no
 # virtqemud, so the monolithic daemon's socket is renamed; it speaks the same.
 session_daemons() {
-    local home=/run/kubevirt-private
+    local home=$QEMU_HOME
     getent passwd "$QEMU_UID" >/dev/null || echo "qemu:x:$QEMU_UID:$QEMU_UID::$home:/usr/sbin/nologin" >>/etc/passwd
     getent group "$QEMU_UID" >/dev/null || echo "qemu:x:$QEMU_UID:" >>/etc/group
-    mkdir -p "$home/.config/libvirt" "$home/.cache/libvirt/qemu"
+    mkdir -p "$home/.config/libvirt" "$(dirname "$SESSION_CAPABILITIES")"
     daemon_settings "$home/.config/libvirt" "$QEMU_UID"
     chown -R "$QEMU_UID:$QEMU_UID" "$home" /run/lab /run/libvirt
-    cache_at "$home/.cache/libvirt/qemu/capabilities" "$QEMU_UID"
+    cache_at "$SESSION_CAPABILITIES" "$QEMU_UID"
     as_qemu "$home" virtlogd >>"$POD_LOG" 2>&1 &
     as_qemu "$home" libvirtd --config "$home/.config/libvirt/libvirtd.conf" >>"$POD_LOG" 2>&1 &
     wait_for 110 "libvirt's socket" libvirt_answers "qemu:///session?socket=/run/libvirt/libvirt-sock"

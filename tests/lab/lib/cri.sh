@@ -168,8 +168,13 @@ cri_sandbox() {
 # A container with the machine's /usr in it: what runs in it sees the image's root otherwise, and no more of the node than
 # any container does.
 cri_container() {
-    local mounts status kept=$CACHE/capabilities-11-root cache=/var/cache/libvirt/qemu/capabilities
+    local mounts status kept user=root cache=$SYSTEM_CAPABILITIES
+    if [ "$SESSION" = yes ]; then
+        user=$QEMU_UID cache=$SESSION_CAPABILITIES
+    fi
+    kept=$CACHE/capabilities-11-$user
     mkdir -p "$kept"
+    chown "$user:$user" "$kept"
     mounts=$(
         cri_mount /usr /usr "readonly: true"
         # No virt-launcher image has it, and libvirt would ask it for the port's name.
@@ -178,6 +183,7 @@ cri_container() {
         cri_mount "$LAB_HOME" "$LAB_HOME" "readonly: true"
         cri_mount "$kept" "$cache"
         [ -z "${VOLUME:-}" ] || cri_mount "$VOLUME" "$SOCKETS"
+        [ "$SESSION" = no ] || cri_mount "$VOLUMES/libvirt-runtime" /run/libvirt
     )
     CONTAINER_ID=$(cri CreateContainer <<TEXT | cri_field container_id
 pod_sandbox_id: "$CID"

@@ -76,8 +76,8 @@ pod_options() {
     done
     [[ $pod_uid =~ ^[A-Za-z0-9-]*$ && $namespace =~ ^[a-z0-9-]+$ ]] || die "pod: a uid or namespace of other characters"
     [[ $vcpus$ports$attempt =~ ^[0-9]+$ ]] || die "pod: --vcpus, --ports and --attempt take numbers"
-    [ "$cri" = no ] || [ "$session$libvirt$cgroup$pause" = no11cgroupfsyes ] ||
-        die "pod: --cri goes with neither --session, --libvirt 9, --cgroup nor --no-pause"
+    [ "$cri" = no ] || [ "$libvirt$cgroup$pause" = 11cgroupfsyes ] ||
+        die "pod: --cri goes with neither --libvirt 9, --cgroup nor --no-pause"
     case $libvirt in
         11) ;;
         9) [ -x "$LIBVIRT_9/usr/sbin/libvirtd" ] || die "libvirt 9 is not there: 'lab packages' says why" ;;

@@ -17,6 +17,7 @@ use crate::world::{World, Writer};
 struct Session {
     authenticated: bool,
     open: bool,
+    read_only: bool,
 }
 
 /// Serves until either side hangs up.
@@ -159,7 +160,7 @@ fn answer(
     }
     if call == "open" {
         let uri = if args.word()? == 1 { args.text()? } else { String::new() };
-        args.word()?;
+        session.read_only = args.word()? & 1 != 0;
         return Some(open(world, session, &uri).map(|()| out));
     }
     if !session.open && call != "close" {
@@ -204,6 +205,9 @@ fn answer(
         }
         "attach" | "detach" | "detach-alias" => {
             let (domain, device, flags) = (args.domain()?, args.text()?, args.word()?);
+            if session.read_only {
+                return Some(Err(read_only(call)));
+            }
             world.known(domain).and_then(|uuid| change(world, call, uuid, &device, flags)).map(|()| out)
         }
         _ => Err(Refusal::new(39, 7, format!("the double has no answer to {call}"))),
@@ -219,6 +223,16 @@ fn job(out: Out, operation: Option<i32>) -> Out {
             out.text("operation").word(1).word(operation)
         }
     }
+}
+
+/// What libvirt's own functions say before any driver is asked.
+fn read_only(call: &str) -> Refusal {
+    let function = match call {
+        "attach" => "virDomainAttachDeviceFlags",
+        "detach" => "virDomainDetachDeviceFlags",
+        _ => "virDomainDetachDeviceAlias",
+    };
+    Refusal::new(29, 20, format!("operation forbidden: read only access prevents {function}"))
 }
 
 fn authenticate(world: &World, session: &mut Session, call: &str) -> Result<Out, Refusal> {
