@@ -132,7 +132,7 @@ fn a_dead_pod_that_no_del_came_for_is_undone_by_the_second_run() {
     share_only(&pod.uid, &pod.netns()).set("state_dir", json!(state)).run(&node).succeeded();
     let text = uninstall(&node, &[]);
     let options = "--state-dir /run/elsewhere --kubelet-dir /run/kubelet";
-    assert!(text.contains("left for now: 1 attachments") && text.contains(options), "{text}");
+    assert!(text.contains("left for now: attachments not undone: 1") && text.contains(options), "{text}");
     pod.die();
     let options: Vec<&str> = options.split(' ').collect();
     // kubelet still has the pod.
@@ -151,7 +151,7 @@ fn a_record_that_cannot_be_read_keeps_the_binary_while_its_pod_is_there() {
     node.sh(&format!("sed -i 's/\"format\":1/\"format\":99/' {STATE}/pods/{}/*", pod.uid));
     for _ in 0..2 {
         let text = uninstall(&node, &["--kubelet-dir", "/run/kubelet"]);
-        assert!(text.contains("left for now: 1 attachments") && text.contains("newer than this plugin"), "{text}");
+        assert!(text.contains("left for now: attachments not undone: 1") && text.contains("newer than this plugin"), "{text}");
     }
     assert!(node.is_shared(&pod.uid) && node.holds(&format!("test -x {INSTALLED}")));
 }
