@@ -38,11 +38,12 @@ fn missing(scene: &Scene<'_>, nic: Option<&Nic>, config: &Config, deadline: Dead
     let mut missing = Vec::new();
     let mut judge = |what: &str, part: Part| match part {
         Ok(()) => Ok(()),
-        Err(Flaw::Missing(words)) => {
-            missing.push(format!("{what}: {words}"));
+        // What could not be looked at is the answer only where nothing is known to be missing.
+        Err(Flaw::Unseen(error)) if missing.is_empty() => Err(error),
+        Err(flaw) => {
+            missing.push(format!("{what}: {}", flaw.words()));
             Ok(())
         }
-        Err(Flaw::Unseen(error)) => Err(error),
     };
     judge("mount", scene.mount())?;
     let (Some(nic), Ok(_)) = (nic, scene.volume()) else { return Ok(missing) };
