@@ -7,7 +7,8 @@ use vhostuser_hotplug::libvirt::Xml;
 
 use super::dataplane::DataPlane;
 use super::libvirt::{Double, nics};
-use super::node::{Answer, Call, MARGIN, Node, Pod, answer, output, until};
+use super::node::patience::{MARGIN, output, until};
+use super::node::{Answer, Call, Node, Pod, answer};
 use super::signals;
 
 /// The deadline of the calls that meet a daemon that hangs.

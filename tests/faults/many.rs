@@ -8,7 +8,8 @@ use vhostuser_hotplug::libvirt::Xml;
 
 use super::dataplane::DataPlane;
 use super::libvirt::{DOMAIN, Double, domain, nics};
-use super::node::{Answer, Call, MARGIN, Node, Pod, answer, output, until};
+use super::node::patience::{MARGIN, output, until};
+use super::node::{Answer, Call, Node, Pod, answer};
 use super::scene::Scene;
 use super::signals::{self, plugin};
 

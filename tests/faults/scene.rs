@@ -5,7 +5,8 @@ use vhostuser_hotplug::libvirt::Xml;
 
 use super::dataplane::DataPlane;
 use super::libvirt::{Double, nics};
-use super::node::{Call, INSIDE, KUBELET, Node, Pod, SOCKETS, STATE, VOLUME, output};
+use super::node::patience::output;
+use super::node::{Call, INSIDE, KUBELET, Node, Pod, SOCKETS, STATE, VOLUME};
 use super::strace::Run;
 
 /// The pod and its daemon.

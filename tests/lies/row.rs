@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::dataplane::DataPlane;
 use super::libvirt::{Double, example};
-use super::node::{Answer, Call, MARGIN, Node, Pod, answer, new_uid, output};
+use super::node::patience::{MARGIN, output};
+use super::node::{Answer, Call, Node, Pod, answer, new_uid};
 
 /// The deadline of a call, in seconds: more than the longest lie takes on a busy machine.
 const TIMEOUT: u64 = 60;

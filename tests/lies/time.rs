@@ -11,7 +11,8 @@ use serde_json::json;
 
 use super::dataplane::DataPlane;
 use super::libvirt::Double;
-use super::node::{Call, MARGIN, Node, Pod, STATE};
+use super::node::patience::MARGIN;
+use super::node::{Call, Node, Pod, STATE};
 
 #[test]
 fn a_fifo_for_a_namespace_is_not_waited_for() {

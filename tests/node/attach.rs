@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::dataplane::DataPlane;
 use super::libvirt::{DOMAIN, Double, PORTLESS, UNSHARED, domain};
-use super::node::{Answer, Call, INSIDE, MARGIN, Node, Pod, STATE};
+use super::node::patience::MARGIN;
+use super::node::{Answer, Call, INSIDE, Node, Pod, STATE};
 
 /// The ADD that plugs: by hand, into a pod whose VM runs.
 fn add(pod: &Pod<'_>) -> Call {

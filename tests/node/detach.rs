@@ -8,7 +8,8 @@ use vhostuser_hotplug::libvirt::Xml;
 
 use super::dataplane::DataPlane;
 use super::libvirt::{DOMAIN, Double, domain, nics};
-use super::node::{Call, INSIDE, Node, Pod, STATE, answer, output};
+use super::node::patience::output;
+use super::node::{Call, INSIDE, Node, Pod, STATE, answer};
 
 fn add(pod: &Pod<'_>) -> Call {
     Call::new("ADD", &pod.uid, &pod.netns())

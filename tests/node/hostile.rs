@@ -8,7 +8,8 @@ use serde_json::json;
 
 use super::dataplane::DataPlane;
 use super::libvirt::{Double, SOCKET};
-use super::node::{Answer, Call, INSIDE, MARGIN, Node, Pod, end, new_uid, until};
+use super::node::patience::{MARGIN, until};
+use super::node::{Answer, Call, INSIDE, Node, Pod, end, new_uid};
 
 /// The call, ended if it hangs.
 fn bounded(call: &Call, node: &Node) -> Answer {

@@ -5,12 +5,15 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+
+#[path = "patience.rs"]
+pub mod patience;
+
+use patience::output;
 
 /// kubelet's directory, kube-ovn's directory for sockets, and the plugin's own, on the node's tmpfs.
 pub const KUBELET: &str = "/run/kubelet";
@@ -20,38 +23,12 @@ pub const VOLUME: &str = "vhostuser-sockets";
 /// Where a pod's container has its volume.
 pub const INSIDE: &str = "/run/vm/sockets";
 
-/// What a busy machine may add to a deadline. What is told from a call in time by this is one that has no end, or one whose
-/// deadline is as much longer.
-pub const MARGIN: Duration = Duration::from_secs(30);
-
-/// How long is waited for what must come, before the test is given up: longer than any deadline in these tests.
-const PATIENCE: Duration = Duration::from_secs(240);
-
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// A pod's uid that no other test has.
 pub fn new_uid() -> String {
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     format!("{:08x}-0000-4000-8000-{count:012x}", std::process::id())
-}
-
-/// Waits until something holds.
-pub fn until(what: &str, holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for this: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// What a program wrote, and how it ended. One that never does is named; it ends with its node.
-pub fn output(child: Child) -> Output {
-    let name = std::fs::read(format!("/proc/{}/cmdline", child.id())).unwrap_or_default();
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || sender.send(child.wait_with_output()));
-    let ended = receiver.recv_timeout(PATIENCE);
-    let name = String::from_utf8_lossy(&name).replace('\0', " ");
-    ended.unwrap_or_else(|_| panic!("this has not ended within {PATIENCE:?}: {name}")).unwrap()
 }
 
 /// Ends a command of a node, and waits for it. nsenter forks to enter the pid namespace: its child is the command.

@@ -11,7 +11,8 @@ use vhostuser_hotplug::privilege::filter::{self, Call as SystemCall};
 
 use super::dataplane::DataPlane;
 use super::libvirt::Double;
-use super::node::{Call, INSIDE, Node, Pod, answer, end, new_uid, output, until};
+use super::node::patience::{output, until};
+use super::node::{Call, INSIDE, Node, Pod, answer, end, new_uid};
 use super::signals;
 
 /// A pod with a VM and its data plane.

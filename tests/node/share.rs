@@ -333,7 +333,7 @@ fn parallel_calls_for_one_pod_take_turns_and_lose_nothing() {
     let all = |command| {
         let started: Vec<_> = calls.iter().map(|call| call.clone().command(command).start(&node)).collect();
         for child in started {
-            super::node::answer(super::node::output(child)).succeeded();
+            super::node::answer(super::node::patience::output(child)).succeeded();
         }
     };
     all("ADD");
