@@ -110,9 +110,13 @@ fn serve(
             // kube-ovn makes a link for every NIC but a vhost-user one.
             Attach::Auto => !has_link,
         };
+        if !wanted {
+            return Ok(());
+        }
         let processes = sandbox.processes().map_err(|error| fault::system("listing processes", &error))?;
+        journal.saw(format_args!("pod: {} processes", processes.len()));
         // With no process there is no VM yet: the sandbox is only being created, and the share is all it can have.
-        if !wanted || processes.is_empty() {
+        if processes.is_empty() {
             return Ok(());
         }
         if !mounted {
