@@ -61,9 +61,10 @@ fn main() {
     gaps::measure(&bench, options.attaches).report(&mut table);
     plugs::measure(&bench, options.plugs).report(&mut table);
     pings::report(&pings::measure(&bench, options.pings), &mut table);
+    print!("{}", table.text());
     let growth = growth::measure(&bench, options.growth_rounds);
     bench.end();
-    print!("{}{}", table.text(), growth::text(&growth));
+    print!("{}", growth::text(&growth));
     if let Some(file) = options.json {
         let mut all = table.json();
         all["growth"] = growth::json(&growth);
