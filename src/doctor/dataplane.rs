@@ -138,5 +138,5 @@ fn view(ovs: &Process, there: &Path, shares_all: bool) -> Finding {
 /// The mount that a handle lies on, in the table of a process that has it.
 fn mount_of(handle: &impl AsFd, proc: &Path) -> Result<Option<Mount>, sys::Error> {
     let id = sys::mount_id(handle.as_fd())?;
-    Ok(mounts::table(proc)?.into_iter().find(|mount| mount.id == id))
+    mounts::by_id(proc, id)
 }

@@ -1,6 +1,7 @@
 //! Mount tables: `/proc/<pid>/mountinfo` (proc(5)).
 
 use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -44,13 +45,23 @@ impl Mount {
     }
 }
 
-/// Reads a mount table, `<proc>/mountinfo` of a process' directory below `/proc`. Lines that cannot be read are left
-/// out: the table of a process of a pod is partly the pod's making.
+/// The mount of this id in a mount table, `<proc>/mountinfo` of a process' directory below `/proc`; `None` if it is not
+/// among the first 16 MiB. The table is read no further than there: the host's has a line for each volume of each pod, and
+/// the file systems on which most volumes lie stand first.
 ///
 /// # Errors
 /// Those of reading the file.
-pub fn table(proc: &Path) -> Result<Vec<Mount>, sys::Error> {
-    Ok(mounts(&sys::read_bytes(&proc.join("mountinfo"), TABLE_LIMIT)?).collect())
+pub fn by_id(proc: &Path, id: u64) -> Result<Option<Mount>, sys::Error> {
+    let path = proc.join("mountinfo");
+    let table = BufReader::new(sys::open_file(&path)?.take(TABLE_LIMIT));
+    let begins = format!("{id} ");
+    for line in table.split(b'\n') {
+        let line = line.map_err(|error| sys::Error::of("read", &path, &error))?;
+        if let Some(mount) = line.starts_with(begins.as_bytes()).then(|| parse(&line)).flatten() {
+            return Ok(Some(mount));
+        }
+    }
+    Ok(None)
 }
 
 /// The mounts of a table. Paths need not be text: in the host's own table stand directories of pods' volumes, too
@@ -94,6 +105,7 @@ fn unescape(field: &[u8]) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     #[test]
     fn a_line_gives_device_root_and_point() {
@@ -104,6 +116,14 @@ mod tests {
         assert!(parse(b"1 0 0:1 / /x rw shared:7 master:3 - tmpfs shared:1 rw").unwrap().is_shared);
         assert!(!parse(b"1 0 0:1 / /x rw - tmpfs shared:1 rw").unwrap().is_shared);
         assert_eq!((mount.root, mount.point), (PathBuf::from("/mnt 1"), PathBuf::from(r"/mnt2\x")));
+    }
+
+    #[test]
+    fn a_mount_is_found_by_its_whole_id() {
+        let root = crate::sys::mount_id(std::fs::File::open("/proc").unwrap().as_fd()).unwrap();
+        let found = by_id(Path::new("/proc/self"), root).unwrap().unwrap();
+        assert_eq!((found.id, found.point), (root, PathBuf::from("/proc")));
+        assert_eq!(by_id(Path::new("/proc/self"), u64::MAX).unwrap(), None);
     }
 
     #[test]
@@ -126,10 +146,5 @@ mod tests {
         let read: Vec<Mount> = mounts(table).collect();
         assert_eq!(read.iter().map(|mount| mount.id).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(read[0].root.as_os_str().as_encoded_bytes(), b"/kubelet/\xff\xfe");
-    }
-
-    #[test]
-    fn the_own_table_can_be_read() {
-        assert!(table(Path::new("/proc/self")).unwrap().iter().any(|mount| mount.point == Path::new("/proc")));
     }
 }

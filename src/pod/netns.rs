@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
@@ -97,17 +97,18 @@ impl Sandbox {
         process.namespace("net").is_ok_and(|object| object == self.object)
     }
 
-    /// The processes that live in this namespace, in the order of their pids; the first 4096 of them. Costs one stat(2)
+    /// The processes that live in this namespace, in the order of their pids; the first 4096 of them. Costs one readlink(2)
     /// for each process of the node.
     ///
     /// # Errors
     /// That of listing `/proc`.
     pub fn processes(&self) -> Result<Vec<Process>, sys::Error> {
+        // Nearly all processes are somebody else's. What the link reads tells that for half of what following it costs.
+        let link = format!("net:[{}]", self.object.1);
         let mut found = Vec::new();
         for pid in process::pids()? {
-            // A look by name first: a handle costs more, and nearly all processes are somebody else's.
-            let namespace = std::fs::metadata(format!("/proc/{pid}/ns/net"));
-            if !namespace.is_ok_and(|seen| (seen.dev(), seen.ino()) == self.object) {
+            let is_other = |seen: PathBuf| seen.as_os_str() != link.as_str();
+            if std::fs::read_link(format!("/proc/{pid}/ns/net")).map_or(true, is_other) {
                 continue;
             }
             if let Ok(process) = Process::open(pid)

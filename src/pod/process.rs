@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::mounts::{self, Location, Mount};
@@ -54,6 +55,13 @@ impl Process {
     /// stat(2)'s.
     pub fn namespace(&self, kind: &str) -> Result<(u64, u64), sys::Error> {
         sys::object(sys::open_handle(&self.path(&format!("ns/{kind}")))?.as_fd())
+    }
+
+    /// Whether it lives in the network namespace of this process, normally the host's; `false` where that cannot be told.
+    #[must_use]
+    pub fn is_beside_us(&self) -> bool {
+        let own = std::fs::metadata("/proc/self/ns/net").map(|own| (own.dev(), own.ino()));
+        self.namespace("net").is_ok_and(|object| own.is_ok_and(|own| own == object))
     }
 
     /// A handle on its root directory: its container's, seen from here.

@@ -131,8 +131,7 @@ impl Volume {
         let id = sys::mount_id(self.fd())?;
         let here = std::fs::read_link(sys::link(self.fd())).map_err(|e| sys::Error::of("readlink", &self.path, &e))?;
         let missing = || sys::Error::of("mountinfo", &self.path, &Errno::ENODATA.into());
-        let mount = mounts::table(Path::new("/proc/self"))?.into_iter().find(|mount| mount.id == id);
-        let mount = mount.ok_or_else(missing)?;
+        let mount = mounts::by_id(Path::new("/proc/self"), id)?.ok_or_else(missing)?;
         let below = here.strip_prefix(&mount.point).map_err(|_| missing())?;
         Ok(Location { device: mount.device, path: join(&mount.root, below) })
     }

@@ -129,9 +129,13 @@ impl Pod<'_> {
             if mounted {
                 journal.did("mount");
             }
+            if !wanted {
+                return Ok(());
+            }
             let processes = sandbox.processes().map_err(|error| fault::system("listing processes", &error))?;
+            journal.saw(format_args!("pod: {} processes", processes.len()));
             // With no process there is no VM yet: the sandbox is only being created, and the share is all it can have.
-            if !wanted || processes.is_empty() {
+            if processes.is_empty() {
                 return Ok(());
             }
             if !mounted {

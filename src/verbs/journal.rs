@@ -79,11 +79,11 @@ impl Journal {
         }
     }
 
-    /// Milliseconds since the last step.
-    fn lap(&mut self) -> u128 {
+    /// Milliseconds since the last step, with their tenths: a call has steps enough for whole ones to add up wrongly.
+    fn lap(&mut self) -> String {
         let now = Instant::now();
-        let took = now.saturating_duration_since(self.step_begun).as_millis();
+        let took = now.saturating_duration_since(self.step_begun).as_secs_f64() * 1000.0;
         self.step_begun = now;
-        took
+        format!("{took:.1}")
     }
 }

@@ -5,7 +5,7 @@
 //! in which QEMU speaks with it: it has just answered when QEMU is handed over.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cni::Error;
 use crate::dataplane::message::Fault;
@@ -25,8 +25,8 @@ use super::journal::Journal;
 use super::plug::Failure;
 use super::sandbox::Living;
 
-/// How often the data plane's connection is looked for.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How long to wait between two looks for the data plane's connection, at least; as long as a look takes, where that is more.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// How long the data plane's connection must last: QEMU closes one that it cannot use, some milliseconds after it came.
 const SETTLED: Duration = Duration::from_millis(50);
@@ -46,11 +46,11 @@ pub struct Link<'a> {
 }
 
 impl Link<'_> {
-    /// Meets the data plane, before the VM is touched.
+    /// Makes sure that nobody in the pod has the NIC's socket.
     ///
     /// # Errors
-    /// That the socket is in use, that no data plane came, or that it does not answer.
-    pub fn meet(&self) -> Result<Met, Error> {
+    /// That somebody listens there, or that it cannot be known.
+    pub fn ensure_unused(&self) -> Result<(), Error> {
         let sockets = self.living.unix_sockets();
         let sockets = sockets.map_err(|error| fault::system("listing the pod's unix sockets", &error))?;
         if connected::is_listening(&sockets, self.inside) {
@@ -61,6 +61,14 @@ impl Link<'_> {
                 quote::value(self.outside)
             )));
         }
+        Ok(())
+    }
+
+    /// Meets the data plane, before the VM is touched.
+    ///
+    /// # Errors
+    /// That no data plane came, or that it does not answer.
+    pub fn meet(&self) -> Result<Met, Error> {
         let sandbox = &self.living.sandbox;
         let is_foreign = |pid| Process::open(pid).is_ok_and(|process| sandbox.is_foreign(&process));
         // What is left of the time is for plugging: an attach that is begun should not be given up on.
@@ -81,8 +89,8 @@ impl Link<'_> {
         journal: &mut Journal,
     ) -> Result<(), Failure> {
         let figures = met.figures;
-        // Gone, it has no connection either.
-        let data_plane = Process::open(met.pid).ok();
+        // Gone, it has no connection either; where this process lives too, its list is looked at anyway.
+        let data_plane = Process::open(met.pid).ok().filter(|process| !process.is_beside_us());
         let ends = || self.living.accepted(self.inside, data_plane.as_ref(), self.deadline);
         let accepted = || ends().into_iter().map(|end| end.inode).collect();
         let plugged = standin::during(self.seat, figures, self.deadline, accepted, || {
@@ -105,9 +113,16 @@ impl Link<'_> {
         // From here on QEMU waits for the data plane's answers.
         let linked = guard::during(ends, || {
             drop(met);
-            if self.is_connected(&served.accepted, accepted) {
-                journal.saw("data plane connected");
-                return self.verify(client, domain, asked, journal);
+            let deadline = self.half_of_the_rest();
+            while let Some(others) = next_connection(&served.accepted, accepted, deadline) {
+                let settled = Deadline::after(SETTLED);
+                // Whether it stays, and meanwhile whether libvirt did what it said.
+                self.verify(client, domain, asked, journal)?;
+                std::thread::sleep(settled.remaining());
+                if !others.is_disjoint(&accepted()) {
+                    journal.saw("data plane connected");
+                    return Ok(());
+                }
             }
             Err(self.of_no_use(client, domain, asked, "the data plane did not connect to its socket", journal))
         });
@@ -116,24 +131,6 @@ impl Link<'_> {
             journal.warn(format_args!("the data plane hung, and was cut off to let the VM run on ({cut} times)"));
         }
         outcome
-    }
-
-    /// Waits until another than these has connected to QEMU, and stays.
-    fn is_connected(&self, own: &BTreeSet<u64>, accepted: impl Fn() -> BTreeSet<u64>) -> bool {
-        let deadline = self.half_of_the_rest();
-        loop {
-            let others: BTreeSet<u64> = accepted().difference(own).copied().collect();
-            if !others.is_empty() {
-                std::thread::sleep(SETTLED);
-                if !others.is_disjoint(&accepted()) {
-                    return true;
-                }
-            }
-            if deadline.passed() {
-                return false;
-            }
-            std::thread::sleep(LOOK_AGAIN.min(deadline.remaining()));
-        }
     }
 
     /// For a step after which there must be time for what comes next, be it that the NIC is unplugged again.
@@ -198,5 +195,25 @@ impl Link<'_> {
                 ("and it could not be unplugged again: DEL will do it", true)
             }
         }
+    }
+}
+
+/// Waits until the deadline for connections that QEMU has accepted beside these; which they are.
+fn next_connection(
+    own: &BTreeSet<u64>,
+    accepted: impl Fn() -> BTreeSet<u64>,
+    deadline: Deadline,
+) -> Option<BTreeSet<u64>> {
+    loop {
+        let begun = Instant::now();
+        let others: BTreeSet<u64> = accepted().difference(own).copied().collect();
+        if !others.is_empty() {
+            return Some(others);
+        }
+        if deadline.passed() {
+            return None;
+        }
+        // The kernel's list may be long, and QEMU wants the CPU too.
+        std::thread::sleep(begun.elapsed().max(LOOK_AGAIN).min(deadline.remaining()));
     }
 }

@@ -111,16 +111,20 @@ impl Plug<'_> {
             let seat = Seat::new(self.volume.fd(), socket, Path::new(&outside));
             let inside = asked.path.clone();
             let link = Link { living: self.living, seat, inside: &inside, outside: &outside, deadline };
+            link.ensure_unused()?;
+            journal.saw("VM looked at");
             let met = link.meet()?;
             journal.saw(format_args!("data plane met: {}", met.figures));
             asked.queues = agreed(asked.queues, queues_matter, met.figures)?;
             attach::ensure_free(client, &domain, deadline).map_err(|error| fault::held(&error))?;
+            journal.saw("VM not busy");
             link.plug(client, &domain, &asked, met, journal)?;
             nic.queues = Some(asked.queues);
         }
         nic.attached = true;
         keep(&nic)?;
         take_over(store, self.uid, record)?;
+        journal.saw("recorded");
         self.tell(&nic, store, record, journal).map_err(Failure::from)
     }
 

@@ -80,6 +80,7 @@ impl Undo<'_> {
         let record = self.store.find(self.uid, self.container_id, self.ifname);
         let volume = self.volume(record.as_ref().map_or(&self.config.volume_name, |record| &record.volume), journal);
         let living = Living::find(self.uid, self.netns, record.as_ref().map(|record| record.netns.as_path()));
+        journal.saw(format_args!("pod: {} processes", living.as_ref().map_or(0, |living| living.processes.len())));
 
         if let Some(sought) = self.sought(record.as_ref(), volume.as_ref(), living.as_ref())? {
             let found = living.as_ref().map_or(Ok(false), |living| self.unplug(&sought, living, journal))?;
@@ -119,7 +120,9 @@ impl Undo<'_> {
             remove(&other.ifname)?;
             journal.did(format_args!("forget {}, whose VM is gone", quote::value(&other.ifname)));
         }
-        remove(self.ifname)
+        remove(self.ifname)?;
+        journal.saw("forgotten");
+        Ok(())
     }
 
     /// Whether nothing is to be unmounted: the share, and those of NICs that may turn out to be dead, are certain to stay for
@@ -237,6 +240,7 @@ impl Undo<'_> {
         let mut found = false;
         let client = &mut libvirt.client;
         let domains = client.domains(self.deadline).map_err(|error| fault::libvirt(&error))?;
+        journal.saw("libvirt");
         // One that does not run may have the NIC stored, if somebody made it persistent. What no record tells to have been
         // plugged is then the definition's own business.
         let is_it = |domain: &&Domain| {

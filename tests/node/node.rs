@@ -1,7 +1,7 @@
 //! A node to test on: namespaces of its own, in which every default of the plugin would be safe, pods in it, and calls of
 //! the real binary. Nothing of it outlives the test: its first process dies with the test's, and all else with that.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -369,7 +369,9 @@ impl Call {
         command.arg(words.next().unwrap()).args(words);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("nsenter");
-        child.stdin.take().unwrap().write_all(self.config.to_string().as_bytes()).unwrap();
+        let written = child.stdin.take().unwrap().write_all(self.config.to_string().as_bytes());
+        // One that is killed before it reads leaves nobody to write to.
+        assert!(written.is_ok() || written.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe));
         child
     }
 

@@ -41,10 +41,10 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Makes the pod and starts its VM.
-    pub fn new(vcpus: u32, queues: u32) -> Self {
-        let pod = "bench".to_owned();
-        let facts = lab(&["pod", &pod, "--vcpus", &vcpus.to_string()]);
+    /// Makes the pod, with these options of the lab's, and starts its VM.
+    pub fn new(pod: &str, options: &[&str], queues: u32) -> Self {
+        let pod = pod.to_owned();
+        let facts = lab(&[&["pod", &pod], options].concat());
         let facts = facts.lines().filter_map(|line| line.split_once('='));
         let facts = facts.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         Self { pod, facts, keys: json!({"queues": queues, "log_level": "debug"}) }
@@ -53,6 +53,11 @@ impl Bench {
     /// Removes the pod.
     pub fn end(self) {
         lab(&["pod-rm", &self.pod]);
+    }
+
+    /// All facts of the pod.
+    pub fn facts(&self) -> Value {
+        self.facts.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect()
     }
 
     /// A fact of the pod, as `lab info` tells it.
@@ -105,32 +110,38 @@ impl Bench {
         lab(&["virsh", &self.pod, "domstate", self.fact("DOMAIN")]);
     }
 
-    /// The plugin's last line about a call of this verb: what it took, and its steps, in ms: "…: done in 472 ms; lock 2 ms;
-    /// data plane met: features=… 392 ms; …".
+    /// The steps of the last call of this verb, as the plugin tells the log.
     pub fn last_call(&self, verb: &str) -> Steps {
         let log = lab(&["log"]);
         let begins = format!(": {verb} ");
         let done = log.lines().rev().find(|line| line.contains(&begins) && line.contains(": done in "));
-        let done = done.and_then(|line| line.split_once(": done in ")).expect("the call's last line").1;
-        let mut steps = done.split("; ").map(|step| {
-            let (name, millis) = step.strip_suffix(" ms").and_then(|step| step.rsplit_once(' ')).unwrap_or(("", step));
-            let millis = millis.trim_end_matches(" ms").parse().unwrap_or_else(|_| panic!("no step: {step:?}"));
-            (name.to_owned(), millis)
-        });
-        let whole = steps.next().expect("at least the whole").1;
-        Steps { whole, steps: steps.collect() }
+        Steps::parse(done.expect("the call's last line"))
     }
 }
 
-/// What a call took, as the plugin tells it, in whole milliseconds.
-pub struct Steps {
-    pub whole: f64,
-    steps: Vec<(String, f64)>,
-}
+/// The steps of a call, each with the milliseconds that it took.
+pub struct Steps(Vec<(String, f64)>);
 
 impl Steps {
-    /// The step whose name begins so.
-    pub fn of(&self, begins: &str) -> Option<f64> {
-        self.steps.iter().find(|(name, _)| name.starts_with(begins)).map(|(_, millis)| *millis)
+    /// Reads the plugin's last line about a call: "…: done in 472 ms; lock 0.4 ms; …; data plane met: features=… 392.1 ms; …".
+    pub fn parse(line: &str) -> Self {
+        let words = line.split_once(": done in ").expect("the call's last line").1;
+        let step = |step: &str| {
+            let (name, millis) = step.strip_suffix(" ms").and_then(|step| step.rsplit_once(' '))?;
+            Some((name.to_owned(), millis.parse().ok()?))
+        };
+        // The first is the whole, in whole milliseconds.
+        let steps = words.split("; ").skip(1);
+        Self(steps.map(|words| step(words).unwrap_or_else(|| panic!("no step: {words:?}"))).collect())
+    }
+
+    /// All of them together.
+    pub fn whole(&self) -> f64 {
+        self.0.iter().map(|(_, millis)| millis).sum()
+    }
+
+    /// The step whose name begins so; nothing if there was none.
+    pub fn of(&self, begins: &str) -> f64 {
+        self.0.iter().find(|(name, _)| name.starts_with(begins)).map_or(0.0, |(_, millis)| *millis)
     }
 }

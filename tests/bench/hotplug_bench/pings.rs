@@ -23,6 +23,9 @@ pub fn report(times: &[Time], table: &mut Table) {
 
 /// Plugs NICs and pings each from its first moment on.
 pub fn measure(bench: &Bench, pings: u32) -> Vec<Time> {
+    if pings == 0 {
+        return Vec::new();
+    }
     let known = bench.call("add", &json!({}));
     let mac = known["interfaces"][0]["mac"].as_str().unwrap().to_owned();
     let address = known["ips"][0]["address"].as_str().unwrap().to_owned();

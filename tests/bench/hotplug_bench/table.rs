@@ -1,50 +1,84 @@
-//! The figures, as a table for people and as JSON with every value.
+//! The figures, as a table for people, as JSON with every value, and as bars.
 
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
+use crate::common::bars::{Bar, Chart};
+use crate::common::figures::Sorted;
+
 /// What is printed in the end.
 pub struct Table {
-    text: String,
-    json: Value,
+    rows: Vec<Row>,
+    vcpus: u32,
+    queues: u32,
+}
+
+/// What was measured of one thing, in ms.
+struct Row {
+    section: &'static str,
+    name: &'static str,
+    values: Sorted,
 }
 
 impl Table {
     /// One without rows.
     pub fn new(vcpus: u32, queues: u32) -> Self {
-        let mut text = String::new();
-        let _ = writeln!(text, "| {:<36} | {:>4} | {:>8} | {:>8} | {:>8} |", "ms", "n", "median", "p99", "max");
-        let _ = writeln!(text, "|{:-<38}|{:->6}|{:->10}|{:->10}|{:->10}|", "", ":", ":", ":", ":");
-        Self { text, json: json!({"vcpus": vcpus, "queues": queues, "unit": "ms"}) }
+        Self { rows: Vec::new(), vcpus, queues }
     }
 
     /// Adds what was measured of one thing, in milliseconds, unless it was not measured.
-    pub fn row(&mut self, section: &str, name: &str, values: &[f64]) {
-        if values.is_empty() {
-            return;
+    pub fn row(&mut self, section: &'static str, name: &'static str, values: &[f64]) {
+        if !values.is_empty() {
+            self.rows.push(Row { section, name, values: Sorted::new(values.to_vec()) });
         }
-        let [median, p99, max] = figures(values);
-        let _ = writeln!(self.text, "| {name:<36} | {:>4} | {median:>8.1} | {p99:>8.1} | {max:>8.1} |", values.len());
-        self.json[section][name] =
-            json!({"n": values.len(), "median": median, "p99": p99, "max": max, "values": values});
     }
 
     /// For people.
-    pub fn text(&self) -> &str {
-        &self.text
+    pub fn text(&self) -> String {
+        if self.rows.is_empty() {
+            return String::new();
+        }
+        let mut text = String::new();
+        let _ = writeln!(text, "| {:<42} | {:>4} | {:>8} | {:>8} | {:>8} |", "ms", "n", "median", "p99", "max");
+        let _ = writeln!(text, "|{:-<44}|{:->6}|{:->10}|{:->10}|{:->10}|", "", ":", ":", ":", ":");
+        for Row { name, values, .. } in &self.rows {
+            let [median, p99, max] = figures(values);
+            let count = values.values().len();
+            let _ = writeln!(text, "| {name:<42} | {count:>4} | {median:>8.1} | {p99:>8.1} | {max:>8.1} |");
+        }
+        text
     }
 
     /// For programs.
-    pub fn json(&self) -> &Value {
-        &self.json
+    pub fn json(&self) -> Value {
+        let mut json = json!({"vcpus": self.vcpus, "queues": self.queues, "unit": "ms"});
+        for Row { section, name, values } in &self.rows {
+            let ([median, p99, max], values) = (figures(values), values.values());
+            json[section][name] =
+                json!({"n": values.len(), "median": median, "p99": p99, "max": max, "values": values});
+        }
+        json
+    }
+
+    /// The rows of a section.
+    pub fn chart(&self, section: &str, title: &str) -> Chart {
+        let rows = self.rows.iter().filter(|row| row.section == section);
+        let bar = |row: &Row| {
+            let [median, p99, _] = figures(&row.values);
+            Bar {
+                name: row.name.to_owned(),
+                values: [median, p99],
+                words: format!("{median:.1} ms, p99 {p99:.1} ms"),
+                is_ours: ["ADD", "DEL", "vhostuser-hotplug"].iter().any(|ours| row.name.contains(ours)),
+                is_apart: false,
+            }
+        };
+        Chart { title: format!("{title}: median (full) and 99th percentile (pale), ms"), bars: rows.map(bar).collect() }
     }
 }
 
-/// Median, 99th percentile (nearest rank) and maximum.
-fn figures(values: &[f64]) -> [f64; 3] {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let rank = |percent: usize| sorted[(sorted.len() * percent).div_ceil(100).max(1) - 1];
-    [rank(50), rank(99), rank(100)]
+/// Median, 99th percentile and maximum.
+fn figures(values: &Sorted) -> [f64; 3] {
+    [0.5, 0.99, 1.0].map(|part| values.quantile(part))
 }

@@ -1,8 +1,9 @@
 //! Whether a busy node makes the calls dearer.
 
 use crate::Options;
+use crate::common::crowd::{Mounts, Pods, Processes};
+use crate::common::figures::Sorted;
 use crate::contenders::{NOOP, OURS, call};
-use crate::figures::Sorted;
 use crate::scene::Scene;
 
 /// One scene: what there is how much of, and what ADD takes there, in milliseconds.
@@ -17,16 +18,15 @@ pub struct Point {
 pub fn run(options: &Options, scene: &Scene) -> Vec<Point> {
     let mut points = Vec::new();
     for size in [1, 100, 1000] {
-        scene.set_pods(size);
+        let _there = Pods::beside_one(&scene.kubelet(), size);
         points.push(point(options, scene, "pods", size, 0));
     }
-    scene.set_pods(1);
     for size in [10, 1000, 10_000] {
-        let _there = scene.mounts(size);
+        let _there = Mounts::below(&scene.path("mounts"), size);
         points.push(point(options, scene, "mounts", size, 0));
     }
     for size in [10, 1000, 10_000] {
-        let _there = scene.processes(size);
+        let _there = Processes::start(size);
         points.push(point(options, scene, "processes", size, 0));
     }
     for size in [1 << 10, 1 << 15, 1 << 20] {

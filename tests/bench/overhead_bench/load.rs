@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::Options;
+use crate::common::figures::Sorted;
 use crate::contenders::{NOOP, OURS, call};
-use crate::figures::Sorted;
 use crate::measure::{Call, cpu, millis, spent};
 use crate::scene::Scene;
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
+use crate::common::bars::{self, Bar, Chart};
 use crate::contenders::{NOOP, OURS};
 use crate::growth::Point;
 use crate::load::Burden;
@@ -84,7 +85,7 @@ pub fn load(burdens: &[Burden]) -> String {
 pub fn calls_json(rows: &[Row]) -> Value {
     let row = |row: &Row| {
         json!({
-            "plugin": row.call.name, "verb": row.call.verb,
+            "plugin": row.call.name, "verb": row.call.verb, "n": row.wall.values().len(),
             "wall_ms": {"median": row.wall.median(), "p95": row.wall.quantile(0.95), "p99": row.wall.quantile(0.99)},
             "cpu_ms": row.cpu.median(), "peak_kib": row.memory, "syscalls": row.syscalls,
             "page_faults": row.faults.median(), "instructions": row.instructions,
@@ -114,48 +115,16 @@ pub fn load_json(burdens: &[Burden]) -> Value {
 
 /// Bars of each call's wall and processor time.
 pub fn svg(rows: &[Row]) -> String {
-    const LEFT: f64 = 230.0;
-    const WIDTH: f64 = 420.0;
-    const STEP: f64 = 18.0;
-    let most = rows.iter().map(|row| row.wall.median().max(row.cpu.median())).fold(0.0, f64::max);
-    let mut bars = String::new();
-    let mut y = 40.0;
-    for row in rows {
-        if row.call.name == NOOP {
-            y += STEP / 2.0;
+    let bar = |row: &Row| {
+        let (wall, cpu) = (row.wall.median(), row.cpu.median());
+        Bar {
+            name: format!("{} {}", row.call.verb, row.call.name),
+            values: [wall, cpu],
+            words: format!("{wall:.2} ms, CPU {cpu:.2} ms"),
+            is_ours: row.call.name == OURS,
+            is_apart: row.call.name == NOOP,
         }
-        let colour = if row.call.name == OURS { "#c0392b" } else { "#7f8c8d" };
-        let _ = writeln!(
-            bars,
-            "<text x=\"{}\" y=\"{:.0}\" text-anchor=\"end\">{} {}</text>",
-            LEFT - 8.0,
-            y + 10.0,
-            row.call.verb,
-            row.call.name
-        );
-        for (value, offset, opacity) in [(row.wall.median(), 0.0, 1.0), (row.cpu.median(), 7.0, 0.5)] {
-            let width = WIDTH * value / most;
-            let _ = writeln!(
-                bars,
-                "<rect x=\"{LEFT}\" y=\"{:.0}\" width=\"{width:.1}\" height=\"6\" fill=\"{colour}\" opacity=\"{opacity}\"/>",
-                y + offset
-            );
-        }
-        let _ = writeln!(
-            bars,
-            "<text x=\"{:.0}\" y=\"{:.0}\">{:.2} ms, CPU {:.2} ms</text>",
-            LEFT + WIDTH * row.wall.median().max(row.cpu.median()) / most + 6.0,
-            y + 10.0,
-            row.wall.median(),
-            row.cpu.median()
-        );
-        y += STEP;
-    }
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"820\" height=\"{:.0}\" font-family=\"sans-serif\" font-size=\"11\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"20\" y=\"20\" font-size=\"13\">A pod without a vhost-user NIC: wall time (full) and CPU time (pale) of one call, medians</text>\n\
-         {bars}</svg>\n",
-        y + 16.0
-    )
+    };
+    let title = "A pod without a vhost-user NIC: wall time (full) and CPU time (pale) of one call, medians";
+    bars::svg(&[Chart { title: title.to_owned(), bars: rows.iter().map(bar).collect() }])
 }

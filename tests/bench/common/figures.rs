@@ -11,6 +11,11 @@ impl Sorted {
         Self(values)
     }
 
+    /// All of them.
+    pub fn values(&self) -> &[f64] {
+        &self.0
+    }
+
     /// The value that this part of all (0 to 1) does not exceed.
     pub fn quantile(&self, part: f64) -> f64 {
         let last = self.0.len().saturating_sub(1);
