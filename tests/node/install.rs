@@ -151,7 +151,10 @@ fn a_record_that_cannot_be_read_keeps_the_binary_while_its_pod_is_there() {
     node.sh(&format!("sed -i 's/\"format\":1/\"format\":99/' {STATE}/pods/{}/*", pod.uid));
     for _ in 0..2 {
         let text = uninstall(&node, &["--kubelet-dir", "/run/kubelet"]);
-        assert!(text.contains("left for now: attachments not undone: 1") && text.contains("newer than this plugin"), "{text}");
+        assert!(
+            text.contains("left for now: attachments not undone: 1") && text.contains("newer than this plugin"),
+            "{text}"
+        );
     }
     assert!(node.is_shared(&pod.uid) && node.holds(&format!("test -x {INSTALLED}")));
 }

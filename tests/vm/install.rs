@@ -67,7 +67,8 @@ fn comes_and_goes(version: &str, modes: &[&str]) {
     assert_eq!(new_pod(&containerd).1, THEIRS);
     for mode in modes {
         // libcni keeps the list's file of a sandbox, and nothing of what was dropped in beside it.
-        let remembered = if *mode == "conflist" { "sandboxes made with it in the chain: 1" } else { "attachments not undone: 1" };
+        let remembered =
+            if *mode == "conflist" { "sandboxes made with it in the chain: 1" } else { "attachments not undone: 1" };
         let told = release.install(&["--mode", mode]);
         assert!(told.contains("installed ("), "{told}");
         containerd.has_loaded(true);
