@@ -80,7 +80,10 @@ fn comes_and_goes(version: &str, modes: &[&str]) {
         assert!(is_shared());
 
         let told = release.install(&["--uninstall"]);
-        assert!(told.contains(&format!("left for now: {remembered}")) && told.contains("1 attachments"), "{told}");
+        assert!(
+            told.contains(&format!("left for now: {remembered}")) && told.contains("attachments not undone: 1"),
+            "{told}"
+        );
         containerd.has_loaded(false);
         assert_eq!(lab(&["exec", "cat", "/etc/cni/net.d/01-kube-ovn.conflist"]), SHIPPED.trim_end());
         assert_eq!(new_pod(&containerd).1, THEIRS, "{mode}");
