@@ -77,8 +77,10 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let device = std::str::from_utf8(fields.nth(1)?).ok()?.to_owned();
     let root = unescape(fields.next()?);
     let point = unescape(fields.next()?);
-    // Behind the options, as many as there are, up to a hyphen.
-    let tags: Vec<&[u8]> = fields.skip(1).take_while(|tag| *tag != b"-").collect();
+    // The mount's options end the point: without them the line was cut, maybe in the middle of that.
+    fields.next()?;
+    // As many as there are, up to a hyphen.
+    let tags: Vec<&[u8]> = fields.take_while(|tag| *tag != b"-").collect();
     let has = |prefix: &[u8]| tags.iter().any(|tag| tag.starts_with(prefix));
     Some(Mount { id, device, root, point, is_shared: has(b"shared:"), is_slave: has(b"master:") })
 }
@@ -128,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_broken_line_is_left_out() {
-        for line in ["", "x", "1 2", "1 2 3:4 /", "-1 2 3:4 / / rw"] {
+        for line in ["", "x", "1 2", "1 2 3:4 /", "1 2 3:4 / /cut", "-1 2 3:4 / / rw"] {
             assert_eq!(parse(line.as_bytes()), None, "{line}");
         }
     }

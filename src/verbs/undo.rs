@@ -163,7 +163,7 @@ impl Undo<'_> {
     /// attachment of the pod has that name: else this is the late DEL of an old sandbox.
     ///
     /// # Errors
-    /// That there was no time to look for it: without an answer, its DEL is no success.
+    /// That it could not be looked for, or not in time: without an answer, its DEL is no success.
     fn sought(
         &self,
         record: Option<&Record>,
@@ -192,7 +192,13 @@ impl Undo<'_> {
         let paths: Vec<_> =
             points.iter().filter_map(|point| point.join(socket).into_os_string().into_string().ok()).collect();
         // QEMU's container need not be the only one that has the volume.
-        let sockets = living.unix_sockets().unwrap_or_default();
+        let sockets = living.unix_sockets().map_err(|error| {
+            Error::try_again(
+                "The pod's unix sockets cannot be listed, so that it cannot be known whether its VM has the NIC. Nothing was \
+                 undone; the next DEL begins anew.",
+            )
+            .with_details(error)
+        })?;
         let held = paths.iter().find(|path| connected::is_listening(&sockets, path));
         // The plugin's alias must tell a NIC that came along, or that an ADD would not have plugged: one of the VM's
         // definition may have the same MAC and socket.

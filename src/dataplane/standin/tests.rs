@@ -1,0 +1,203 @@
+use super::super::message::{Message, request};
+use super::super::seat::scratch::Scratch;
+use super::*;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::time::Instant;
+
+const OVS: Figures = Figures { features: 0xd7c6_6a7ca, protocol_features: 0x10cbf, queues: 128, memory_slots: None };
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(60))
+}
+
+/// Runs a stand-in beside this QEMU.
+fn with<T>(scratch: &Scratch, qemu: impl FnOnce() -> T) -> (T, Served) {
+    with_deadline(scratch, Deadline::after(Duration::from_secs(60)), qemu)
+}
+
+fn with_deadline<T>(scratch: &Scratch, deadline: Deadline, qemu: impl FnOnce() -> T) -> (T, Served) {
+    during(scratch.seat(), OVS, deadline, || BTreeSet::from([7]), qemu).unwrap()
+}
+
+#[test]
+fn qemus_handshake_is_answered_as_it_comes() {
+    let scratch = Scratch::new("standin-handshake");
+    let (outcome, served) = with(&scratch, || {
+        let listener = UnixListener::bind(&scratch.path).unwrap();
+        let mut line = Line::new(listener.accept().unwrap().0).unwrap();
+        let mut seen = Vec::new();
+        for asked in [request::GET_FEATURES, request::GET_PROTOCOL_FEATURES] {
+            seen.push(line.ask(asked, soon()).unwrap());
+        }
+        line.send(&Message::ask(request::SET_PROTOCOL_FEATURES, &0x1001f_u64.to_ne_bytes()), soon()).unwrap();
+        seen.push(line.ask(request::GET_QUEUE_NUM, soon()).unwrap());
+        // SET_OWNER, rings and their eventfds, memory: nothing to wait for.
+        for (asked, size) in [(3, 0), (13, 8), (14, 8), (18, 8), (2, 8), (5, 264), (8, 8), (10, 8), (9, 40)] {
+            line.send(&Message::ask(asked, &vec![0; size]), soon()).unwrap();
+        }
+        let mut enable = Message::ask(18, &[0; 8]);
+        enable.needs_reply = true;
+        line.send(&enable, soon()).unwrap();
+        seen.push(line.receive(soon()).unwrap().word().unwrap());
+        seen.push(line.ask(request::GET_STATUS, soon()).unwrap());
+        (seen, line)
+    });
+    assert_eq!(outcome.0, [0xd7c6_6a7ca, 0x1001f, 128, 0, 0]);
+    assert_eq!(served, Served { requests: 15, accepted: BTreeSet::from([7]), fault: None });
+}
+
+#[test]
+fn it_stays_until_the_work_is_done_and_goes_then() {
+    let scratch = Scratch::new("standin-goes");
+    let (mut stream, served) = with(&scratch, || {
+        let listener = UnixListener::bind(&scratch.path).unwrap();
+        let stream = listener.accept().unwrap().0;
+        let mut line = Line::new(stream.try_clone().unwrap()).unwrap();
+        line.ask(request::GET_FEATURES, soon()).unwrap();
+        thread::sleep(Duration::from_millis(100));
+        line.ask(request::GET_FEATURES, soon()).unwrap();
+        stream
+    });
+    assert_eq!((served.requests, served.fault), (2, None));
+    stream.set_nonblocking(false).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+}
+
+/// How often something that hangs on a few milliseconds is tried: on a busy machine not every time will do.
+const TRIES: u32 = 10;
+
+#[test]
+fn a_handshake_that_the_works_end_meets_is_answered_to_its_end() {
+    let is_whole = |_| {
+        let scratch = Scratch::new("standin-amid");
+        let (qemu, served) = with(&scratch, || {
+            let listener = UnixListener::bind(&scratch.path).unwrap();
+            let mut line = Line::new(listener.accept().unwrap().0).unwrap();
+            line.ask(request::GET_FEATURES, soon()).unwrap();
+            thread::spawn(move || (0..200).take_while(|_| line.ask(request::GET_STATUS, soon()).is_ok()).count())
+        });
+        (qemu.join().unwrap(), served.requests) == (200, 201)
+    };
+    assert!((0..TRIES).any(is_whole));
+}
+
+#[test]
+fn quiet_before_the_works_end_need_not_be_waited_for_again() {
+    let goes_at_once = |_| {
+        let scratch = Scratch::new("standin-quiet");
+        let ((_line, done), served) = with(&scratch, || {
+            let listener = UnixListener::bind(&scratch.path).unwrap();
+            let mut line = Line::new(listener.accept().unwrap().0).unwrap();
+            line.ask(request::GET_FEATURES, soon()).unwrap();
+            thread::sleep(QUIET * 2);
+            (line, Instant::now())
+        });
+        served.fault.is_none() && done.elapsed() < QUIET
+    };
+    assert!((0..TRIES).any(goes_at_once));
+}
+
+#[test]
+fn it_ends_if_qemu_never_listens_or_never_takes_the_connection() {
+    let scratch = Scratch::new("standin-unserved");
+    let (_, served) = with(&scratch, || thread::sleep(Duration::from_millis(20)));
+    assert_eq!(served, Served::default());
+    let (_listener, served) = with(&scratch, || {
+        let listener = UnixListener::bind(&scratch.path).unwrap();
+        thread::sleep(Duration::from_millis(20));
+        listener
+    });
+    assert_eq!(served, Served::default());
+}
+
+#[test]
+fn a_connection_that_qemu_gave_up_is_made_again() {
+    let scratch = Scratch::new("standin-again");
+    let ((features, _line), served) = with(&scratch, || {
+        let listener = UnixListener::bind(&scratch.path).unwrap();
+        drop(listener.accept().unwrap());
+        let mut line = Line::new(listener.accept().unwrap().0).unwrap();
+        (line.ask(request::GET_FEATURES, soon()).unwrap(), line)
+    });
+    assert_eq!((features, served.requests, served.fault), (0xd7c6_6a7ca, 1, None));
+}
+
+#[test]
+fn a_hostile_qemu_ends_its_connections_and_nothing_else() {
+    let nonsense: [&[u32]; 5] = [&[1, 1, u32::MAX], &[1, 0, 0], &[0, 1, 0], &[u32::MAX, 9, 0], &[24, 1, 12, 0, 0, 0]];
+    for words in nonsense {
+        let scratch = Scratch::new("standin-hostile");
+        let (closed, served) = with(&scratch, || {
+            // It listens no more: a second connection's end would be told instead.
+            let (mut stream, _) = UnixListener::bind(&scratch.path).unwrap().accept().unwrap();
+            stream.write_all(&words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>()).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            stream.read(&mut [0])
+        });
+        // ECONNRESET where bytes of ours were not read.
+        assert!(closed.is_err() || closed.is_ok_and(|read| read == 0));
+        assert!(matches!(served.fault, Some(Fault::Nonsense(_))), "{words:?}: {served:?}");
+    }
+}
+
+#[test]
+fn half_a_message_holds_it_no_longer_than_a_message_may_take() {
+    let scratch = Scratch::new("standin-half");
+    let begun = Instant::now();
+    let (stream, served) = with(&scratch, || {
+        let listener = UnixListener::bind(&scratch.path).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(&[1, 0, 0]).unwrap();
+        stream
+    });
+    assert_eq!(served.fault, Some(Fault::Silent));
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    drop(stream);
+}
+
+#[test]
+fn half_a_message_does_not_outlast_the_deadline() {
+    let scratch = Scratch::new("standin-deadline");
+    // A busy machine is not always as quick.
+    let is_quick = |_| {
+        let begun = Instant::now();
+        let (stream, served) = with_deadline(&scratch, Deadline::after(Duration::from_millis(100)), || {
+            let listener = UnixListener::bind(&scratch.path).unwrap();
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(&[1, 0, 0]).unwrap();
+            stream
+        });
+        let took = begun.elapsed();
+        assert_eq!(served.fault, Some(Fault::Silent));
+        drop(stream);
+        std::fs::remove_file(&scratch.path).unwrap();
+        took < MESSAGE_PATIENCE
+    };
+    assert!((0..TRIES).any(is_quick));
+}
+
+#[test]
+fn a_flood_is_bounded() {
+    let scratch = Scratch::new("standin-flood");
+    let ((), served) = with(&scratch, || {
+        let listener = UnixListener::bind(&scratch.path).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        let many: Vec<u8> = [3_u32, 1, 0].map(u32::to_ne_bytes).concat().repeat(1000);
+        while stream.write_all(&many).is_ok() {}
+    });
+    assert_eq!(served.requests, MESSAGE_LIMIT + 1);
+    assert!(matches!(served.fault, Some(Fault::Nonsense(_))));
+}
+
+#[test]
+fn a_link_at_the_name_is_not_followed() {
+    let scratch = Scratch::new("standin-link");
+    let other = scratch.path.with_file_name("other");
+    let listener = UnixListener::bind(&other).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    std::os::unix::fs::symlink(&other, &scratch.path).unwrap();
+    let ((), served) = with(&scratch, || thread::sleep(Duration::from_secs(1)));
+    assert!(listener.accept().is_err());
+    assert!(matches!(served.fault, Some(Fault::Broken(_))));
+}
