@@ -24,10 +24,24 @@ pub fn is_listening(list: &str, path: &str) -> bool {
     listening(list).any(|other| other == path)
 }
 
+/// The sockets that listen on the path, by their inodes.
+#[must_use]
+pub fn listeners(list: &str, path: &str) -> BTreeSet<u64> {
+    lines_of_listeners(list).filter(|(_, other)| *other == path).filter_map(|(fields, _)| inode(fields)).collect()
+}
+
 /// The paths that somebody listens on.
 pub fn listening(list: &str) -> impl Iterator<Item = &str> {
+    lines_of_listeners(list).map(|(_, path)| path)
+}
+
+fn lines_of_listeners(list: &str) -> impl Iterator<Item = ([&str; 7], &str)> {
     let listens = |[_, _, _, flags, _, state, _]: &[&str; 7]| *flags == ACCEPTING && *state == UNCONNECTED;
-    list.lines().filter_map(parse).filter(move |(fields, _)| listens(fields)).map(|(_, path)| path)
+    list.lines().filter_map(parse).filter(move |(fields, _)| listens(fields))
+}
+
+fn inode([_, _, _, _, _, _, inode]: [&str; 7]) -> Option<u64> {
+    inode.parse().ok()
 }
 
 /// The connections that were accepted on the path, by the inodes of the ends that were. One that waits to be is listed
@@ -36,7 +50,7 @@ pub fn listening(list: &str) -> impl Iterator<Item = &str> {
 pub fn accepted(list: &str, path: &str) -> BTreeSet<u64> {
     let of_path = list.lines().filter_map(parse).filter(|(_, other)| *other == path).map(|(fields, _)| fields);
     let connected = of_path.filter(|[_, _, _, _, _, state, _]| *state == CONNECTED);
-    connected.filter_map(|[_, _, _, _, _, _, inode]| inode.parse().ok()).collect()
+    connected.filter_map(inode).collect()
 }
 
 /// A line: "Num RefCount Protocol Flags Type St Inode", then a space, and all the rest is the path.
@@ -68,11 +82,14 @@ mod tests {
     #[test]
     fn a_socket_is_listened_on_connected_to_or_neither() {
         for (path, inodes) in [("/run/vm/pod1", &[1122][..]), ("/run/vm/pod2", &[]), ("/run/vm/a b", &[])] {
-            assert!(is_listening(LIST, path));
+            assert!(is_listening(LIST, path) && listeners(LIST, path).len() == 1);
             assert_eq!(accepted(LIST, path), inodes.iter().copied().collect());
         }
         for other in ["/run/vm/pod", "pod1", "b", "/run/vm/pod3", "12345 /run/vm/a b"] {
-            assert!(!is_listening(LIST, other) && accepted(LIST, other).is_empty(), "{other}");
+            assert!(
+                !is_listening(LIST, other) && listeners(LIST, other).is_empty() && accepted(LIST, other).is_empty(),
+                "{other}"
+            );
         }
     }
 

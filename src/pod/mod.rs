@@ -3,6 +3,7 @@
 //! Nearly everything in this room belongs to the tenant. What is read here is compared, bounded and checked; no path
 //! the pod can write is followed by name.
 
+pub mod cgroup;
 pub mod daemon;
 pub mod identity;
 pub mod mounts;

@@ -132,17 +132,14 @@ impl Pod<'_> {
             if !wanted {
                 return Ok(());
             }
-            let processes = sandbox.processes().map_err(|error| fault::system("listing processes", &error))?;
-            journal.saw(format_args!("pod: {} processes", processes.len()));
             // With no process there is no VM yet: the sandbox is only being created, and the share is all it can have.
-            if processes.is_empty() {
-                return Ok(());
-            }
+            let living = Living::of(uid, sandbox).map_err(|error| fault::system("listing processes", &error))?;
+            journal.saw(format_args!("pod: {} processes", living.as_ref().map_or(0, |living| living.processes.len())));
+            let Some(living) = living else { return Ok(()) };
             if !mounted {
                 // Nor will there be anything to unmount, should this fail.
                 privilege::narrow(Task::Talk);
             }
-            let living = Living { sandbox, processes };
             let plug = Plug { request, config, uid, volume: &volume, share: &share, living: &living, deadline };
             plug.run(store, &mut record, journal)
         };

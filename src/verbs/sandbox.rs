@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::cni::{Error, Request};
 use crate::config::Config;
 use crate::dataplane::connected;
 use crate::dataplane::guard::End;
 use crate::deadline::Deadline;
+use crate::pod::cgroup;
 use crate::pod::identity::{self, PodUid};
 use crate::pod::mounts::Location;
 use crate::pod::netns::Sandbox;
@@ -58,20 +60,43 @@ pub fn volume(config: &Config, uid: &PodUid) -> Result<Option<Volume>, Error> {
 pub struct Living {
     /// Its network namespace.
     pub sandbox: Sandbox,
-    /// The processes in it; never none.
+    /// Those processes in it that are in the pod's cgroup, or where that has none, all; never none.
     pub processes: Vec<Process>,
+    /// All others in it, once they were needed.
+    others: OnceLock<Vec<Process>>,
 }
 
 impl Living {
-    /// Looks for a pod's processes: in the namespace that the call names, in the one that was recorded, and by the pod's
-    /// cgroups. `None` if the pod has none, so that no VM of it can run.
+    /// What lives of a pod in its sandbox. `None` if nothing does.
+    ///
+    /// # Errors
+    /// That of listing `/proc`.
+    pub fn of(uid: &PodUid, sandbox: Sandbox) -> Result<Option<Self>, sys::Error> {
+        match Self::of_cgroup(sandbox, cgroup::processes(uid)) {
+            Ok(living) => Ok(Some(living)),
+            Err(sandbox) => Self::in_sandbox(sandbox),
+        }
+    }
+
+    /// Looks for a pod's processes: by its cgroup; in the namespace that the call names, in the one that was recorded; and
+    /// by the cgroups of every process. `None` if the pod has none, so that no VM of it can run.
     ///
     /// A path may have come to name another's namespace since it was recorded: the host's, another pod's, or one whose
     /// processes bear no pod's mark. The last is believed only where no process bears this pod's.
     pub fn find(uid: &PodUid, named: Option<&Path>, recorded: Option<&Path>) -> Option<Self> {
-        let by_path = [named, recorded].into_iter().flatten().filter_map(|path| Sandbox::open(path).ok());
+        let by_path = || [named, recorded].into_iter().flatten().filter_map(|path| Sandbox::open(path).ok());
+        let marked = cgroup::processes(uid);
+        let home = |sandbox: &Sandbox| !sandbox.is_hosts() && marked.iter().any(|process| sandbox.holds(process));
+        let by_process = marked.iter().filter_map(|process| Sandbox::of(process).ok());
+        if let Some(sandbox) = by_path().chain(by_process).find(home) {
+            return Self::of_cgroup(sandbox, marked).ok();
+        }
+        let in_sandbox = |sandbox: Sandbox| match sandbox.is_hosts() {
+            true => None,
+            false => Self::in_sandbox(sandbox).ok().flatten(),
+        };
         let mut unmarked = None;
-        for living in by_path.filter_map(Self::in_sandbox) {
+        for living in by_path().filter_map(in_sandbox) {
             let marks: BTreeSet<PodUid> = living.processes.iter().filter_map(identity::of_process).collect();
             match marks.first() {
                 Some(mark) if marks.len() == 1 && mark == uid => return Some(living),
@@ -81,12 +106,20 @@ impl Living {
         }
         let by_cgroup = identity::processes_of(uid).unwrap_or_default();
         let by_cgroup = by_cgroup.iter().filter_map(|process| Sandbox::of(process).ok());
-        by_cgroup.filter_map(Self::in_sandbox).next().or(unmarked)
+        by_cgroup.filter_map(in_sandbox).next().or(unmarked)
     }
 
-    fn in_sandbox(sandbox: Sandbox) -> Option<Self> {
-        let processes = sandbox.processes().ok().filter(|processes| !processes.is_empty() && !sandbox.is_hosts())?;
-        Some(Self { sandbox, processes })
+    /// Of the processes in the pod's cgroup those that live in the sandbox; the sandbox back if none does.
+    fn of_cgroup(sandbox: Sandbox, mut processes: Vec<Process>) -> Result<Self, Sandbox> {
+        processes.retain(|process| sandbox.holds(process));
+        if processes.is_empty() { Err(sandbox) } else { Ok(Self { sandbox, processes, others: OnceLock::new() }) }
+    }
+
+    /// All processes that live in the sandbox.
+    fn in_sandbox(sandbox: Sandbox) -> Result<Option<Self>, sys::Error> {
+        let processes = sandbox.processes()?;
+        let none = OnceLock::from(Vec::new());
+        Ok((!processes.is_empty()).then_some(Self { sandbox, processes, others: none }))
     }
 
     /// The unix sockets of the pod's network namespace, as the kernel lists them; none where all its processes have ended.
@@ -118,19 +151,39 @@ impl Living {
     pub fn accepted(&self, path: &str, data_plane: Option<&Process>, deadline: Deadline) -> Vec<End> {
         // One list after the other, for each may be long.
         let mut sockets = connected::accepted(&process::own_unix_sockets().unwrap_or_default(), path);
-        sockets.extend(connected::accepted(&self.unix_sockets().unwrap_or_default(), path));
+        let pods = self.unix_sockets().unwrap_or_default();
+        sockets.extend(connected::accepted(&pods, path));
         if let Some(list) = data_plane.and_then(|process| process.unix_sockets().ok()) {
             sockets.extend(connected::accepted(&list, path));
         }
         if sockets.is_empty() {
             return Vec::new();
         }
+        let with_listeners = &sockets | &connected::listeners(&pods, path);
         let of = |process: &Process| {
             let (pid, proc) = (process.pid(), process.path(""));
-            let found = process.descriptors(&sockets).unwrap_or_default();
+            let found = process.descriptors(&with_listeners).unwrap_or_default();
             found.into_iter().map(move |(inode, descriptor)| End { pid, proc: proc.clone(), descriptor, inode })
         };
-        let ends = self.processes.iter().take_while(|_| !deadline.passed()).flat_map(of).take(END_LIMIT);
-        ends.filter(|end| end.is_bound_to(path)).collect()
+        let ends = |processes: &[Process]| -> Vec<End> {
+            processes.iter().take_while(|_| !deadline.passed()).flat_map(of).take(END_LIMIT).collect()
+        };
+        let mut found = ends(&self.processes);
+        if found.is_empty() && self.may_listen(path) {
+            // Whoever listens still is elsewhere: a libvirt that sees the host's cgroups puts QEMU into one outside the pod's.
+            found = ends(self.others());
+        }
+        found.retain(|end| sockets.contains(&end.inode) && end.is_bound_to(path));
+        found
+    }
+
+    /// The processes in the sandbox that are not in the pod's cgroup, which takes a look at every process of the node.
+    fn others(&self) -> &[Process] {
+        self.others.get_or_init(|| {
+            let known: BTreeSet<i32> = self.processes.iter().map(Process::pid).collect();
+            let mut all = self.sandbox.processes().unwrap_or_default();
+            all.retain(|process| !known.contains(&process.pid()));
+            all
+        })
     }
 }

@@ -1,62 +1,16 @@
 //! Who the pod is, where the runtime does not say.
 
-use std::path::PathBuf;
-
 use serde_json::json;
 
+use super::cgroup::Cgroup;
 use super::dataplane::DataPlane;
 use super::libvirt::Double;
 use super::node::{Call, Node, Pod, STATE, VOLUME};
 
-/// A cgroup of the machine with the pod's process in it, removed again.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    /// The first hierarchy that can be written: version 2's, mounted alone or beside version 1, or one of version 1.
-    fn new(path: &str, pid: u32) -> Self {
-        for root in ["/sys/fs/cgroup/unified", "/sys/fs/cgroup", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/systemd"] {
-            let directory = PathBuf::from(root).join(path);
-            if !PathBuf::from(root).join("cgroup.procs").exists() {
-                continue;
-            }
-            let group = Self(directory);
-            if std::fs::create_dir_all(&group.0).is_ok()
-                && std::fs::write(group.0.join("cgroup.procs"), pid.to_string()).is_ok()
-            {
-                return group;
-            }
-        }
-        panic!("no cgroup hierarchy of this machine can be written, so identity by cgroup cannot be shown here");
-    }
-
-    fn add(&self, pid: u32) {
-        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
-    }
-}
-
 /// The program that a chain of starters has started in the end.
-fn started(by: u32) -> u32 {
+pub fn started(by: u32) -> u32 {
     let children = std::fs::read_to_string(format!("/proc/{by}/task/{by}/children")).unwrap();
     children.split_whitespace().next().map_or(by, |child| started(child.parse().unwrap()))
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        // The process may still be dying; and no parent goes that holds another test's.
-        for _ in 0..200 {
-            if std::fs::remove_dir(&self.0).is_ok() || !self.0.exists() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        let mut parent = self.0.as_path();
-        while let Some(up) = parent.parent() {
-            if up.ends_with("cgroup") || std::fs::remove_dir(up).is_err() {
-                break;
-            }
-            parent = up;
-        }
-    }
 }
 
 /// The seed's own kind of call: no uid, a process' namespace.

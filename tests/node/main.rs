@@ -5,6 +5,7 @@
 
 mod attach;
 mod busy;
+mod cgroup;
 mod dataplane;
 mod detach;
 mod doctor;

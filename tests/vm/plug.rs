@@ -96,3 +96,23 @@ fn libvirt_9_will_do_and_a_pod_without_cgroups_too() {
     assert!(!pod.guest_has(&nic));
     assert_eq!(pod.leftovers(), Vec::<String>::new());
 }
+
+#[test]
+#[ignore = "needs the lab: run tests/run"]
+fn a_qemu_that_libvirt_put_outside_the_pods_cgroup_is_found() {
+    let pod = Pod::new(&[]);
+    // As a libvirt does that sees the host's cgroups.
+    let facts = lab(&["info", &pod.name]);
+    let qemu = facts.lines().find_map(|line| line.strip_prefix("QEMU_PID=")).unwrap();
+    let marks = |pid: &str| lab(&["exec", "cat", &format!("/proc/{pid}/cgroup")]).matches(pod.fact("POD_UID")).count();
+    assert!(marks(qemu) > 0);
+    let roots = "awk '$3 ~ /^cgroup2?$/ { print $2 }' /proc/mounts";
+    lab(&["exec", "sh", "-c", &format!("for root in $({roots}); do echo {qemu} >$root/cgroup.procs; done")]);
+    assert_eq!((marks(qemu), marks(pod.fact("PID")) > 0), (0, true));
+    let nic = pod.add("net1").nic();
+    pod.ping(&nic);
+    pod.call("check", "net1", &json!({})).succeeded();
+    pod.del("net1").succeeded();
+    assert!(!pod.guest_has(&nic));
+    assert_eq!(pod.leftovers(), Vec::<String>::new());
+}

@@ -1,0 +1,120 @@
+//! The pod's cgroup, where kubelet makes it: its processes without a look at everybody's.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::dataplane::DataPlane;
+use super::identity::started;
+use super::libvirt::Double;
+use super::node::{Call, Node, Pod};
+
+/// A cgroup of the machine with the pod's process in it, removed again.
+pub struct Cgroup(PathBuf);
+
+impl Cgroup {
+    /// The first hierarchy that can be written: version 2's, mounted alone or beside version 1, or one of version 1.
+    pub fn new(path: &str, pid: u32) -> Self {
+        Self::below(
+            &["/sys/fs/cgroup/unified", "/sys/fs/cgroup", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/systemd"],
+            path,
+            pid,
+        )
+    }
+
+    /// The same below the first of these roots that can be written.
+    fn below(roots: &[&str], path: &str, pid: u32) -> Self {
+        for root in roots {
+            let directory = PathBuf::from(root).join(path);
+            if !PathBuf::from(root).join("cgroup.procs").exists() {
+                continue;
+            }
+            let group = Self(directory);
+            if std::fs::create_dir_all(&group.0).is_ok()
+                && std::fs::write(group.0.join("cgroup.procs"), pid.to_string()).is_ok()
+            {
+                return group;
+            }
+        }
+        panic!("no cgroup hierarchy of this machine can be written, so nothing by cgroup can be shown here");
+    }
+
+    pub fn add(&self, pid: u32) {
+        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // The process may still be dying; and no parent goes that holds another test's.
+        for _ in 0..200 {
+            if std::fs::remove_dir(&self.0).is_ok() || !self.0.exists() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let mut parent = self.0.as_path();
+        while let Some(up) = parent.parent() {
+            if up.ends_with("cgroup") || std::fs::remove_dir(up).is_err() {
+                break;
+            }
+            parent = up;
+        }
+    }
+}
+
+/// The processes whose network namespace a call asks for by name, `/proc/<pid>/ns/net`, as it does for every process of the
+/// node where it goes through them.
+fn looked_at(call: &Call, node: &Node) -> usize {
+    let trace = std::env::temp_dir().join(format!("vhu-cgroup-trace-{}", super::node::new_uid()));
+    let words = ["strace", "-f", "-qq", "-o", trace.to_str().unwrap(), "-e", "trace=readlink,readlinkat"];
+    call.clone().through(&words).run(node).succeeded();
+    let seen = std::fs::read_to_string(&trace).unwrap();
+    std::fs::remove_file(trace).unwrap();
+
+    seen.lines().filter(|line| line.contains("/ns/net")).count()
+}
+
+#[test]
+fn the_nodes_processes_are_left_alone_where_the_pods_cgroup_tells_its_own() {
+    let node = Node::new();
+    // A node with version 2 alone has that where this machine may have the tree of version 1.
+    if PathBuf::from("/sys/fs/cgroup/unified").exists() {
+        node.sh("mount -t tmpfs tmpfs /mnt && mkdir /mnt/1 && mount --rbind /sys/fs/cgroup /mnt/1");
+    }
+    let version_1 = PathBuf::from("/sys/fs/cgroup/pids").exists();
+    let roots: &[(&str, &[&str])] = match version_1 {
+        true => &[("pids", &["/sys/fs/cgroup/pids"]), ("2", &["/sys/fs/cgroup/unified"])],
+        false => &[("2", &["/sys/fs/cgroup"])],
+    };
+    for (hierarchy, roots) in roots {
+        if version_1 && *hierarchy == "2" {
+            node.sh("mount --bind /mnt/1/unified /sys/fs/cgroup");
+        }
+        for systemd in [false, true] {
+            let pod = Pod::new(&node);
+            let _plane = DataPlane::start(&node, &pod, "net1");
+            let path = if systemd {
+                let uid = pod.uid.replace('-', "_");
+                format!("kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{uid}.slice/crio-1.scope")
+            } else {
+                format!("kubepods/pod{}/1", pod.uid)
+            };
+            let group = Cgroup::below(roots, &path, pod.machine_pid());
+            let double = Double::start(&pod, &json!({}));
+            group.add(started(double.child.id()));
+            let add = Call::new("ADD", &pod.uid, &pod.netns());
+            for call in [&add, &add.clone().command("CHECK"), &add.clone().command("DEL")] {
+                assert_eq!(looked_at(call, &node), 0, "{hierarchy} {path}");
+            }
+            assert!(node.is_clean(&pod.uid));
+            assert_eq!((double.count("attach"), double.count("detach-alias")), (1, 1));
+            drop((double, pod, group));
+        }
+    }
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let _double = Double::start(&pod, &json!({}));
+    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    assert!(looked_at(&add, &node) >= 2, "without a cgroup of its own every process is looked at");
+}
