@@ -12,6 +12,10 @@ pub struct Deadline {
     end: Instant,
 }
 
+/// Some work was not done by its deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Late;
+
 impl Deadline {
     /// A deadline `span` from now.
     #[must_use]
@@ -40,13 +44,27 @@ impl Deadline {
         Self { end: self.end.min(Self::after(span).end) }
     }
 
-    /// Does some work whose calls know no deadline, on a thread of its own; `None` if it is not done in time, or no thread
-    /// can be had. The thread is left where it hangs then, and ends with the process.
-    pub fn bound<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    /// Does some work whose calls know no deadline, on a thread of its own, and gives what it yields as it does. The last item
+    /// is an error if the work is not done in time, or no thread can be had; the thread is left where it hangs then, and
+    /// ends with the process.
+    pub fn bound<I>(&self, work: I) -> impl Iterator<Item = Result<I::Item, Late>> + use<I>
+    where
+        I: Iterator<Item: Send> + Send + 'static,
+    {
         let (tell, told) = mpsc::channel();
-        // Nobody hears of it if it is too late.
-        let thread = thread::Builder::new().spawn(move || drop(tell.send(work())));
-        thread.ok().and_then(|_| told.recv_timeout(self.remaining()).ok())
+        // Where nobody hears of it any more, it is too late.
+        let work = move || drop(work.map(Some).chain([None]).map(|item| tell.send(item)).find(Result::is_err));
+        // Without a thread there is nobody to tell, and that is heard.
+        drop(thread::Builder::new().spawn(work));
+        let (deadline, mut ended) = (*self, false);
+        std::iter::from_fn(move || {
+            if ended {
+                return None;
+            }
+            let next = told.recv_timeout(deadline.remaining()).map_err(|_| Late);
+            ended = !matches!(next, Ok(Some(_)));
+            next.transpose()
+        })
     }
 
     /// This deadline, put off by `span`.
@@ -81,9 +99,14 @@ mod tests {
 
     #[test]
     fn work_is_waited_for_until_the_deadline_and_no_longer() {
+        let first = |number: &u32| {
+            if *number > 1 {
+                thread::sleep(Duration::from_secs(60))
+            }
+        };
         let soon = Deadline::after(Duration::from_millis(20));
-        assert_eq!(soon.bound(|| thread::sleep(Duration::from_secs(60))), None);
-        assert_eq!(Deadline::after(Duration::from_secs(20)).bound(|| 7), Some(7));
+        assert_eq!(soon.bound((1..4).inspect(first)).collect::<Vec<_>>(), [Ok(1), Err(Late)]);
+        assert_eq!(Deadline::after(Duration::from_secs(20)).bound(1..4).collect::<Vec<_>>(), [Ok(1), Ok(2), Ok(3)]);
     }
 
     #[test]

@@ -21,6 +21,9 @@ mod binding;
 use crate::quote;
 pub use binding::{RESTRICTIONS, bind, restrict, unmount};
 
+/// How much of a file is read at once, in bytes: of a table of the kernel's it gives no more than a page.
+const READ_AT_ONCE: usize = 16 << 10;
+
 /// A system call that failed: which, on what, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
@@ -151,7 +154,8 @@ pub fn open_file(path: &Path) -> Result<File, Error> {
 /// # Errors
 /// open(2)'s and read(2)'s; `EFBIG` past `limit`.
 pub fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
+    // The kernel does not tell how long its tables are, and std would feel its way from 32 bytes up.
+    let mut bytes = Vec::with_capacity(READ_AT_ONCE);
     let read = open_file(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes);
     let read = read.map_err(|error| Error::of("read", path, &error))?;
     if u64::try_from(read).unwrap_or(u64::MAX) > limit {

@@ -1,7 +1,8 @@
 //! The pod's libvirt daemon: found by its socket, proved to be the pod's own, connected to.
 //!
 //! A socket's path leads through the container's file systems, and one of these may be a server of the tenant's own (NFS, a
-//! FUSE daemon) that never answers. So each place is looked at on a thread that is left alone at the deadline.
+//! FUSE daemon) that never answers. So the places are looked at, and connected to, on threads that are left alone at the
+//! deadline.
 //!
 //! Who listens is proved by the process that called listen(2) (SO_PEERCRED, unix(7)), which must live in the pod's network
 //! namespace and, where the pod's processes bear its mark at all, in its cgroup: only the runtime writes that. A process
@@ -9,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::iter::once_with;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -24,7 +26,7 @@ use super::identity::{self, PodUid};
 use super::netns::Sandbox;
 use super::process::{self, Process};
 use super::volume::{self, Volume};
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, Late};
 use crate::sys::{self, Walk};
 
 /// KubeVirt's emptyDir with the daemon's socket (virt-controller, services/rendervolumes.go): reached without a pid.
@@ -97,8 +99,6 @@ pub struct Search<'a> {
 
 /// A path at which a daemon's socket may be.
 struct Place {
-    /// For messages.
-    name: String,
     directory: OwnedFd,
     path: PathBuf,
     walk: Walk,
@@ -106,22 +106,22 @@ struct Place {
 
 /// What was found at a place.
 enum Found {
-    /// Nothing, or a socket that has been tried already under another name.
     Nothing,
-    /// A socket that nobody listens on.
-    Deaf(Errno),
+    Socket {
+        handle: OwnedFd,
+        /// Device and inode.
+        object: (u64, u64),
+    },
     /// Something that must not be there: in words.
     Foul(&'static str),
-    /// Somebody who listens.
-    Answer(UnixStream),
 }
 
-/// Who answered.
+/// Who answers at a socket.
 enum Verdict {
     /// The pod's own daemon.
-    Own(Process),
-    /// A process that has ended.
-    Gone,
+    Own(UnixStream, Process),
+    /// Nobody, or one who has ended: in words.
+    Nobody(&'static str),
     /// Somebody else: in words.
     Foul(&'static str),
 }
@@ -136,43 +136,35 @@ impl Search<'_> {
         let mut foul = None;
         // One socket often has several names: /run and /var/run, a volume and where it is mounted.
         let mut seen = BTreeSet::new();
-        for Place { name, directory, path, walk } in self.places(processes) {
-            let known = seen.clone();
-            let Some((found, object)) = deadline.bound(move || look(&directory, &path, walk, &known, deadline)) else {
-                tried.push(format!("{name}: looking there took too long"));
-                break;
+        let (names, places): (Vec<_>, Vec<_>) = self.places(processes).into_iter().unzip();
+        for (name, looked) in names.into_iter().zip(deadline.bound(places.into_iter().map(look))) {
+            let verdict = match looked {
+                Ok(Found::Nothing) => continue,
+                Ok(Found::Socket { object, .. }) if !seen.insert(object) => continue,
+                Ok(Found::Socket { handle, .. }) => self.ask(handle, processes, deadline)?,
+                Ok(Found::Foul(what)) => Verdict::Foul(what),
+                Err(Late) => Verdict::Nobody("looking there took too long"),
             };
-            seen.extend(object);
-            let what = match found {
-                Found::Nothing => continue,
-                Found::Deaf(errno) => {
-                    tried.push(format!("{name}: {}", errno.desc()));
-                    continue;
+            match verdict {
+                Verdict::Own(stream, process) => return Ok(Daemon { stream, process, socket: name }),
+                Verdict::Nobody(why) => tried.push(format!("{name}: {why}")),
+                Verdict::Foul(what) => {
+                    foul.get_or_insert(Error::Foul { socket: name, what: what.to_owned() });
                 }
-                Found::Foul(what) => what,
-                Found::Answer(stream) => match self.judge(&stream, processes)? {
-                    Verdict::Own(process) => return Ok(Daemon { stream, process, socket: name }),
-                    Verdict::Gone => {
-                        tried.push(format!("{name}: the process that listened has ended"));
-                        continue;
-                    }
-                    Verdict::Foul(what) => what,
-                },
-            };
-            foul.get_or_insert(Error::Foul { socket: name, what: what.to_owned() });
+            }
         }
         Err(foul.unwrap_or(Error::Absent { tried }))
     }
 
     /// Where a socket may be, with a name for messages: KubeVirt's volume first, then each container's root.
-    fn places(&self, processes: &[Process]) -> Vec<Place> {
+    fn places(&self, processes: &[Process]) -> Vec<(String, Place)> {
         let mut places = Vec::new();
         if let Ok(Some(runtime)) = Volume::open(self.kubelet_dir, self.uid.as_str(), RUNTIME_VOLUME) {
             let volume = volume::directory(self.kubelet_dir, self.uid.as_str()).join(RUNTIME_VOLUME);
             for socket in RUNTIME_SOCKETS {
                 if let Ok(directory) = runtime.fd().try_clone_to_owned() {
                     let name = volume.join(socket).display().to_string();
-                    places.push(Place { name, directory, path: socket.into(), walk: Walk::Strict });
+                    places.push((name, Place { directory, path: socket.into(), walk: Walk::Strict }));
                 }
             }
         }
@@ -182,56 +174,59 @@ impl Search<'_> {
             for path in self.sockets {
                 let Ok(directory) = root.try_clone() else { continue };
                 let name = format!("{} in the container of process {}", path.display(), process.pid());
-                places.push(Place { name, directory, path: path.clone(), walk: Walk::Rooted });
+                places.push((name, Place { directory, path: path.clone(), walk: Walk::Rooted }));
             }
         }
         places
     }
 
-    fn judge(&self, stream: &UnixStream, processes: &[Process]) -> Result<Verdict, sys::Error> {
-        let Some(process) = peer(stream)? else { return Ok(Verdict::Gone) };
+    /// Connects to a socket, and tells who listens there.
+    fn ask(&self, handle: OwnedFd, processes: &[Process], deadline: Deadline) -> Result<Verdict, sys::Error> {
+        let mut dialled = deadline.bound(once_with(move || dial(&handle, deadline)));
+        match dialled.next() {
+            Some(Ok(Ok(stream))) => self.judge(stream, processes),
+            Some(Ok(Err(errno))) => Ok(Verdict::Nobody(errno.desc())),
+            Some(Err(Late)) | None => Ok(Verdict::Nobody("connecting there took too long")),
+        }
+    }
+
+    fn judge(&self, stream: UnixStream, processes: &[Process]) -> Result<Verdict, sys::Error> {
+        let Some(process) = peer(&stream)? else {
+            return Ok(Verdict::Nobody("the process that listened has ended"));
+        };
         if !self.sandbox.holds(&process) {
             return Ok(Verdict::Foul("who answers there does not live in the pod's network namespace"));
         }
         let is_marked = |process: &Process| identity::of_process(process).as_ref() == Some(self.uid);
         Ok(match identity::of_process(&process) {
-            Some(uid) if uid == *self.uid => Verdict::Own(process),
+            Some(uid) if uid == *self.uid => Verdict::Own(stream, process),
             Some(_) => Verdict::Foul("who answers there belongs to another pod"),
             // A runtime that keeps no cgroups marks none of the pod's processes.
             None if processes.iter().any(is_marked) => {
                 Verdict::Foul("who answers there is in none of the pod's cgroups")
             }
-            None => Verdict::Own(process),
+            None => Verdict::Own(stream, process),
         })
     }
 }
 
-/// Looks at a place, and connects to who listens there, unless that is one of `seen`. Which object it is, if any.
-fn look(
-    directory: &OwnedFd,
-    path: &Path,
-    walk: Walk,
-    seen: &BTreeSet<(u64, u64)>,
-    deadline: Deadline,
-) -> (Found, Option<(u64, u64)>) {
-    let handle = match sys::open_below(directory.as_fd(), path, walk) {
+/// Looks at a place.
+fn look(Place { directory, path, walk }: Place) -> Found {
+    let handle = match sys::open_below(directory.as_fd(), &path, walk) {
         Ok(handle) => handle,
         Err(error) if error.is_escape() && walk == Walk::Rooted => {
-            return (Found::Foul("a link that leads out of the container"), None);
+            return Found::Foul("a link that leads out of the container");
         }
         // Not there, or in the middle of being moved about.
-        Err(_) => return (Found::Nothing, None),
+        Err(_) => return Found::Nothing,
     };
-    let Ok(stat) = sys::stat(handle.as_fd()) else { return (Found::Nothing, None) };
-    let object = (stat.st_dev, stat.st_ino);
-    let found = if seen.contains(&object) {
-        Found::Nothing
-    } else if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFSOCK {
-        Found::Foul("not a socket, though it bears the name of libvirt's")
-    } else {
-        dial(&handle, deadline).map_or_else(Found::Deaf, Found::Answer)
-    };
-    (found, Some(object))
+    match sys::stat(handle.as_fd()) {
+        Ok(stat) if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK => {
+            Found::Socket { handle, object: (stat.st_dev, stat.st_ino) }
+        }
+        Ok(_) => Found::Foul("not a socket, though it bears the name of libvirt's"),
+        Err(_) => Found::Nothing,
+    }
 }
 
 /// Connects through the handle: neither can the name be swapped, nor is it too long for `sun_path`.

@@ -74,11 +74,19 @@ impl Bench {
         }
         let path = std::env::temp_dir().join(format!("bench-{}.conflist", std::process::id()));
         std::fs::write(&path, list.to_string()).unwrap();
+        // As containerd names the pod.
+        let args = format!(
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={}",
+            self.fact("NAMESPACE"),
+            self.pod,
+            self.fact("CID"),
+            self.fact("POD_UID")
+        );
         let output = command(&["runtime", what, path.to_str().unwrap()])
             .env("CNI_CONTAINERID", self.fact("CID"))
             .env("CNI_IFNAME", IFNAME)
             .env("CNI_NETNS", format!("/proc/{}/ns/net", self.fact("PID")))
-            .env("CNI_ARGS", format!("K8S_POD_NAME={};K8S_POD_NAMESPACE={}", self.pod, self.fact("NAMESPACE")))
+            .env("CNI_ARGS", args)
             .output();
         let text = succeeded(&output.expect("the lab's script"));
         std::fs::remove_file(path).unwrap();
