@@ -17,6 +17,7 @@ pub struct BackEnd {
     offered: u64,
     agreed: u64,
     status: u64,
+    started: bool,
     bases: BTreeMap<u32, u32>,
 }
 
@@ -24,7 +25,7 @@ impl BackEnd {
     /// One that offers what this data plane offers.
     #[must_use]
     pub fn new(figures: Figures) -> Self {
-        Self { figures, offered: figures.stand_in(), agreed: 0, status: 0, bases: BTreeMap::new() }
+        Self { figures, offered: figures.stand_in(), agreed: 0, status: 0, started: false, bases: BTreeMap::new() }
     }
 
     /// The answer to a message, if it has one.
@@ -71,13 +72,21 @@ impl BackEnd {
                 }
                 self.bases.insert(ring, base);
             }
-            // Features the guest took, memory, rings, eventfds, MTU, RARP…: nothing here uses them.
+            request::SET_FEATURES | request::SET_MEM_TABLE => self.started = true,
+            // Rings, eventfds, MTU, RARP…: nothing here uses them.
             _ => {}
         }
         if message.needs_reply && self.agreed & protocol::REPLY_ACK != 0 {
             return word(0);
         }
         Ok(None)
+    }
+
+    /// Whether the guest's driver has begun to start the NIC: QEMU says then what features it took and where its memory is
+    /// (hw/virtio/vhost.c, `vhost_dev_start`), and before never.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.started
     }
 }
 

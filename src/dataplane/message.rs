@@ -20,6 +20,8 @@ pub mod request {
     pub const GET_FEATURES: u32 = 1;
     /// Virtio features that the guest took.
     pub const SET_FEATURES: u32 = 2;
+    /// The memory that rings and packets are in.
+    pub const SET_MEM_TABLE: u32 = 5;
     /// The memory in which dirty pages are logged.
     pub const SET_LOG_BASE: u32 = 6;
     /// Where a ring is to go on.

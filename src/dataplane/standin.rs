@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -30,9 +31,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// How long QEMU may take over one message, and over taking an answer.
 const MESSAGE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long QEMU must have been quiet when the stand-in goes: between two messages of one handshake it is not. Those are
-/// less than a millisecond apart, on a busy machine and without KVM too; and the guest's driver starts the NIC 4 ms after it
-/// has reset it.
+/// How long QEMU must have been quiet when the stand-in goes, where it may be in the midst of something: between two messages
+/// of one handshake it is not. Those are less than a millisecond apart, on a busy machine and without KVM too; and the
+/// guest's driver starts the NIC 4 ms after it has reset it.
 const QUIET: Duration = Duration::from_millis(5);
 
 /// How long that quiet is waited for.
@@ -56,26 +57,31 @@ pub struct Served {
     pub fault: Option<Fault>,
 }
 
-/// Does some work with a stand-in at the seat, and lets the stand-in go afterwards. `accepted` tells which connections
-/// the one who listens at the seat has taken, by their inodes; it is asked when the stand-in's own is one of them. Once
-/// the work is done, QEMU is waited for until the deadline and not for long.
+/// Has a NIC plugged with a stand-in at the seat, and lets the stand-in go afterwards. `accepted` tells which connections
+/// the one who listens at the seat has taken, by their inodes; it is asked when the stand-in's own is one of them.
+///
+/// When the NIC is plugged, QEMU has asked all that it asks by itself. If the guest's driver has begun to start it, or
+/// plugging has failed, QEMU is waited for until it is quiet, until the deadline and not for long.
 ///
 /// # Errors
-/// That no thread could be made; the work is not begun then.
-pub fn during<T>(
+/// That no thread could be made; plugging is not begun then.
+pub fn during<T, E>(
     seat: Seat<'_>,
     figures: Figures,
     deadline: Deadline,
     accepted: impl Fn() -> BTreeSet<u64> + Send,
-    work: impl FnOnce() -> T,
-) -> Result<(T, Served), sys::Error> {
+    plug: impl FnOnce() -> Result<T, E>,
+) -> Result<(Result<T, E>, Served), sys::Error> {
     let failed = |error: &std::io::Error| sys::Error::of("clone", seat.path(), error);
     // Its other end closing is what ends every wait of the stand-in.
     let (here, there) = UnixStream::pair().map_err(|error| failed(&error))?;
+    let plugged = AtomicBool::new(false);
+    let stand_in =
+        StandIn { seat, figures, deadline, accepted, leave: there, plugged: &plugged, served: Served::default() };
     thread::scope(|scope| {
-        let stand_in = StandIn { seat, figures, deadline, accepted, leave: there, served: Served::default() };
         let stand_in = thread::Builder::new().spawn_scoped(scope, || stand_in.run()).map_err(|error| failed(&error))?;
-        let outcome = work();
+        let outcome = plug();
+        plugged.store(outcome.is_ok(), Ordering::Release);
         drop(here);
         let served = stand_in.join().unwrap_or_default();
         Ok((outcome, served))
@@ -88,6 +94,8 @@ struct StandIn<'a, F> {
     deadline: Deadline,
     accepted: F,
     leave: UnixStream,
+    /// Told before `leave` is.
+    plugged: &'a AtomicBool,
     served: Served,
 }
 
@@ -109,7 +117,7 @@ impl<F: Fn() -> BTreeSet<u64>> StandIn<'_, F> {
         self.served
     }
 
-    /// Connects as soon as QEMU listens. `None` if the work was done first.
+    /// Connects as soon as QEMU listens. `None` if the end of plugging came first.
     fn connect(&mut self) -> Option<UnixStream> {
         loop {
             match self.seat.connect() {
@@ -124,23 +132,26 @@ impl<F: Fn() -> BTreeSet<u64>> StandIn<'_, F> {
         }
     }
 
-    /// Answers until the work is done and QEMU is quiet.
+    /// Answers until the NIC is plugged and QEMU is quiet.
     fn serve(&mut self, stream: UnixStream) -> Result<(), Fault> {
         let mut line = Line::new(stream)?;
         let mut back_end = BackEnd::new(self.figures);
         let mut first = true;
         let mut leaving: Option<Deadline> = None;
-        // The quiet before the work's end counts: libvirt has much to do between QEMU's last message and its own answer.
+        // The quiet before libvirt's answer counts: it has much to do between QEMU's last message and that.
         let mut quiet = Deadline::after(QUIET);
         loop {
             if leaving.is_none() && self.is_to_leave(Duration::ZERO) {
                 leaving = Some(self.deadline.at_most(QUIET_PATIENCE));
+                if self.plugged.load(Ordering::Acquire) && !back_end.is_started() {
+                    quiet = Deadline::after(Duration::ZERO);
+                }
             }
             if !self.has_more(&line, leaving, quiet)? {
                 return Ok(());
             }
             if line_is_idle(&line)? {
-                // It was the work's end that was heard.
+                // It was the end of plugging that was heard.
                 continue;
             }
             let message = line.receive(self.deadline.at_most(MESSAGE_PATIENCE))?;
@@ -159,7 +170,7 @@ impl<F: Fn() -> BTreeSet<u64>> StandIn<'_, F> {
         }
     }
 
-    /// Waits for the next message or the end of the work; once that has come, for the message alone and until QEMU has been
+    /// Waits for the next message or the end of plugging; once that has come, for the message alone and until QEMU has been
     /// quiet for long enough.
     fn has_more(&self, line: &Line, leaving: Option<Deadline>, quiet: Deadline) -> Result<bool, Fault> {
         let both = [PollFd::new(line.as_fd(), PollFlags::POLLIN), PollFd::new(self.leave.as_fd(), PollFlags::POLLIN)];

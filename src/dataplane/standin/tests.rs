@@ -11,13 +11,15 @@ fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(60))
 }
 
-/// Runs a stand-in beside this QEMU.
+/// Runs a stand-in beside this QEMU, while a NIC is plugged.
 fn with<T>(scratch: &Scratch, qemu: impl FnOnce() -> T) -> (T, Served) {
-    with_deadline(scratch, Deadline::after(Duration::from_secs(60)), qemu)
+    with_deadline(scratch, soon(), qemu)
 }
 
 fn with_deadline<T>(scratch: &Scratch, deadline: Deadline, qemu: impl FnOnce() -> T) -> (T, Served) {
-    during(scratch.seat(), OVS, deadline, || BTreeSet::from([7]), qemu).unwrap()
+    let plug = || Ok::<T, ()>(qemu());
+    let (plugged, served) = during(scratch.seat(), OVS, deadline, || BTreeSet::from([7]), plug).unwrap();
+    (plugged.unwrap(), served)
 }
 
 #[test]
@@ -48,7 +50,7 @@ fn qemus_handshake_is_answered_as_it_comes() {
 }
 
 #[test]
-fn it_stays_until_the_work_is_done_and_goes_then() {
+fn it_stays_until_the_nic_is_plugged_and_goes_then() {
     let scratch = Scratch::new("standin-goes");
     let (mut stream, served) = with(&scratch, || {
         let listener = UnixListener::bind(&scratch.path).unwrap();
@@ -68,34 +70,63 @@ fn it_stays_until_the_work_is_done_and_goes_then() {
 const TRIES: u32 = 10;
 
 #[test]
-fn a_handshake_that_the_works_end_meets_is_answered_to_its_end() {
+fn a_handshake_that_the_end_of_plugging_meets_is_answered_to_its_end() {
     let is_whole = |_| {
         let scratch = Scratch::new("standin-amid");
         let (qemu, served) = with(&scratch, || {
             let listener = UnixListener::bind(&scratch.path).unwrap();
             let mut line = Line::new(listener.accept().unwrap().0).unwrap();
             line.ask(request::GET_FEATURES, soon()).unwrap();
+            line.send(&Message::ask(request::SET_FEATURES, &[0; 8]), soon()).unwrap();
             thread::spawn(move || (0..200).take_while(|_| line.ask(request::GET_STATUS, soon()).is_ok()).count())
         });
-        (qemu.join().unwrap(), served.requests) == (200, 201)
+        (qemu.join().unwrap(), served.requests) == (200, 202)
     };
     assert!((0..TRIES).any(is_whole));
 }
 
-#[test]
-fn quiet_before_the_works_end_need_not_be_waited_for_again() {
-    let goes_at_once = |_| {
-        let scratch = Scratch::new("standin-quiet");
-        let ((_line, done), served) = with(&scratch, || {
-            let listener = UnixListener::bind(&scratch.path).unwrap();
-            let mut line = Line::new(listener.accept().unwrap().0).unwrap();
-            line.ask(request::GET_FEATURES, soon()).unwrap();
-            thread::sleep(QUIET * 2);
-            (line, Instant::now())
-        });
-        served.fault.is_none() && done.elapsed() < QUIET
+/// How long the stand-in stays from QEMU's last messages on, which these are, and from the end of plugging, which comes
+/// `later` and has this outcome.
+fn stays(name: &str, outcome: Result<(), ()>, last: &[u32], later: Duration) -> [Duration; 2] {
+    let scratch = Scratch::new(name);
+    let mut ended = None;
+    let plug = || {
+        let listener = UnixListener::bind(&scratch.path).unwrap();
+        let mut line = Line::new(listener.accept().unwrap().0).unwrap();
+        for asked in last {
+            line.send(&Message::ask(*asked, &[0; 8]), soon()).unwrap();
+        }
+        let sent = Instant::now();
+        // It has them all.
+        line.ask(request::GET_STATUS, soon()).unwrap();
+        thread::sleep(later);
+        ended = Some((line, [sent, Instant::now()]));
+        outcome
     };
-    assert!((0..TRIES).any(goes_at_once));
+    let (_, served) = during(scratch.seat(), OVS, soon(), BTreeSet::new, plug).unwrap();
+    assert_eq!((served.requests, served.fault), (u32::try_from(last.len()).unwrap() + 1, None));
+    ended.unwrap().1.map(|moment| moment.elapsed())
+}
+
+#[test]
+fn a_nic_that_no_driver_has_begun_to_start_is_let_go_at_once() {
+    let stays = |_| stays("standin-unstarted", Ok(()), &[3, 13, 18], Duration::ZERO);
+    assert!((0..TRIES).map(stays).any(|[_, end]| end < QUIET / 2));
+}
+
+#[test]
+fn what_may_be_under_way_still_is_waited_for() {
+    for begins in [request::SET_FEATURES, request::SET_MEM_TABLE] {
+        assert!(stays("standin-started", Ok(()), &[begins], Duration::ZERO)[0] >= QUIET);
+    }
+    // It goes on in QEMU, or is being undone there.
+    assert!(stays("standin-failed", Err(()), &[3], Duration::ZERO)[0] >= QUIET);
+}
+
+#[test]
+fn quiet_before_the_end_of_plugging_need_not_be_waited_for_again() {
+    let stays = |_| stays("standin-quiet", Ok(()), &[request::SET_FEATURES], QUIET * 2);
+    assert!((0..TRIES).map(stays).any(|[_, end]| end < QUIET));
 }
 
 #[test]
