@@ -140,12 +140,22 @@ fn a_daemon_whose_pid_may_be_anothers_by_now_is_not_spoken_to() {
     add("ENOPROTOOPT").succeeded();
 }
 
+/// Where kubelet makes its pods' cgroups: as it comes, and with a `cgroupRoot` that nobody knows, so that every process of the
+/// node is asked.
+const CGROUP_ROOTS: [&str; 2] = ["kubepods", "customs/kubepods"];
+
 #[test]
 fn a_recorded_path_that_names_another_namespace_by_now_is_not_believed() {
+    for root in CGROUP_ROOTS {
+        a_recorded_path_names_another_namespace_by_now(root);
+    }
+}
+
+fn a_recorded_path_names_another_namespace_by_now(root: &str) {
     let node = Node::new();
     let pod = Pod::new(&node);
     let _plane = DataPlane::start(&node, &pod, "net1");
-    let group = Cgroup::new(&format!("kubepods/pod{}/1", pod.uid), pod.machine_pid());
+    let group = Cgroup::new(&format!("{root}/pod{}/1", pod.uid), pod.machine_pid());
     let double = Double::start(&pod, &json!({}));
     group.add(started(double.child.id()));
     node.sh(&format!("ip netns attach sandbox {}", pod.pid));
@@ -162,10 +172,16 @@ fn a_recorded_path_that_names_another_namespace_by_now_is_not_believed() {
 
 #[test]
 fn a_late_del_of_an_old_sandbox_takes_no_nic_of_the_new_one_though_the_records_are_lost() {
+    for root in CGROUP_ROOTS {
+        a_late_del_of_an_old_sandbox_without_records(root);
+    }
+}
+
+fn a_late_del_of_an_old_sandbox_without_records(root: &str) {
     let node = Node::new();
     let pod = Pod::new(&node);
     let _plane = DataPlane::start(&node, &pod, "net1");
-    let group = Cgroup::new(&format!("kubepods/pod{}/1", pod.uid), pod.machine_pid());
+    let group = Cgroup::new(&format!("{root}/pod{}/1", pod.uid), pod.machine_pid());
     let double = Double::start(&pod, &json!({}));
     group.add(started(double.child.id()));
     let add = Call::new("ADD", &pod.uid, &pod.netns()).container("new");
