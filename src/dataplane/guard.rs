@@ -154,12 +154,30 @@ impl End {
         })
     }
 
+    /// Whether the process at the other end is stopped, by a signal or a debugger. To QEMU such a connection is as good as
+    /// any, until it asks something: then the VM stands still. Not so where that cannot be known.
+    #[must_use]
+    pub fn is_of_stopped(&self) -> bool {
+        self.with_peer(is_stopped).is_some_and(|(_, stopped)| stopped)
+    }
+
+    /// Shuts the connection down if the process at its other end is stopped; whether it was.
+    #[must_use]
+    pub fn cut_if_stopped(&self) -> bool {
+        self.cut_if(is_stopped)
+    }
+
     /// Shuts the connection down if that is found right for the process at its other end.
     fn cut_if(&self, is_right: impl FnOnce(i32) -> bool) -> bool {
-        let Ok(own) = self.duplicate() else { return false };
-        self.is_this(&own)
-            && getsockopt(&own, sockopt::PeerCredentials).is_ok_and(|peer| is_right(peer.pid()))
-            && shutdown(own.as_raw_fd(), Shutdown::Both).is_ok()
+        let found = self.with_peer(is_right);
+        found.is_some_and(|(own, right)| right && shutdown(own.as_raw_fd(), Shutdown::Both).is_ok())
+    }
+
+    /// A duplicate of the very socket, and what is said of the process that connected to it.
+    fn with_peer<T>(&self, say: impl FnOnce(i32) -> T) -> Option<(OwnedFd, T)> {
+        let own = self.duplicate().ok().filter(|own| self.is_this(own))?;
+        let peer = getsockopt(&own, sockopt::PeerCredentials).ok()?;
+        Some((own, say(peer.pid())))
     }
 
     fn is_this(&self, own: &OwnedFd) -> bool {

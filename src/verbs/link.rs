@@ -8,10 +8,11 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::cni::Error;
+use crate::dataplane::guard::{self, End};
 use crate::dataplane::message::Fault;
 use crate::dataplane::probe::{self, Met};
 use crate::dataplane::seat::Seat;
-use crate::dataplane::{connected, guard, standin};
+use crate::dataplane::{connected, standin};
 use crate::deadline::Deadline;
 use crate::libvirt::{Client, Domain};
 use crate::pod::process::Process;
@@ -62,6 +63,31 @@ impl Link<'_> {
             )));
         }
         Ok(())
+    }
+
+    /// Makes sure that a data plane is connected to a NIC that was there before: it may have gone since, or have yet to come
+    /// after a call that was killed. The connection is only looked at.
+    ///
+    /// # Errors
+    /// That none is, and none comes within half of the time that is left.
+    pub fn ensure_linked(&self) -> Result<(), Error> {
+        let deadline = self.half_of_the_rest();
+        let linked = || {
+            let awake =
+                self.living.accepted(self.inside, None, self.deadline).into_iter().filter(|end| !end.is_of_stopped());
+            awake.map(|end| end.inode).collect()
+        };
+        while let Some(others) = next_connection(&BTreeSet::new(), linked, deadline) {
+            std::thread::sleep(SETTLED.min(self.deadline.remaining()));
+            if !others.is_disjoint(&linked()) {
+                return Ok(());
+            }
+        }
+        Err(Error::try_again(format!(
+            "The NIC is plugged already, and no data plane is connected to its socket. Does OVS run, with a port that has \
+             vhost-server-path {}?",
+            quote::value(self.outside)
+        )))
     }
 
     /// Meets the data plane, before the VM is touched.
@@ -119,7 +145,7 @@ impl Link<'_> {
                 // Whether it stays, and meanwhile whether libvirt did what it said.
                 self.verify(client, domain, asked, journal)?;
                 std::thread::sleep(settled.remaining());
-                if !others.is_disjoint(&accepted()) {
+                if Self::is_linked(&others, &ends(), journal) {
                     journal.saw("data plane connected");
                     return Ok(());
                 }
@@ -131,6 +157,17 @@ impl Link<'_> {
             journal.warn(format_args!("the data plane hung, and was cut off to let the VM run on ({cut} times)"));
         }
         outcome
+    }
+
+    /// Whether one of these connections is still there, with a data plane that is not stopped: one that is would hold up
+    /// the VM as soon as the guest's driver starts the NIC, when this call and its guard may be over.
+    fn is_linked(others: &BTreeSet<u64>, ends: &[End], journal: &mut Journal) -> bool {
+        let there = ends.iter().filter(|end| others.contains(&end.inode));
+        let (stopped, linked): (Vec<&End>, Vec<&End>) = there.partition(|end| end.cut_if_stopped());
+        if !stopped.is_empty() {
+            journal.warn("the data plane is stopped, and was cut off before the VM waits for it");
+        }
+        !linked.is_empty()
     }
 
     /// For a step after which there must be time for what comes next, be it that the NIC is unplugged again.

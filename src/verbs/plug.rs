@@ -101,16 +101,18 @@ impl Plug<'_> {
             record.nic = Some(nic.clone());
             store.write(self.uid, record).map_err(|error| fault::record(&error))
         };
-        if let Some(there) = attach::examine(&description, &asked, queues_matter)? {
+        let seat = Seat::new(self.volume.fd(), socket, Path::new(&outside));
+        let inside = asked.path.clone();
+        let link = Link { living: self.living, seat, inside: &inside, outside: &outside, deadline };
+        let there = attach::examine(&description, &asked, queues_matter)?;
+        let was_there = there.is_some();
+        if let Some(there) = there {
             nic.alias = there.alias.filter(|alias| alias.len() <= ALIAS_LIMIT).unwrap_or(nic.alias);
             nic.queues = Some(there.queues);
             journal.saw("already plugged");
         } else {
             // First, so that a DEL removes what a call that is killed leaves.
             keep(&nic)?;
-            let seat = Seat::new(self.volume.fd(), socket, Path::new(&outside));
-            let inside = asked.path.clone();
-            let link = Link { living: self.living, seat, inside: &inside, outside: &outside, deadline };
             link.ensure_unused()?;
             journal.saw("VM looked at");
             let met = link.meet()?;
@@ -125,6 +127,11 @@ impl Plug<'_> {
         keep(&nic)?;
         take_over(store, self.uid, record)?;
         journal.saw("recorded");
+        if was_there {
+            // It stays whatever the data plane does, with what it needs: an earlier ADD has told of it.
+            link.ensure_linked().map_err(|error| Failure { error, open: true })?;
+            journal.saw("data plane connected");
+        }
         self.tell(&nic, store, record, journal).map_err(Failure::from)
     }
 

@@ -143,11 +143,14 @@ impl<'a> Scene<'a> {
     /// # Errors
     /// That none is.
     pub fn data_plane(&self, nic: &Nic, deadline: Deadline) -> Part {
-        if !self.living()?.accepted(&nic.path, None, deadline).is_empty() {
+        let ends = self.living()?.accepted(&nic.path, None, deadline);
+        if ends.iter().any(|end| !end.is_of_stopped()) {
             return Ok(());
         }
         let path = quote::value(&nic.path);
-        Err(if deadline.passed() {
+        Err(if !ends.is_empty() {
+            Flaw::Missing(format!("the process that is connected to {path} is stopped (by a signal or a debugger)"))
+        } else if deadline.passed() {
             Flaw::Unseen(Error::try_again(format!("There was no time left to look who is connected to {path}.")))
         } else {
             Flaw::Missing(format!("nobody is connected to {path}"))

@@ -1,9 +1,10 @@
 //! A double of a data plane: connects to a path as DPDK's client does, and answers there as OVS-DPDK does.
 //!
-//! `dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--silent | --close | --lie LIE]`
+//! `dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--stop N] [--silent | --close | --lie LIE]`
 //! tries the path every second (or so many milliseconds), and at once when a connection ends, until it is killed. It prints a line for each connection when
 //! that ends: how many messages came, and which was the last. With `--silent` it connects and never answers; with
-//! `--close` it hangs up at once, with `--lie` it tells one of the lies of [`LIES`]. Numbers may be hexadecimal (0x…). Its wire code is its own, so that it shares no mistake
+//! `--close` it hangs up at once, with `--lie` it tells one of the lies of [`LIES`]. With `--stop` it stops itself (SIGSTOP)
+//! when its N-th connection is there. Numbers may be hexadecimal (0x…). Its wire code is its own, so that it shares no mistake
 //! with the plugin. It is a process of its own because the plugin asks the kernel whose process connects.
 
 use std::io::{IoSlice, Read, Write};
@@ -12,9 +13,10 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, raise};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-const USAGE: &str = "usage: dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--silent | --close | --lie LIE]";
+const USAGE: &str = "usage: dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--stop N] [--silent | --close | --lie LIE]";
 
 /// How the first question, or where it says so another, can be answered instead.
 const LIES: [&str; 12] = [
@@ -70,7 +72,7 @@ fn main() {
     let mut args = std::env::args().skip(1);
     let path = args.next().filter(|path| !path.starts_with("--")).unwrap_or_else(|| usage());
     // What OVS 3.1 with DPDK 22.11 says of a dpdkvhostuserclient port.
-    let mut round = ROUND;
+    let (mut round, mut stop) = (ROUND, 0);
     let mut double = Double {
         path: path.into(),
         features: 0xd_7c66_a7ca,
@@ -93,12 +95,18 @@ fn main() {
                 let lie = LIES.into_iter().find(|lie| *lie == asked);
                 double.manner = Manner::Lie(lie.unwrap_or_else(|| usage()));
             }
+            "--stop" => stop = number(args.next()),
             _ => usage(),
         }
     }
+    let mut connections = 0;
     loop {
         let mut served = false;
         if let Ok(stream) = UnixStream::connect(&double.path) {
+            connections += 1;
+            if connections == stop {
+                raise(Signal::SIGSTOP).expect("a process may stop itself");
+            }
             served = double.serve(stream);
         }
         // At once after a connection that was one, as DPDK does.

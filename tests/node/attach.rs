@@ -228,6 +228,63 @@ fn an_attach_that_is_no_success_is_none() {
 }
 
 #[test]
+fn a_data_plane_that_stops_while_it_is_connected_is_none() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let wait = json!({"attach": {"data_plane": "wait"}});
+    // The first connection is the probe's; QEMU asks nothing on the second, so that nobody waits for an answer.
+    let stops = |node| DataPlane::with(node, &pod, "net1", &["--stop", "2"]);
+    {
+        let (double, _plane) = (Double::start(&pod, &wait), stops(&node));
+        let answer = add(&pod).set("attach_timeout", json!(4)).run(&node);
+        failed(&node, &pod, &answer, 11, "did not connect");
+        assert!(answer.log.contains("the data plane is stopped, and was cut off"), "{}", answer.log);
+        assert_eq!(double.count("detach-alias"), 1);
+    }
+    let (_double, plane) = (Double::start(&pod, &wait), stops(&node));
+    let answer = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            plane.until_stopped();
+            // Long enough for the plugin to find it so.
+            std::thread::sleep(Duration::from_millis(500));
+            plane.go_on();
+        });
+        add(&pod).run(&node)
+    });
+    answer.succeeded();
+    assert!(answer.log.contains("the data plane is stopped, and was cut off"), "{}", answer.log);
+    del(&pod).run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid));
+}
+
+#[test]
+fn a_nic_that_is_there_succeeds_only_with_its_data_plane() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let double = Double::start(&pod, &json!({"attach": {"data_plane": "wait"}}));
+    let plane = DataPlane::start(&node, &pod, "net1");
+    add(&pod).run(&node).succeeded();
+    drop(plane);
+    let answer = add(&pod).set("attach_timeout", json!(4)).run(&node);
+    assert_eq!(answer.code(), 11, "{answer:?}");
+    assert!(answer.text().contains("plugged already, and no data plane is connected"), "{answer:?}");
+    assert!(node.is_shared(&pod.uid), "the NIC and what it needs stay");
+    let stopped = DataPlane::with(&node, &pod, "net1", &["--stop", "1"]);
+    stopped.until_stopped();
+    let answer = add(&pod).set("attach_timeout", json!(4)).run(&node);
+    assert_eq!(answer.code(), 11, "{answer:?}");
+    let answer = add(&pod).command("CHECK").run(&node);
+    assert_eq!(answer.code(), 104, "{answer:?}");
+    assert!(answer.text().contains("is stopped"), "{answer:?}");
+    stopped.go_on();
+    add(&pod).run(&node).succeeded();
+    add(&pod).command("CHECK").run(&node).succeeded();
+    assert_eq!((double.count("attach"), double.count("detach-alias")), (1, 0));
+    del(&pod).run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid));
+}
+
+#[test]
 fn a_nic_that_cannot_be_unplugged_again_is_not_told_to_be() {
     let node = Node::new();
     let pod = Pod::new(&node);

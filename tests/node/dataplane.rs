@@ -2,7 +2,11 @@
 
 use std::process::{Child, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::libvirt::example;
+use super::node::patience::until;
 use super::node::{Node, Pod, end};
 
 /// A data plane that keeps trying a NIC's socket; it ends with this value.
@@ -21,6 +25,20 @@ impl DataPlane {
     /// One that answers as OVS-DPDK does.
     pub fn start(node: &Node, pod: &Pod<'_>, socket: &str) -> Self {
         Self::with(node, pod, socket, &[])
+    }
+}
+
+impl DataPlane {
+    /// Waits until it has stopped itself.
+    pub fn until_stopped(&self) {
+        // The command that took it into the node stops along with it.
+        let stat = format!("/proc/{}/stat", self.0.id());
+        until("the data plane stops", || std::fs::read_to_string(&stat).unwrap().contains(") T "));
+    }
+
+    /// Lets one that has stopped itself go on.
+    pub fn go_on(&self) {
+        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), Signal::SIGCONT).unwrap();
     }
 }
 
