@@ -1,11 +1,12 @@
 //! The VM does not stand still for its NIC, whatever the data plane does.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::lab::{Pod, holds, lab, log, program};
+use super::lab::{Answer, Pod, holds, lab, log, program};
 
 /// How long the VM may stand still before it counts as stopped, in ms. The machine's own noise is in it: with a compiler
 /// beside, two CPUs have shown 160 ms to a guest under emulation. A VM that waits for its data plane stands still for
@@ -155,50 +156,73 @@ fn without_a_data_plane_nothing_is_touched_and_the_call_ends_in_time() {
     assert_eq!(pod.leftovers(), Vec::<String>::new());
 }
 
-/// ADDs while OVS is killed or stopped some time after their begin; then OVS is back, and ADD succeeds.
-fn disturbed(stop: &str, start: &str, tries: u64) {
+/// Moments of an ADD: the step that the plugin has logged, and so many milliseconds later.
+const MOMENTS: [(&str, u64); 5] =
+    [("VM looked at", 0), ("data plane met", 0), ("VM not busy", 4), ("attach ua-net1", 0), ("stand-in: ", 0)];
+
+/// Has OVS killed or stopped (`how`) at a moment of an ADD; what that answered, and whether it was under way still.
+fn disturb(pod: &Pod, how: &str, (step, millis): (&str, u64)) -> (Answer, bool) {
+    let seconds = format!("{}.{:03}", millis / 1000, millis % 1000);
+    let mut at = Command::new(program());
+    let mut at = at.args(["ovs-at", step, &seconds, how]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut says = BufReader::new(at.stdout.take().unwrap()).lines();
+    assert_eq!(says.next().unwrap().unwrap(), "ready");
+    let answer = pod.call("add", "net1", &json!({"attach_timeout": 6}));
+    let word = says.next().unwrap_or_else(|| panic!("{answer:#?}\n{}", log())).unwrap();
+    assert!(at.wait().unwrap().success());
+    (answer, word == "in time")
+}
+
+/// ADDs while OVS is killed or stopped at a moment of theirs; then OVS is back, and ADD succeeds.
+fn disturbed(how: &str, start: &str, tries: usize) {
     let pod = Pod::new(&[]);
     let mut worst = Vec::new();
-    for number in 0..tries {
+    let mut late = 0;
+    while worst.len() < tries {
         let _ovs = Ovs;
+        let (step, millis) = MOMENTS[worst.len() % MOMENTS.len()];
+        // Each round of them somewhat later than the one before.
+        let moment = (step, millis + u64::try_from(worst.len() / MOMENTS.len() * 4).unwrap());
         let watch = Watch::begin(&pod, 9);
-        let moment = Duration::from_millis(number * 1600 / tries);
-        let keys = json!({"attach_timeout": 6});
-        let answer = std::thread::scope(|scope| {
-            let call = scope.spawn(|| pod.call("add", "net1", &keys));
-            std::thread::sleep(moment);
-            lab(&[stop]);
-            call.join().unwrap()
-        });
-        assert!(answer.ok || answer.code() == 11, "{answer:#?}");
-        assert!(monitor_answers(&pod), "the monitor does not answer, {stop} after {moment:?}");
-        let longest = watch.longest();
-        worst.push((longest, moment.as_millis(), answer.ok));
+        let (answer, in_time) = disturb(&pod, how, moment);
+        if in_time {
+            assert!(answer.ok || answer.code() == 11, "{answer:#?}");
+            assert!(monitor_answers(&pod), "the monitor does not answer, {how} at {moment:?}: {answer:#?}\n{}", log());
+        }
+        let looked = in_time.then(|| watch.longest());
         lab(&[start]);
         let nic = pod.add("net1").nic();
         pod.ping(&nic);
         pod.del("net1").succeeded();
-        assert!(longest < LIMIT, "{longest} ms, {stop} after {moment:?}; {worst:?}\n{}", log());
+        // Of an ADD that was over by then nothing is asked: it must be tried again.
+        let Some(longest) = looked else {
+            late += 1;
+            println!("{how} at {moment:?} came after the end of the ADD");
+            assert!(late <= tries, "this machine is too busy to stop OVS while an ADD is under way: {worst:?}");
+            continue;
+        };
+        worst.push((longest, moment, answer.ok));
+        assert!(longest < LIMIT, "{longest} ms, {how} at {moment:?}; {worst:?}\n{}", log());
     }
-    println!("{stop}: longest gap in ms, moment in ms, whether the ADD succeeded: {worst:?}");
+    println!("{how}: longest gap in ms, moment, whether the ADD succeeded: {worst:?}");
     assert_eq!(pod.leftovers(), Vec::<String>::new());
 }
 
 /// How many ADDs are disturbed. FREEZE_TRIES=50 takes some 20 minutes.
-fn tries() -> u64 {
+fn tries() -> usize {
     std::env::var("FREEZE_TRIES").map_or(5, |text| text.parse().unwrap())
 }
 
 #[test]
 #[ignore = "needs the lab: run tests/run"]
 fn a_data_plane_killed_at_any_moment_does_not_stop_the_vm() {
-    disturbed("ovs-kill", "ovs-start", tries());
+    disturbed("kill", "ovs-start", tries());
 }
 
 #[test]
 #[ignore = "needs the lab: run tests/run"]
 fn a_data_plane_stopped_at_any_moment_does_not_stop_the_vm() {
-    disturbed("ovs-pause", "ovs-cont", tries());
+    disturbed("pause", "ovs-cont", tries());
 }
 
 #[test]

@@ -255,8 +255,22 @@ impl Pod {
     }
 }
 
+impl Pod {
+    /// Undoes what a test that failed has left, by what libcni remembers: other tests look at the node, too.
+    fn undo(&self) {
+        let remembered = output(&["exec", "ls", "/var/lib/cni/results"], &[], "");
+        let names = String::from_utf8_lossy(&remembered.stdout);
+        for ifname in names.lines().filter_map(|name| name.strip_prefix(&format!("dpdk1-{}-", self.fact("CID")))) {
+            let _ = self.del(ifname);
+        }
+    }
+}
+
 impl Drop for Pod {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.undo();
+        }
         let removed = output(&["pod-rm", &self.name], &[], "");
         if !std::thread::panicking() {
             assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));

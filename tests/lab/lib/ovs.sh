@@ -58,6 +58,20 @@ ovs_kill() {
 ovs_pause() { kill -STOP "$(ovs_pid)"; }
 ovs_cont() { kill -CONT "$(ovs_pid)"; }
 
+# WORDS SECONDS kill|pause: once a plugin logs the words, and this much later.
+ovs_at() {
+    local log=$NODE_LOG/syslog begin follower
+    begin=$(($(wc -l <"$log") + 1))
+    echo ready
+    exec {lines}< <(exec tail -n "+$begin" -F "$log" 2>/dev/null)
+    follower=$!
+    timeout 60 grep -q -m 1 -- "$1" <&"$lines" || { kill "$follower"; die "no plugin logged '$1' within 60 s"; }
+    sleep "$2"
+    "ovs_$3"
+    kill "$follower"
+    if tail -n "+$begin" "$log" | grep -q 'ADD .* done in '; then echo late; else echo "in time"; fi
+}
+
 ovs_version() {
     echo "OVS $("$VSWITCHD" --version | sed -n '1s/.* //p'), $(ovs-vsctl get open_vswitch . dpdk_version | tr -d '"')"
 }
