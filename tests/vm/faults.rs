@@ -272,7 +272,10 @@ fn state(pod: &Pod) -> String {
     let ask = |words: &[&str]| if holds(words) { lab(words) } else { "does not answer".to_owned() };
     let monitor = ask(&["virsh", &pod.name, "qemu-monitor-command", pod.fact("DOMAIN"), "--hmp", "info cpus"]);
     let guest = ask(&["guest", &pod.name, "ls /sys/class/net; dmesg | tail -20"]);
-    format!("QEMU: {monitor}\nguest: {guest}\nconsole: {}\n{}", lab(&["console", &pod.name]), log())
+    let qemu =
+        ask(&["exec", "sh", "-c", &format!("tail -n 20 /proc/{}/root/var/log/libvirt/qemu/*.log", pod.fact("PID"))]);
+    let console = lab(&["console", &pod.name]);
+    format!("QEMU: {monitor}\n{qemu}\nguest: {guest}\nconsole: {console}\n{}", log())
 }
 
 #[test]

@@ -268,12 +268,11 @@ impl Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.undo();
-        }
         let removed = output(&["pod-rm", &self.name], &[], "");
-        if !std::thread::panicking() {
-            assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
+        if std::thread::panicking() {
+            // Now that no guest is there any more that may not let go.
+            return self.undo();
         }
+        assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
     }
 }

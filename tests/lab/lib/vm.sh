@@ -8,7 +8,8 @@ GUEST_CONSOLE=/run/lab/console.log
 # domain_xml VCPUS PORTS SHARED GUEST HOTPLUG
 domain_xml() {
     local vcpus=$1 ports=$2 shared=$3 guest=$4 hotplug=$5 port cpus access='' memory=''
-    local cmdline='console=ttyS0 quiet panic=1' initrd=$GUEST_INITRD qemu=''
+    # Warnings, too, such as where a CPU is that does not come back.
+    local cmdline='console=ttyS0 quiet loglevel=5 panic=1' initrd=$GUEST_INITRD qemu=''
     [ ! -s "$RUN/initramfs.gz" ] || initrd=$RUN/initramfs.gz
     cpus=0$([ "$vcpus" = 1 ] || echo "-$((vcpus - 1))")
     if [ "$shared" = yes ]; then
