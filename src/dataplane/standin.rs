@@ -1,8 +1,9 @@
 //! The stand-in: while libvirt plugs the NIC, it is QEMU's back end, so that QEMU's main loop, and with it the VM, waits
 //! for microseconds and not for the data plane's next round.
 //!
-//! It offers exactly the figures that the data plane gave ([`super::probe`]), and goes when the NIC is plugged. QEMU takes
-//! that as a link that went down, and the data plane's connection as one that came up, with the same features as before.
+//! It offers exactly the figures that the data plane gave ([`super::probe`]), and goes when the NIC is plugged and the
+//! guest's driver has started it. QEMU takes that as a link that went down, and the data plane's connection as one that
+//! came up, with the same features as before.
 //!
 //! QEMU is the tenant's: what it sends is bounded in size, in time and in number, its descriptors are never received
 //! ([`super::message`]), and what it must not ask ends the connection. Should the data plane come to QEMU first, the
@@ -33,8 +34,12 @@ const MESSAGE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long QEMU must have been quiet when the stand-in goes, where it may be in the midst of something: between two messages
 /// of one handshake it is not. Those are less than a millisecond apart, on a busy machine and without KVM too; and the
-/// guest's driver starts the NIC 4 ms after it has reset it.
-const QUIET: Duration = Duration::from_millis(5);
+/// guest's driver starts the NIC 4 ms after it has reset it, and sets its queues some milliseconds later.
+const QUIET: Duration = Duration::from_millis(10);
+
+/// How long the guest's driver is waited for to begin to start a NIC that is plugged. It takes a dozen milliseconds, and some
+/// hundred where it must be loaded first; a guest that boots, or has no driver, takes for ever.
+const DRIVER_PATIENCE: Duration = Duration::from_millis(300);
 
 /// How long that quiet is waited for.
 const QUIET_PATIENCE: Duration = Duration::from_millis(500);
@@ -60,8 +65,9 @@ pub struct Served {
 /// Has a NIC plugged with a stand-in at the seat, and lets the stand-in go afterwards. `accepted` tells which connections
 /// the one who listens at the seat has taken, by their inodes; it is asked when the stand-in's own is one of them.
 ///
-/// When the NIC is plugged, QEMU has asked all that it asks by itself. If the guest's driver has begun to start it, or
-/// plugging has failed, QEMU is waited for until it is quiet, until the deadline and not for long.
+/// It stays until the guest's driver has started the NIC, so that the link does not go down and up while that is under way: a
+/// guest has been seen to hang on it. Where no driver starts it, a fraction of a second is waited; where plugging has failed,
+/// until QEMU is quiet.
 ///
 /// # Errors
 /// That no thread could be made; plugging is not begun then.
@@ -144,7 +150,7 @@ impl<F: Fn() -> BTreeSet<u64>> StandIn<'_, F> {
             if leaving.is_none() && self.is_to_leave(Duration::ZERO) {
                 leaving = Some(self.deadline.at_most(QUIET_PATIENCE));
                 if self.plugged.load(Ordering::Acquire) && !back_end.is_started() {
-                    quiet = Deadline::after(Duration::ZERO);
+                    quiet = self.deadline.at_most(DRIVER_PATIENCE.min(self.deadline.remaining() / 4));
                 }
             }
             if !self.has_more(&line, leaving, quiet)? {
@@ -163,10 +169,14 @@ impl<F: Fn() -> BTreeSet<u64>> StandIn<'_, F> {
             if self.served.requests > MESSAGE_LIMIT {
                 return Err(Fault::Nonsense(format!("more than {MESSAGE_LIMIT} messages")));
             }
+            let was_started = back_end.is_started();
             if let Some(answer) = back_end.answer(&message)? {
                 line.send(&answer, self.deadline.at_most(MESSAGE_PATIENCE))?;
             }
             quiet = Deadline::after(QUIET);
+            if leaving.is_some() && back_end.is_started() && !was_started {
+                leaving = Some(self.deadline.at_most(QUIET_PATIENCE));
+            }
         }
     }
 
