@@ -25,7 +25,7 @@ pub struct Pod {
 pub struct Took {
     /// ADD but for what others take their time for; DEL but for the detach.
     pub own: [f64; 2],
-    /// libvirt's attach, the data plane's reconnect, the detach.
+    /// libvirt's attach and the guest's driver, the data plane's reconnect, the detach.
     pub waits: [f64; 3],
 }
 
@@ -46,7 +46,8 @@ impl Pod {
         std::thread::sleep(DRIVER);
         let (deleted, del) = self.timed("DEL", ifname, &result);
         self.call("kube-ovn", "DEL", ifname, self.fact("NAME"), &Value::Null);
-        let (attach, connected) = (add.of("attach"), add.of("data plane connected"));
+        // The guest's driver, which the stand-in waits for, is started by the attach.
+        let (attach, connected) = (add.of("attach") + add.of("stand-in"), add.of("data plane connected"));
         Took {
             own: [added - add.of("data plane met") - attach - connected, deleted - del.of("detach")],
             waits: [attach, connected, del.of("detach")],
