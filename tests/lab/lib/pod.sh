@@ -111,8 +111,7 @@ pod_create() {
         if [ "$vm" = yes ]; then
             domain_xml "$vcpus" "$ports" "$shared" "$guest" "$hotplug" >"$POD/domain.xml"
             virsh_in define "$POD/domain.xml" >/dev/null
-            vm_start
-            guest_wait
+            vm_boot
         fi
     fi
     trap - EXIT

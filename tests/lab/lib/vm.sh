@@ -93,10 +93,7 @@ vm_start() {
 vm() {
     pod_load "$1"
     case ${2:-} in
-        start)
-            vm_start
-            guest_wait
-            ;;
+        start) vm_boot ;;
         reboot)
             # A hardware reset, as the guest has nobody to answer an ACPI one.
             in_container truncate -s 0 "$GUEST_CONSOLE"
@@ -106,6 +103,20 @@ vm() {
         destroy | suspend | resume) virsh_in "$2" "$DOMAIN" >/dev/null ;;
         *) die "vm takes start, destroy, reboot, suspend or resume" ;;
     esac
+}
+
+# vm_boot: starts the VM, until its guest answers. An emulated guest has been seen not to come up, long before a NIC was
+# plugged: that is shown, and the VM started once more.
+vm_boot() {
+    vm_start
+    if (guest_wait); then return; fi
+    say "the guest has not booted; the end of its console, and its QEMU's threads (state, seconds of a CPU / 100):"
+    tail -n 20 "/proc/$PID/root$GUEST_CONSOLE" >&2 || true
+    cut -d ' ' -f 2,3,4,14,15 "/proc/$(pod_process qemu-system-x86)"/task/*/stat >&2 || true
+    say "the VM is started once more"
+    virsh_in destroy "$DOMAIN" >/dev/null
+    vm_start
+    guest_wait
 }
 
 guest_wait() {
