@@ -238,7 +238,51 @@ impl Pod {
              n=$(nic {mac}) && ip addr replace {address} dev $n && ip link set $n up"
         ));
         let target = address.split('/').next().unwrap();
-        lab(&["exec", "ping", "-c", "3", "-i", "0.2", "-w", "10", target]);
+        let pings = || output(&["exec", "ping", "-c", "3", "-i", "0.2", "-w", "10", target], &[], "");
+        let first = pings();
+        if first.status.success() {
+            return;
+        }
+        // Whether it was the guest or the way to it, and for how long, nobody can tell afterwards.
+        let state = self.why_silent(nic);
+        let again = pings();
+        panic!(
+            "{target} does not answer:\n{}{state}\nasked again, it {}:\n{}",
+            String::from_utf8_lossy(&first.stdout),
+            if again.status.success() { "answers" } else { "does not, either" },
+            String::from_utf8_lossy(&again.stdout)
+        );
+    }
+
+    /// What the guest, its console, QEMU's threads and OVS say of a NIC that does not answer.
+    fn why_silent(&self, nic: &Nic) -> String {
+        let inside = format!(
+            "n=$(nic {}); grep $n /proc/net/dev; ip addr show $n; cat /sys/class/net/$n/carrier; \
+             grep virtio /proc/interrupts; dmesg | tail -n 20",
+            nic.mac
+        );
+        let threads = "for s in /proc/$(pgrep -n qemu-system)/task/*/stat; do cut -d ' ' -f 2,3,14,15 $s; done";
+        let switch = "ovs-vsctl --columns=name,link_state,status,statistics list interface; \
+                      for words in dpif-netdev/pmd-rxq-show 'fdb/show br-int'; do \
+                      ovs-appctl -t /var/run/openvswitch/ovs-vswitchd-dpdk.*.ctl $words; done; \
+                      log=$(readlink /proc/$(cat /var/run/openvswitch/ovs-vswitchd.pid)/fd/* | grep -m 1 'vswitchd.log$'); \
+                      grep -v VHOST_CONFIG $log | tail -n 30";
+        let asked: [(&str, &[&str]); 4] = [
+            ("guest", &["guest", &self.name, &inside]),
+            ("console", &["console", &self.name]),
+            ("QEMU's threads: state, hundredths of a second of a CPU", &["exec", "sh", "-c", threads]),
+            ("OVS", &["exec", "sh", "-c", switch]),
+        ];
+        asked
+            .map(|(what, words)| {
+                let output = output(words, &[], "");
+                let text = [output.stdout, output.stderr].concat();
+                let text = String::from_utf8_lossy(&text).into_owned();
+                let lines: Vec<&str> = text.lines().collect();
+                let end = lines[lines.len().saturating_sub(60)..].join("\n");
+                format!("\n--- {what} ({})\n{end}", output.status)
+            })
+            .concat()
     }
 
     /// What is left of the pod on the node, besides what kubelet makes: nothing, if the list is empty.
