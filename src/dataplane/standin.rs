@@ -144,12 +144,14 @@ impl<F: Fn() -> BTreeSet<u64>> StandIn<'_, F> {
         let mut back_end = BackEnd::new(self.figures);
         let mut first = true;
         let mut leaving: Option<Deadline> = None;
+        let mut awaits_driver = false;
         // The quiet before libvirt's answer counts: it has much to do between QEMU's last message and that.
         let mut quiet = Deadline::after(QUIET);
         loop {
             if leaving.is_none() && self.is_to_leave(Duration::ZERO) {
                 leaving = Some(self.deadline.at_most(QUIET_PATIENCE));
-                if self.plugged.load(Ordering::Acquire) && !back_end.is_started() {
+                awaits_driver = self.plugged.load(Ordering::Acquire);
+                if awaits_driver && !back_end.is_started() {
                     quiet = self.deadline.at_most(DRIVER_PATIENCE.min(self.deadline.remaining() / 4));
                 }
             }
@@ -173,7 +175,11 @@ impl<F: Fn() -> BTreeSet<u64>> StandIn<'_, F> {
             if let Some(answer) = back_end.answer(&message)? {
                 line.send(&answer, self.deadline.at_most(MESSAGE_PATIENCE))?;
             }
-            quiet = Deadline::after(QUIET);
+            // What a driver has QEMU say before it starts the NIC (SET_VRING_ENABLE, when it has chosen its features) is no end
+            // of the wait for that: it would be the worst of moments.
+            if leaving.is_none() || back_end.is_started() || !awaits_driver {
+                quiet = Deadline::after(QUIET);
+            }
             if leaving.is_some() && back_end.is_started() && !was_started {
                 leaving = Some(self.deadline.at_most(QUIET_PATIENCE));
             }
