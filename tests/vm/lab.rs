@@ -310,8 +310,25 @@ impl Pod {
     }
 }
 
+impl Pod {
+    /// Says so where the VM of a test that failed has a CPU that the emulator left for dead (tests/lab/README.md): tests/run has
+    /// such a test run once more.
+    fn tell_of_the_emulator(&self) {
+        let stuck = output(&["stuck", &self.name], &[], "").stdout;
+        let Some(file) = std::env::var_os("EMULATOR_FAULTS").filter(|_| !stuck.is_empty()) else { return };
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        let line =
+            format!("{test} {}: {}\n", self.name, String::from_utf8_lossy(&stuck).trim_end().replace('\n', ", "));
+        let file = std::fs::OpenOptions::new().append(true).open(file);
+        let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
+    }
+}
+
 impl Drop for Pod {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell_of_the_emulator();
+        }
         let removed = output(&["pod-rm", &self.name], &[], "");
         if std::thread::panicking() {
             // Now that no guest is there any more that may not let go.
