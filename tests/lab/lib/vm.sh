@@ -113,8 +113,12 @@ vm_boot() {
     say "the guest has not booted; the end of its console, and its QEMU's threads (state, seconds of a CPU / 100):"
     tail -n 20 "/proc/$PID/root$GUEST_CONSOLE" >&2 || true
     cut -d ' ' -f 2,3,4,14,15 "/proc/$(pod_process qemu-system-x86)"/task/*/stat >&2 || true
+    vm_stuck "$NAME" >&2 || true
+    say "and the end of QEMU's own log:"
+    tail -n 5 "/proc/$PID/root/var/log/libvirt/qemu/$DOMAIN.log" | cut -c 1-300 >&2 || true
     say "the VM is started once more"
-    virsh_in destroy "$DOMAIN" >/dev/null
+    # It may have ended by itself.
+    virsh_in destroy "$DOMAIN" >/dev/null || true
     vm_start
     guest_wait
 }
