@@ -83,7 +83,7 @@ impl Pod {
     fn timed(&mut self, verb: &str, ifname: &str, result: &Value) -> (f64, Steps) {
         self.calls += 1;
         // By this name, which nobody needs, the call is found in the log.
-        let name = format!("{}-{}", self.fact("NAME"), self.calls);
+        let name = format!("{}-{}-{}", self.fact("NAME"), std::process::id(), self.calls);
         let took = self.call("vhostuser-hotplug", verb, ifname, &name, result).1;
         let (head, begun) = (format!("pod={}/{name} ", self.fact("NAMESPACE")), Instant::now());
         loop {
