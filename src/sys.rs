@@ -1,6 +1,6 @@
 //! The plumbing: system calls that need more than `std`, each with an error that names the call and what it was for.
 //!
-//! Everything goes through `nix` (or `rustix`, for pidfd_getfd(2)), so there is no `unsafe` here or anywhere else in the crate.
+//! Everything goes through `nix` (or `rustix`, for what it lacks), so there is no `unsafe` here or anywhere else in the crate.
 
 use std::fmt;
 use std::fs::{DirBuilder, File};
@@ -17,9 +17,11 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 mod binding;
+mod handed;
 
 use crate::quote;
 pub use binding::{RESTRICTIONS, bind, restrict, unmount};
+pub use handed::{eventfd, sealed_memory};
 
 /// How much of a file is read at once, in bytes: of a table of the kernel's it gives no more than a page.
 const READ_AT_ONCE: usize = 16 << 10;

@@ -1,7 +1,7 @@
 //! Vhost-user messages, as QEMU sends them to the stand-in and as a data plane answers the probe.
 //!
-//! The bytes are all that the peer sends. Nothing may wait, answers are answers to what was asked, and no figure is
-//! believed that QEMU could not bear.
+//! The bytes are all that the peer sends. Nothing may wait, answers are answers to what was asked, no figure is believed that
+//! QEMU could not bear, and a device is started only if each step was acknowledged.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use vhostuser_hotplug::dataplane::backend::BackEnd;
 use vhostuser_hotplug::dataplane::figures::Figures;
+use vhostuser_hotplug::dataplane::frontend;
 use vhostuser_hotplug::dataplane::message::{Fault, LAST_REQUEST, Line, PAYLOAD_LIMIT};
 use vhostuser_hotplug::deadline::Deadline;
 
@@ -46,6 +47,10 @@ fn as_data_plane(bytes: &[u8]) -> Option<Figures> {
             assert!(figures.memory_slots.is_none_or(|slots| (1..=32_768).contains(&slots)), "{figures}");
             assert_eq!(figures.stand_in() & !figures.protocol_features, 0, "{figures}");
             said(&figures);
+            if let Err(fault) = frontend::start_device(&mut line, &figures, Deadline::after(PATIENCE)) {
+                said(&fault);
+                assert_ne!(fault, Fault::Silent, "nobody was waited for");
+            }
             Some(figures)
         }
         Err(fault) => {

@@ -6,7 +6,7 @@ use super::message::{Fault, Line, Message, request};
 use crate::deadline::Deadline;
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`: the virtio feature bit by which a back end says that it has protocol features.
-const F_PROTOCOL_FEATURES: u64 = 1 << 30;
+pub(super) const F_PROTOCOL_FEATURES: u64 = 1 << 30;
 
 /// `VIRTIO_F_IOMMU_PLATFORM` (virtio 1.0, 6): QEMU takes a back end that offers it only with BACKEND_REQ beside it.
 pub(super) const F_IOMMU_PLATFORM: u64 = 1 << 33;
@@ -26,6 +26,9 @@ pub(super) mod protocol {
     pub const RESET_DEVICE: u64 = 1 << 13;
     pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
     pub const STATUS: u64 = 1 << 16;
+
+    /// Those that the plugin takes as front end.
+    pub const TAKEN: u64 = MQ | REPLY_ACK | CONFIGURE_MEM_SLOTS;
 }
 
 /// What a data plane offers for one port.
@@ -54,7 +57,7 @@ impl Figures {
         }
         figures.protocol_features = line.ask(request::GET_PROTOCOL_FEATURES, deadline)?;
         // What follows may be asked only by one who took the feature.
-        let taken = figures.protocol_features & (protocol::MQ | protocol::CONFIGURE_MEM_SLOTS);
+        let taken = figures.protocol_features & protocol::TAKEN;
         line.send(&Message::ask(request::SET_PROTOCOL_FEATURES, &taken.to_ne_bytes()), deadline)?;
         if taken & protocol::MQ != 0 {
             figures.queues = believable("queue pairs", line.ask(request::GET_QUEUE_NUM, deadline)?)?;

@@ -161,6 +161,12 @@ impl End {
         self.with_peer(is_stopped).is_some_and(|(_, stopped)| stopped)
     }
 
+    /// The process that connected, by its pid (`SO_PEERCRED`). `None` where that cannot be known.
+    #[must_use]
+    pub fn peer(&self) -> Option<i32> {
+        self.with_peer(|pid| pid).map(|(_, pid)| pid)
+    }
+
     /// Shuts the connection down if the process at its other end is stopped; whether it was.
     #[must_use]
     pub fn cut_if_stopped(&self) -> bool {

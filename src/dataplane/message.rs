@@ -6,11 +6,13 @@
 //! neither be counted nor closed. All reads and writes end at a deadline.
 
 use std::fmt;
-use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{ErrorKind, IoSlice, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 
 use crate::deadline::Deadline;
 
@@ -20,22 +22,36 @@ pub mod request {
     pub const GET_FEATURES: u32 = 1;
     /// Virtio features that the guest took.
     pub const SET_FEATURES: u32 = 2;
+    /// The front end begins.
+    pub const SET_OWNER: u32 = 3;
     /// The memory that rings and packets are in.
     pub const SET_MEM_TABLE: u32 = 5;
     /// The memory in which dirty pages are logged.
     pub const SET_LOG_BASE: u32 = 6;
+    /// How many descriptors a ring has.
+    pub const SET_VRING_NUM: u32 = 8;
+    /// Where a ring is in the memory.
+    pub const SET_VRING_ADDR: u32 = 9;
     /// Where a ring is to go on.
     pub const SET_VRING_BASE: u32 = 10;
     /// Where a ring was stopped.
     pub const GET_VRING_BASE: u32 = 11;
+    /// The eventfd by which the front end tells of new descriptors in a ring.
+    pub const SET_VRING_KICK: u32 = 12;
+    /// The eventfd by which the back end tells of used ones.
+    pub const SET_VRING_CALL: u32 = 13;
     /// Protocol features.
     pub const GET_PROTOCOL_FEATURES: u32 = 15;
     /// Protocol features that the front end took.
     pub const SET_PROTOCOL_FEATURES: u32 = 16;
     /// Queue pairs.
     pub const GET_QUEUE_NUM: u32 = 17;
+    /// Whether a ring is used.
+    pub const SET_VRING_ENABLE: u32 = 18;
     /// Memory regions that can be added one by one.
     pub const GET_MAX_MEM_SLOTS: u32 = 36;
+    /// One of them.
+    pub const ADD_MEM_REG: u32 = 37;
     /// The device status, to the back end.
     pub const SET_STATUS: u32 = 39;
     /// The device status, from the back end.
@@ -63,6 +79,10 @@ pub enum Fault {
     Silent,
     /// It sent something that no vhost-user peer sends: in words.
     Nonsense(String),
+    /// It refused what this request asked of it.
+    Refused(u32),
+    /// It offered the first of these virtio features, and now offers the second.
+    Changed(u64, u64),
     /// The connection failed: in words.
     Broken(String),
 }
@@ -73,6 +93,8 @@ impl fmt::Display for Fault {
             Self::Closed => f.write_str("it closed the connection"),
             Self::Silent => f.write_str("it did not answer in time"),
             Self::Nonsense(what) => write!(f, "it does not speak vhost-user: {what}"),
+            Self::Refused(request) => write!(f, "it refused request {request}"),
+            Self::Changed(before, now) => write!(f, "it offered features={before:#x}, and now offers {now:#x}"),
             Self::Broken(error) => write!(f, "the connection failed: {error}"),
         }
     }
@@ -197,14 +219,32 @@ impl Line {
     /// # Errors
     /// Any [`Fault`]; [`Fault::Silent`] if the peer has not taken it all by the deadline.
     pub fn send(&mut self, message: &Message, deadline: Deadline) -> Result<(), Fault> {
+        self.send_with(message, &[], deadline)
+    }
+
+    /// Sends a message, and duplicates of these descriptors with its first byte (unix(7), `SCM_RIGHTS`).
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_with(
+        &mut self,
+        message: &Message,
+        descriptors: &[BorrowedFd<'_>],
+        deadline: Deadline,
+    ) -> Result<(), Fault> {
+        let raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let mut control = if raw.is_empty() { &[][..] } else { &rights };
         let bytes = message.bytes();
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
-            match self.stream.write(rest) {
-                Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::POLLOUT, deadline)?,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
+            let sent =
+                sendmsg::<()>(self.stream.as_raw_fd(), &[IoSlice::new(rest)], control, MsgFlags::MSG_NOSIGNAL, None);
+            match sent {
+                Ok(sent) => (rest, control) = (rest.get(sent..).unwrap_or_default(), &[]),
+                Err(Errno::EAGAIN) => self.wait(PollFlags::POLLOUT, deadline)?,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
             }
         }
         Ok(())
@@ -216,6 +256,14 @@ impl Line {
     /// Any [`Fault`].
     pub fn ask(&mut self, request: u32, deadline: Deadline) -> Result<u64, Fault> {
         self.send(&Message::ask(request, &[]), deadline)?;
+        self.answer_to(request, deadline)
+    }
+
+    /// Waits for the answer to a request and nothing else.
+    ///
+    /// # Errors
+    /// Any [`Fault`].
+    pub fn answer_to(&mut self, request: u32, deadline: Deadline) -> Result<u64, Fault> {
         let answer = self.receive(deadline)?;
         if answer.request != request || !answer.is_reply {
             return Err(Fault::Nonsense(format!(
@@ -227,6 +275,23 @@ impl Line {
         answer.word().ok_or_else(|| {
             Fault::Nonsense(format!("request {request} was answered by {} bytes, not by 8", answer.payload.len()))
         })
+    }
+
+    /// Waits until the deadline, in which nothing must come.
+    ///
+    /// # Errors
+    /// [`Fault::Closed`] if the peer hangs up, [`Fault::Nonsense`] if it says something.
+    pub fn stays_quiet(&self, deadline: Deadline) -> Result<(), Fault> {
+        match self.wait(PollFlags::POLLIN, deadline) {
+            Err(Fault::Silent) => Ok(()),
+            Err(fault) => Err(fault),
+            Ok(()) => match recv(self.stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK) {
+                Ok(0) => Err(Fault::Closed),
+                Err(Errno::EAGAIN) => Ok(()),
+                Ok(_) => Err(Fault::Nonsense("a message that answers nothing".to_owned())),
+                Err(errno) => Err(errno.into()),
+            },
+        }
     }
 
     fn fill(&mut self, mut buffer: &mut [u8], deadline: Deadline) -> Result<(), Fault> {
@@ -264,7 +329,7 @@ impl AsFd for Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::IoSlice;
+    use std::io::Write;
     use std::os::fd::AsRawFd;
     use std::time::{Duration, Instant};
 

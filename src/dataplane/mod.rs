@@ -23,6 +23,7 @@
 pub mod backend;
 pub mod connected;
 pub mod figures;
+pub mod frontend;
 pub mod guard;
 pub mod message;
 pub mod probe;

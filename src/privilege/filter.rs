@@ -116,10 +116,15 @@ pub const TALK: &[Call] = calls![
     SYS_pidfd_getfd,
     SYS_pidfd_open,
     SYS_recvfrom,
+    SYS_sendmsg,
     SYS_sendto,
     SYS_setsockopt,
     SYS_socket: int(0, bits(libc::AF_UNIX)),
     SYS_socketpair: int(0, bits(libc::AF_UNIX)),
+    // What the probe hands to the data plane.
+    SYS_eventfd2,
+    SYS_ftruncate,
+    SYS_memfd_create,
     // Memory that is written or run, not both.
     SYS_madvise,
     SYS_mmap: long(2, bits(libc::PROT_EXEC), 0),

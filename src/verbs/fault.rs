@@ -111,6 +111,11 @@ pub fn data_plane(error: &dataplane::probe::Error, outside: &str) -> Error {
             "What connected to {outside} did not answer as a data plane does, so the VM was left as it is. Does OVS hang?"
         ))
         .with_details(error),
+        E::Gone { .. } => Error::try_again(format!(
+            "A data plane connected to {outside} and answered, and then did not connect again, so the VM was left as it is. \
+             Was OVS stopped, or its port removed (ovs-vsctl find Interface type=dpdkvhostuserclient)?"
+        ))
+        .with_details(error),
         E::System(cause) if error.is_foul() => Error::untrusted_files(format!(
             "Something is at the NIC's socket {outside}, or is put there again and again, that is none of QEMU's sockets."
         ))

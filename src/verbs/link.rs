@@ -94,7 +94,31 @@ impl Link<'_> {
     ///
     /// # Errors
     /// That no data plane came, or that it does not answer.
-    pub fn meet(&self) -> Result<Met, Error> {
+    pub fn meet(&self, journal: &mut Journal) -> Result<Met, Error> {
+        let met = self.probe()?;
+        if let Some(fault) = &met.only_asked {
+            journal.warn(format_args!("the data plane did not start the probe's device, and was only asked: {fault}"));
+        }
+        journal.saw(format_args!("data plane met: {}", met.figures));
+        Ok(met)
+    }
+
+    /// Meets it once more, if it has gone or offers something else by now.
+    ///
+    /// # Errors
+    /// As [`Self::meet`].
+    pub fn meet_again(&self, mut met: Met, journal: &mut Journal) -> Result<Met, Error> {
+        match met.ask_again(self.half_of_the_rest()) {
+            Ok(()) => Ok(met),
+            Err(fault) => {
+                journal.warn(format_args!("the data plane is met once more: {fault}"));
+                drop(met);
+                self.meet(journal)
+            }
+        }
+    }
+
+    fn probe(&self) -> Result<Met, Error> {
         let sandbox = &self.living.sandbox;
         let is_foreign = |pid| Process::open(pid).is_ok_and(|process| sandbox.is_foreign(&process));
         // What is left of the time is for plugging: an attach that is begun should not be given up on.
@@ -122,12 +146,16 @@ impl Link<'_> {
         let plugged = standin::during(self.seat, figures, self.deadline, accepted, || {
             attach::attach(client, domain, asked, self.deadline)?;
             journal.did(format_args!("attach {} {} queues={}", asked.alias, asked.mac, asked.queues));
-            // QEMU is not handed over to a data plane that hangs. To one that is gone it is: the next will be awake.
-            match met.is_awake(self.half_of_the_rest()) {
-                Err(Fault::Silent) => {
-                    Err(self.of_no_use(client, domain, asked, "the data plane stopped answering", journal))
+            // QEMU is handed over to what was asked, and not to what comes in its place: the guest has been shown its features.
+            match met.ask_again(self.half_of_the_rest()) {
+                Ok(()) => Ok(()),
+                Err(fault) => {
+                    let why = match fault {
+                        Fault::Silent => "the data plane stopped answering".to_owned(),
+                        fault => format!("the data plane was restarted, or its port set up anew, meanwhile ({fault})"),
+                    };
+                    Err(self.of_no_use(client, domain, asked, &why, journal))
                 }
-                _ => Ok(()),
             }
         });
         let (outcome, served) = plugged.map_err(|error| fault::system("starting the stand-in", &error))?;
@@ -138,6 +166,7 @@ impl Link<'_> {
         journal.saw(format_args!("stand-in: {} messages", served.requests));
         // From here on QEMU waits for the data plane's answers.
         let linked = guard::during(ends, || {
+            let pid = met.pid;
             drop(met);
             let deadline = self.half_of_the_rest();
             while let Some(others) = next_connection(&served.accepted, accepted, deadline) {
@@ -145,10 +174,19 @@ impl Link<'_> {
                 // Whether it stays, and meanwhile whether libvirt did what it said.
                 self.verify(client, domain, asked, journal)?;
                 std::thread::sleep(settled.remaining());
-                if Self::is_linked(&others, &ends(), journal) {
-                    journal.saw("data plane connected");
-                    return Ok(());
+                let (ends, own) = (ends(), i32::try_from(std::process::id()).ok());
+                // Not the stand-in's, where QEMU has not taken leave of it.
+                let of_others = |end: &&End| others.contains(&end.inode) && (end.peer().is_none() || end.peer() != own);
+                let there: Vec<&End> = ends.iter().filter(of_others).collect();
+                if !Self::is_linked(&there, journal) {
+                    continue;
                 }
+                if there.iter().any(|end| end.peer().is_some_and(|peer| peer != pid)) {
+                    let why = "another process than the data plane that was asked has connected to its socket";
+                    return Err(self.of_no_use(client, domain, asked, why, journal));
+                }
+                journal.saw("data plane connected");
+                return Ok(());
             }
             Err(self.of_no_use(client, domain, asked, "the data plane did not connect to its socket", journal))
         });
@@ -161,9 +199,8 @@ impl Link<'_> {
 
     /// Whether one of these connections is still there, with a data plane that is not stopped: one that is would hold up
     /// the VM as soon as the guest's driver starts the NIC, when this call and its guard may be over.
-    fn is_linked(others: &BTreeSet<u64>, ends: &[End], journal: &mut Journal) -> bool {
-        let there = ends.iter().filter(|end| others.contains(&end.inode));
-        let (stopped, linked): (Vec<&End>, Vec<&End>) = there.partition(|end| end.cut_if_stopped());
+    fn is_linked(there: &[&End], journal: &mut Journal) -> bool {
+        let (stopped, linked): (Vec<&End>, Vec<&End>) = there.iter().partition(|end| end.cut_if_stopped());
         if !stopped.is_empty() {
             journal.warn("the data plane is stopped, and was cut off before the VM waits for it");
         }

@@ -115,11 +115,11 @@ impl Plug<'_> {
             keep(&nic)?;
             link.ensure_unused()?;
             journal.saw("VM looked at");
-            let met = link.meet()?;
-            journal.saw(format_args!("data plane met: {}", met.figures));
-            asked.queues = agreed(asked.queues, queues_matter, met.figures)?;
+            let met = link.meet(journal)?;
             attach::ensure_free(client, &domain, deadline).map_err(|error| fault::held(&error))?;
             journal.saw("VM not busy");
+            let met = link.meet_again(met, journal)?;
+            asked.queues = agreed(asked.queues, queues_matter, met.figures)?;
             link.plug(client, &domain, &asked, met, journal)?;
             nic.queues = Some(asked.queues);
         }

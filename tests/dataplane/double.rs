@@ -1,10 +1,12 @@
 //! A double of a data plane: connects to a path as DPDK's client does, and answers there as OVS-DPDK does.
 //!
-//! `dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--stop N] [--silent | --close | --lie LIE]`
+//! `dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--stop N] [--register-anew FEATURES] [--refuse REQUEST] [--silent | --close | --lie LIE]`
 //! tries the path every second (or so many milliseconds), and at once when a connection ends, until it is killed. It prints a line for each connection when
 //! that ends: how many messages came, and which was the last. With `--silent` it connects and never answers; with
 //! `--close` it hangs up at once, with `--lie` it tells one of the lies of [`LIES`]. With `--stop` it stops itself (SIGSTOP)
-//! when its N-th connection is there. Numbers may be hexadecimal (0x…). Its wire code is its own, so that it shares no mistake
+//! when its N-th connection is there. With `--register-anew` it does as OVS 3.2 and later with userspace TSO: after a connection
+//! that ends before its device is started, it tries again at its next round only, and offers the other features then. With
+//! `--refuse` it refuses that request where an acknowledgement is asked for, and hangs up where not. Numbers may be hexadecimal (0x…). Its wire code is its own, so that it shares no mistake
 //! with the plugin. It is a process of its own because the plugin asks the kernel whose process connects.
 
 use std::io::{IoSlice, Read, Write};
@@ -16,10 +18,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, raise};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-const USAGE: &str = "usage: dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--stop N] [--silent | --close | --lie LIE]";
+const USAGE: &str = "usage: dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--stop N] [--register-anew FEATURES] [--refuse REQUEST] [--silent | --close | --lie LIE]";
 
 /// How the first question, or where it says so another, can be answered instead.
-const LIES: [&str; 12] = [
+const LIES: [&str; 13] = [
     "huge",     // with a payload of 4 GiB, it claims
     "oversize", // with a payload of one byte too many
     "version",  // in version 2
@@ -31,7 +33,8 @@ const LIES: [&str; 12] = [
     "trickle",  // with a byte each second
     "flood",    // for ever
     "gift",     // with 250 descriptors, as all the others
-    "sleep",    // as it should be, and nothing once all is agreed on
+    "doze",     // as it should be, and nothing once a device is to be started
+    "sleep",    // as it should be, and nothing once the second connection has answered five questions
 ];
 
 /// What DPDK's thread for clients that are not connected sleeps between two rounds (lib/vhost/socket.c).
@@ -52,6 +55,18 @@ struct Double {
     queues: u64,
     slots: u64,
     manner: Manner,
+    /// What it offers after a guest that failed (OVS's "workaround"), if it does such things.
+    other_features: Option<u64>,
+    /// A request that it refuses; 0 for none.
+    refused: u64,
+}
+
+/// What came of a connection.
+struct End {
+    /// Whether a message came.
+    served: bool,
+    /// Whether a device was started.
+    started: bool,
 }
 
 fn usage() -> ! {
@@ -80,6 +95,8 @@ fn main() {
         queues: 128,
         slots: 8,
         manner: Manner::Answer,
+        other_features: None,
+        refused: 0,
     };
     while let Some(option) = args.next() {
         match option.as_str() {
@@ -95,39 +112,51 @@ fn main() {
                 let lie = LIES.into_iter().find(|lie| *lie == asked);
                 double.manner = Manner::Lie(lie.unwrap_or_else(|| usage()));
             }
+            "--register-anew" => double.other_features = Some(number(args.next())),
+            "--refuse" => double.refused = number(args.next()),
             "--stop" => stop = number(args.next()),
             _ => usage(),
         }
     }
     let mut connections = 0;
+    // As OVS's virtio_features_state: whether a guest has failed, and whether one has taken what is offered.
+    let (mut workaround, mut negotiated) = (false, false);
     loop {
-        let mut served = false;
+        let mut at_once = false;
         if let Ok(stream) = UnixStream::connect(&double.path) {
             connections += 1;
             if connections == stop {
                 raise(Signal::SIGSTOP).expect("a process may stop itself");
             }
-            served = double.serve(stream);
+            let end = double.serve(stream, connections);
+            negotiated |= end.started;
+            // At once after a connection that was one, as DPDK does.
+            at_once = end.served;
+            if let Some(other) = double.other_features.filter(|_| workaround || !negotiated) {
+                double.other_features = Some(std::mem::replace(&mut double.features, other));
+                (at_once, workaround, negotiated) = (false, !workaround, false);
+            }
         }
-        // At once after a connection that was one, as DPDK does.
-        if !served {
+        if !at_once {
             std::thread::sleep(round);
         }
     }
 }
 
 impl Double {
-    /// Serves a connection until it ends; whether a message came.
-    fn serve(&self, mut stream: UnixStream) -> bool {
-        let (mut messages, mut last) = (0, 0);
+    /// Serves a connection until it ends.
+    fn serve(&self, mut stream: UnixStream, connection: u64) -> End {
+        let (mut messages, mut last, mut started) = (0, 0, false);
         if self.manner != Manner::Close {
             let mut state = State::default();
             while let Some((request, flags, payload)) = receive(&mut stream) {
                 (messages, last) = (messages + 1, request);
+                // DPDK waits for two rings.
+                started |= request == 18 && payload == [1_u32, 1].map(u32::to_ne_bytes).concat();
                 let Some(answer) = self.answer(&mut state, request, flags, &payload) else { continue };
                 let said = match self.manner {
                     Manner::Answer => stream.write_all(&message(request, &answer)).is_ok(),
-                    Manner::Lie(lie) => tell(lie, &mut stream, messages, &message(request, &answer)),
+                    Manner::Lie(lie) => tell(lie, &mut stream, connection, messages, &message(request, &answer)),
                     Manner::Silent | Manner::Close => true,
                 };
                 if !said {
@@ -136,7 +165,7 @@ impl Double {
             }
         }
         println!("connection: {messages} messages, the last was {last}");
-        messages > 0
+        End { served: messages > 0, started }
     }
 
     fn answer(&self, state: &mut State, request: u32, flags: u32, payload: &[u8]) -> Option<Vec<u8>> {
@@ -155,12 +184,13 @@ impl Double {
             _ => {}
         }
         // NEED_REPLY, where REPLY_ACK was agreed on.
-        (flags & 8 != 0 && state.protocol_features & 8 != 0).then(|| 0_u64.to_ne_bytes().to_vec())
+        let refused = u64::from(u64::from(request) == self.refused);
+        (flags & 8 != 0 && state.protocol_features & 8 != 0).then(|| refused.to_ne_bytes().to_vec())
     }
 }
 
-/// Says a lie in place of this answer to the n-th message; whether the connection goes on.
-fn tell(lie: &str, stream: &mut UnixStream, nth: u32, honest: &[u8]) -> bool {
+/// Says a lie in place of this answer to the n-th message of a connection; whether the connection goes on.
+fn tell(lie: &str, stream: &mut UnixStream, connection: u64, nth: u32, honest: &[u8]) -> bool {
     let head = |request: u32, flags: u32, size: u32| [request, flags, size].map(u32::to_ne_bytes).concat();
     let pause = || std::thread::sleep(Duration::from_secs(1));
     match lie {
@@ -183,7 +213,9 @@ fn tell(lie: &str, stream: &mut UnixStream, nth: u32, honest: &[u8]) -> bool {
         }
         "gift" => gift(stream, honest),
         // Features, protocol features, their choice, queues.
-        "sleep" => nth > 4 || stream.write_all(honest).is_ok(),
+        "doze" => nth > 4 || stream.write_all(honest).is_ok(),
+        // And features again.
+        "sleep" => connection > 1 && nth > 5 || stream.write_all(honest).is_ok(),
         _ => unreachable!("one of the list"),
     }
 }

@@ -409,6 +409,7 @@ fn data_plane() -> Vec<Row> {
         row("data plane: a byte each second", "trickle", "it did not answer in time"),
         row("data plane: the first answer for ever", "flood", "was answered by a reply to 1"),
         Row { ends: Ends::Well, ..row("data plane: 250 descriptors with each answer", "gift", "data plane connected") },
+        row("data plane: it hangs while it starts a device", "doze", "it did not answer in time"),
         row("data plane: it is met, and then hangs", "sleep", "stopped answering"),
     ]
 }

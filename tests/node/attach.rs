@@ -233,7 +233,7 @@ fn a_data_plane_that_stops_while_it_is_connected_is_none() {
     let pod = Pod::new(&node);
     let wait = json!({"attach": {"data_plane": "wait"}});
     // The first connection is the probe's; QEMU asks nothing on the second, so that nobody waits for an answer.
-    let stops = |node| DataPlane::with(node, &pod, "net1", &["--stop", "2"]);
+    let stops = |node| DataPlane::with(node, &pod, "net1", &["--stop", "3"]);
     {
         let (double, _plane) = (Double::start(&pod, &wait), stops(&node));
         let answer = add(&pod).set("attach_timeout", json!(4)).run(&node);
