@@ -51,20 +51,26 @@ container_work() {
 # A root of its own, like an image's: the machine's files below, what is written kept apart in memory. Nothing of the
 # node's /run, /dev or kubelet directory is seen from there.
 container_root() {
-    mkdir -p "$ROOT"
-    # In this mount namespace only, so that every container may use the same name.
-    mount -t tmpfs -o mode=755 container "$ROOT"
-    mkdir "$ROOT"/{files,work,root}
-    mount -t overlay -o "lowerdir=/,upperdir=$ROOT/files,workdir=$ROOT/work" overlay "$ROOT/root"
-    ROOT=$ROOT/root
-    mkdir -p "$ROOT$LAB_DIR" "$ROOT$LAB_HOME"
-    mount --bind "$LAB_DIR" "$ROOT$LAB_DIR"
+    root_over /
+    mkdir -p "$ROOT$LAB_HOME"
     mount --bind "$LAB_HOME" "$ROOT$LAB_HOME"
     mount -t proc proc "$ROOT/proc"
     mount -t sysfs -o ro sysfs "$ROOT/sys"
     make_devices "$ROOT/dev" container-dev
     mount -t tmpfs -o mode=755 container-run "$ROOT/run"
     mount -t tmpfs -o mode=1777 container-tmp "$ROOT/tmp"
+}
+
+# root_over LOWER: makes a root at $ROOT, and moves $ROOT there: the files below LOWER, with $LAB_DIR in it.
+root_over() {
+    mkdir -p "$ROOT"
+    # In this mount namespace only, so that every container may use the same name.
+    mount -t tmpfs -o mode=755 container "$ROOT"
+    mkdir "$ROOT"/{files,work,root}
+    mount -t overlay -o "lowerdir=$1,upperdir=$ROOT/files,workdir=$ROOT/work" overlay "$ROOT/root"
+    ROOT=$ROOT/root
+    mkdir -p "$ROOT$LAB_DIR"
+    mount --bind "$LAB_DIR" "$ROOT$LAB_DIR"
 }
 
 container_mount() {

@@ -178,7 +178,7 @@ cri_container() {
     mounts=$(
         cri_mount /usr /usr "readonly: true"
         # No virt-launcher image has it, and libvirt would ask it for the port's name.
-        cri_mount /dev/null /usr/bin/ovs-vsctl
+        [ ! -e /usr/bin/ovs-vsctl ] || cri_mount /dev/null /usr/bin/ovs-vsctl
         cri_mount "$LAB_DIR" "$LAB_DIR"
         cri_mount "$LAB_HOME" "$LAB_HOME" "readonly: true"
         cri_mount "$kept" "$cache"

@@ -19,7 +19,7 @@ usage: lab pod NAME [OPTION...]     (NAME: lower-case letters, digits and '-')
   --no-volume           the pod has no emptyDir vhostuser-sockets
   --only-sandbox        no container yet: network namespace, pause process and volume only
   --no-pause            no pause process either keeps the network namespace, as at the runtime's ADD
-  --libvirt 11|9        the installed libvirt, or bookworm's 9.0
+  --libvirt 11|9        the installed libvirt, or bookworm's 9.0 (default: what LAB_SET said at 'lab up')
   --session             KubeVirt >= 0.59: daemon and QEMU as uid 107, session URI, virtqemud-sock in emptyDir
                         libvirt-runtime, sockets below /run/vm/dpdk
   --cgroup cgroupfs|systemd|none   how kubelet names the pod's cgroups (default cgroupfs)
@@ -86,8 +86,10 @@ pod_options() {
 }
 
 pod_create() {
-    local name=${1:-} pod_uid='' namespace=default vcpus=2 ports=4 libvirt=11 cgroup=cgroupfs
+    local name=${1:-} pod_uid='' namespace=default vcpus=2 ports=4 libvirt cgroup=cgroupfs
     local shared=yes guest=usual hotplug=acpi vm=yes daemon=yes volume=yes container=yes pause=yes session=no cri=no attempt=0 sockets=''
+    running_set
+    libvirt=$SET_LIBVIRT
     [[ $name =~ ^[a-z0-9][a-z0-9-]{0,40}$ ]] || { pod_usage >&2; die "pod: '$name' is no name for a pod"; }
     shift
     pod_options "$@"

@@ -1,0 +1,136 @@
+# shellcheck shell=bash
+# Roots of other Debian releases, and the set of OVS and libvirt that a lab runs. Sourced by ../lab.
+#
+# A tree holds the unpacked packages of one release: its programs run in it, as they do in a container's image. The
+# machine's own apt resolves, fetches and verifies the packages, with package lists apart from the machine's. No package
+# script runs, so nothing is started or mounted to make a tree.
+
+DEFAULT_SET=3.5/11
+
+declare -A OVS_RELEASES=([3.1]=bookworm [3.5]=trixie [4.0]=forky)
+
+# A name that ends in '*' stands for all packages whose names begin so: DPDK's ABI is part of them. These are plugins that
+# DPDK loads when it starts, so OVS does not depend on them. Without mempool-ring, OVS adds ports that pass no packet;
+# OVS 4.0 names devices of several buses to DPDK, and does not start if one of these buses is missing.
+OVS_PACKAGES=(openvswitch-switch-dpdk librte-mempool-ring\* librte-bus-\*)
+
+# What a root needs before any program of the lab runs in it.
+BASE_PACKAGES=(base-files base-passwd coreutils mount)
+
+# Never read in a tree.
+TREE_EXCLUDES=(
+    ./usr/share/{doc,man,info,locale,perl,zoneinfo} ./usr/lib/{python3,systemd,udev,valgrind} './usr/lib/python3.*'
+)
+
+# read_set SET: leaves its parts in SET_OVS and SET_LIBVIRT.
+read_set() {
+    SET_OVS=${1%/*} SET_LIBVIRT=${1#*/}
+    [[ $1 == */* && -n ${OVS_RELEASES[$SET_OVS]:-} && $SET_LIBVIRT =~ ^(9|11)$ ]] ||
+        die "LAB_SET is '$1': it takes OVS (3.1, 3.5 or 4.0), a slash and libvirt (9 or 11), such as $DEFAULT_SET"
+}
+
+wanted_set() { read_set "${LAB_SET:-$DEFAULT_SET}"; }
+
+# The set of the lab that is up, whatever LAB_SET says by now.
+running_set() { read_set "$(cat "$RUN/set")"; }
+
+ovs_tree() { echo "$CACHE/ovs-$1"; }
+
+# trees_fetched, fetch_trees: the trees that the set needs.
+trees_fetched() {
+    wanted_set
+    ovs_fetched "$SET_OVS"
+}
+
+fetch_trees() {
+    wanted_set
+    ovs_fetched "$SET_OVS" || fetch_ovs "$SET_OVS"
+}
+
+ovs_fetched() { tree_is_whole "$(ovs_tree "$1")" "${OVS_PACKAGES[@]}"; }
+
+fetch_ovs() { make_tree "$(ovs_tree "$1")" "${OVS_RELEASES[$1]}" "${OVS_PACKAGES[@]}"; }
+
+# tree_is_whole TREE PACKAGE...: returns true if the tree is complete and has these packages. An interrupted
+# make_tree leaves nothing at TREE.
+tree_is_whole() {
+    local tree=$1
+    shift
+    [ "$(cat "$tree/lab-packages" 2>/dev/null)" = "$*" ]
+}
+
+# make_tree TREE RELEASE PACKAGE...
+make_tree() {
+    local tree=$1 release=$2 scratch
+    shift 2
+    scratch=$(mktemp -d "$tree.XXXXXX")
+    say "$(basename "$tree"): from Debian's $release"
+    apt_of "$release" "$scratch"
+    (
+        export APT_CONFIG=$scratch/apt.conf
+        mapfile -t packages < <(full_names "${BASE_PACKAGES[@]}" "$@")
+        apt-get -qq -y --download-only --no-install-recommends install "${packages[@]}"
+    )
+    unpack_tree "$scratch"
+    echo "$*" >"$scratch/tree/lab-packages"
+    # An older one, of other packages.
+    rm -rf "$tree"
+    mv -T "$scratch/tree" "$tree"
+    rm -rf "$scratch"
+}
+
+# full_names NAME...: the packages that the names stand for.
+full_names() {
+    local name
+    for name in "$@"; do
+        case $name in
+            *\*) apt-cache pkgnames "${name%\*}" ;;
+            *) echo "$name" ;;
+        esac
+    done
+}
+
+# apt_of RELEASE DIRECTORY: makes DIRECTORY/apt.conf, with which apt knows this release only, takes no package for
+# installed, and writes to DIRECTORY; fetches the release's package list.
+apt_of() {
+    local codename
+    # shellcheck source=/dev/null
+    codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    mkdir -p "$2"/{sources,lists/partial,archives/partial}
+    : >"$2/status"
+    sources_line "$codename" "$1" >"$2/sources/$1.list"
+    cat >"$2/apt.conf" <<CONF
+Dir::Etc::SourceList "/dev/null";
+Dir::Etc::SourceParts "$2/sources";
+Dir::Etc::PreferencesParts "/dev/null";
+Dir::State "$2";
+Dir::State::Lists "$2/lists";
+Dir::State::status "$2/status";
+Dir::Cache::archives "$2/archives";
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+Acquire::Languages "none";
+APT::Sandbox::User "root";
+CONF
+    APT_CONFIG=$2/apt.conf apt-get -qq update
+}
+
+# unpack_tree SCRATCH: unpacks SCRATCH/archives into SCRATCH/tree, and does what packages' scripts would have done.
+unpack_tree() {
+    local tree=$1/tree directory deb
+    for directory in bin sbin lib lib64; do
+        mkdir -p "$tree/usr/$directory"
+        ln -s "usr/$directory" "$tree/$directory"
+    done
+    for deb in "$1"/archives/*.deb; do
+        dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$tree" --keep-directory-symlink "${TREE_EXCLUDES[@]/#/--exclude=}"
+    done
+    rm -rf "$tree/var/run" "$tree/var/lock"
+    ln -s ../run "$tree/var/run"
+    ln -s ../run/lock "$tree/var/lock"
+    cp "$tree/usr/share/base-passwd/passwd.master" "$tree/etc/passwd"
+    cp "$tree/usr/share/base-passwd/group.master" "$tree/etc/group"
+    # OVS warns if they are missing.
+    : >"$tree/etc/resolv.conf"
+    echo "127.0.0.1 localhost" >"$tree/etc/hosts"
+}
