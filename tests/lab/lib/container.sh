@@ -19,12 +19,12 @@ pause_main() {
 container_main() {
     pod_load "$1"
     hostname "$NAME"
-    container_root
+    if [ "$LIBVIRT" = 12 ]; then container_root "$LIBVIRT_12"; else container_root; fi
     [ -z "${VOLUME:-}" ] || container_mount "$VOLUME" "$SOCKETS"
     [ "$SESSION" = no ] || container_mount "$VOLUMES/libvirt-runtime" /run/libvirt
     # No virt-launcher image has it, and libvirt would ask it for the port's name.
     rm -f "$ROOT/usr/bin/ovs-vsctl"
-    [ "$LIBVIRT" = 11 ] || libvirt_9_files
+    [ "$LIBVIRT" != 9 ] || libvirt_9_files
     enter_root
     container_work
 }
@@ -48,10 +48,10 @@ container_work() {
     reap_for_ever
 }
 
-# A root of its own, like an image's: the machine's files below, what is written kept apart in memory. Nothing of the
-# node's /run, /dev or kubelet directory is seen from there.
+# container_root [TREE]: a root like an image's, with the files of the tree, or of the machine, below; what is written is
+# kept apart, in memory. Nothing of the node's /run, /dev or kubelet directory is seen from there.
 container_root() {
-    root_over /
+    root_over "${1:-/}"
     mkdir -p "$ROOT$LAB_HOME"
     mount --bind "$LAB_HOME" "$ROOT$LAB_HOME"
     mount -t proc proc "$ROOT/proc"

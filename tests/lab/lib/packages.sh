@@ -81,8 +81,7 @@ lab_packages() {
         packages_complete || die "packages were installed, yet some are missing, or QEMU is older than $OLDEST_QEMU or Go than $OLDEST_GO"
     fi
     fetch_all
-    say "packages: QEMU $(version_of qemu-system-x86), libvirt $(version_of libvirt-daemon)," \
-        "$(tree_ovs_version "$SET_OVS") (LAB_SET=$SET_OVS/$SET_LIBVIRT)"
+    say "packages: $(set_versions)"
 }
 
 install_packages() {

@@ -14,6 +14,13 @@ declare -A OVS_RELEASES=([3.1]=bookworm [3.5]=trixie [4.0]=forky)
 # OVS 4.0 names devices of several buses to DPDK, and does not start if one of these buses is missing.
 OVS_PACKAGES=(openvswitch-switch-dpdk librte-mempool-ring\* librte-bus-\*)
 
+# Taken as the root of a pod's container: with what the lab runs in it.
+LIBVIRT_12=$CACHE/libvirt-12
+LIBVIRT_12_PACKAGES=(
+    qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-log libvirt-clients
+    bash dash util-linux libc-bin grep sed mawk procps socat iproute2
+)
+
 # What a root needs before any program of the lab runs in it.
 BASE_PACKAGES=(base-files base-passwd coreutils mount)
 
@@ -25,8 +32,8 @@ TREE_EXCLUDES=(
 # read_set SET: leaves its parts in SET_OVS and SET_LIBVIRT.
 read_set() {
     SET_OVS=${1%/*} SET_LIBVIRT=${1#*/}
-    [[ $1 == */* && -n ${OVS_RELEASES[$SET_OVS]:-} && $SET_LIBVIRT =~ ^(9|11)$ ]] ||
-        die "LAB_SET is '$1': it takes OVS (3.1, 3.5 or 4.0), a slash and libvirt (9 or 11), such as $DEFAULT_SET"
+    [[ $1 == */* && -n ${OVS_RELEASES[$SET_OVS]:-} && $SET_LIBVIRT =~ ^(9|11|12)$ ]] ||
+        die "LAB_SET is '$1': it takes OVS (3.1, 3.5 or 4.0), a slash and libvirt (9, 11 or 12), such as $DEFAULT_SET"
 }
 
 wanted_set() { read_set "${LAB_SET:-$DEFAULT_SET}"; }
@@ -39,17 +46,22 @@ ovs_tree() { echo "$CACHE/ovs-$1"; }
 # trees_fetched, fetch_trees: the trees that the set needs.
 trees_fetched() {
     wanted_set
-    ovs_fetched "$SET_OVS"
+    ovs_fetched "$SET_OVS" && { [ "$SET_LIBVIRT" != 12 ] || libvirt_12_fetched; }
 }
 
 fetch_trees() {
     wanted_set
     ovs_fetched "$SET_OVS" || fetch_ovs "$SET_OVS"
+    [ "$SET_LIBVIRT" != 12 ] || libvirt_12_fetched || fetch_libvirt_12
 }
 
 ovs_fetched() { tree_is_whole "$(ovs_tree "$1")" "${OVS_PACKAGES[@]}"; }
 
 fetch_ovs() { make_tree "$(ovs_tree "$1")" "${OVS_RELEASES[$1]}" "${OVS_PACKAGES[@]}"; }
+
+libvirt_12_fetched() { tree_is_whole "$LIBVIRT_12" "${LIBVIRT_12_PACKAGES[@]}"; }
+
+fetch_libvirt_12() { make_tree "$LIBVIRT_12" "$LATER_RELEASE" "${LIBVIRT_12_PACKAGES[@]}"; }
 
 # tree_is_whole TREE PACKAGE...: returns true if the tree is complete and has these packages. An interrupted
 # make_tree leaves nothing at TREE.
@@ -130,7 +142,30 @@ unpack_tree() {
     ln -s ../run/lock "$tree/var/lock"
     cp "$tree/usr/share/base-passwd/passwd.master" "$tree/etc/passwd"
     cp "$tree/usr/share/base-passwd/group.master" "$tree/etc/group"
+    # libvirt looks its default user up, even if qemu.conf names another one.
+    echo "libvirt-qemu:x:64055:64055::/nonexistent:/usr/sbin/nologin" >>"$tree/etc/passwd"
+    echo "libvirt-qemu:x:64055:" >>"$tree/etc/group"
     # OVS warns if they are missing.
     : >"$tree/etc/resolv.conf"
     echo "127.0.0.1 localhost" >"$tree/etc/hosts"
+}
+
+# set_versions: the versions in use of the set that was read, as one line.
+set_versions() {
+    echo "$(tree_ovs_version "$SET_OVS"), $(libvirt_version "$SET_LIBVIRT") (LAB_SET=$SET_OVS/$SET_LIBVIRT)"
+}
+
+# libvirt_version 9|11|12: with the version of the QEMU that it runs.
+libvirt_version() {
+    local libraries
+    local -a root=() daemon=(libvirtd)
+    case $1 in
+        9)
+            libraries=$(dirname "$LIBVIRT_9"/usr/lib/*/libvirt.so.0)
+            daemon=(env LD_LIBRARY_PATH="$libraries" "$LIBVIRT_9/usr/sbin/libvirtd")
+            ;;
+        12) root=(chroot "$LIBVIRT_12") ;;
+    esac
+    "${root[@]}" "${daemon[@]}" --version | sed 's/.* /libvirt /' | tr '\n' ','
+    "${root[@]}" qemu-system-x86_64 --version | sed -n 's/.*version \([0-9.]*\).*/ QEMU \1/p'
 }
