@@ -10,6 +10,8 @@ OVS_HOME=/run/lab-ovs
 OVS_TOOLS=$OVS_HOME/bin
 OVS_DIRS=(/dev /proc /sys /run /etc/openvswitch /var/lib/openvswitch /var/log/openvswitch)
 OVS_RUN=/var/run/openvswitch
+OVS_DATABASE=/etc/openvswitch/conf.db
+OVS_SCHEMA=/usr/share/openvswitch/vswitch.ovsschema
 VSWITCHD=/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk
 VSWITCHD_PID=$OVS_RUN/ovs-vswitchd.pid
 NODE_ADDRESS=172.18.0.1/16
@@ -20,7 +22,7 @@ OVS_LOGS=(-vconsole:emer -vsyslog:emer)
 ovs_create() {
     ovs_tools
     ovs_root "$1"
-    ovsdb-tool create /etc/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema
+    ovsdb-tool create "$OVS_DATABASE" "$OVS_SCHEMA"
     ovs_database
     ovs-vsctl --no-wait init
     ovs_settings
@@ -63,7 +65,7 @@ ovs_root_main() {
 
 ovs_database() {
     in-ovs timeout 60 ovsdb-server "${OVS_LOGS[@]}" --log-file="$NODE_LOG/ovsdb-server.log" --remote=punix:$OVS_RUN/db.sock \
-        --pidfile=$OVS_RUN/ovsdb-server.pid --no-chdir --detach /etc/openvswitch/conf.db
+        --pidfile=$OVS_RUN/ovsdb-server.pid --no-chdir --detach "$OVS_DATABASE"
 }
 
 ovs_settings() {
@@ -105,6 +107,30 @@ ovs_stop() {
     pid=$(ovs_pid)
     ovs_appctl --timeout=10 exit || kill "$pid"
     wait_for 20 "ovs-vswitchd to end" test ! -d "/proc/$pid"
+}
+
+# ovs_switch VERSION: ends OVS in good order, and starts this version on the same database, as an update of the node's
+# OVS does. Its ports stay.
+ovs_switch() {
+    # It may be down already.
+    [ ! -e "$VSWITCHD_PID" ] || ovs_stop
+    ovs_stop_database
+    kill "$(cat "$OVS_HOME/holder")"
+    ovs_root "$1"
+    # To this version's schema, an older one, too.
+    ovsdb-tool convert "$OVS_DATABASE" "$OVS_SCHEMA"
+    ovs_database
+    running_set
+    echo "$1/$SET_LIBVIRT" >"$RUN/set"
+    ovs_start
+    say "runs $(ovs_version) now"
+}
+
+ovs_stop_database() {
+    local pid
+    pid=$(cat $OVS_RUN/ovsdb-server.pid)
+    ovs-appctl --timeout=10 -t "$OVS_RUN/ovsdb-server.$pid.ctl" exit
+    wait_for 20 "ovsdb-server to end" test ! -d "/proc/$pid"
 }
 
 ovs_kill() {

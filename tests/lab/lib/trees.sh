@@ -51,11 +51,17 @@ trees_fetched() {
 
 fetch_trees() {
     wanted_set
-    ovs_fetched "$SET_OVS" || fetch_ovs "$SET_OVS"
+    need_ovs "$SET_OVS"
     [ "$SET_LIBVIRT" != 12 ] || libvirt_12_fetched || fetch_libvirt_12
 }
 
 ovs_fetched() { tree_is_whole "$(ovs_tree "$1")" "${OVS_PACKAGES[@]}"; }
+
+# need_ovs VERSION: makes its tree, if it is missing.
+need_ovs() {
+    [ -n "${OVS_RELEASES[${1:-none}]:-}" ] || die "there is no OVS '${1:-}': 3.1, 3.5 or 4.0"
+    ovs_fetched "$1" || fetch_ovs "$1"
+}
 
 fetch_ovs() { make_tree "$(ovs_tree "$1")" "${OVS_RELEASES[$1]}" "${OVS_PACKAGES[@]}"; }
 
