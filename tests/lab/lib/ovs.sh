@@ -50,17 +50,22 @@ ovs_root() {
 }
 
 ovs_root_main() {
+    ovs_like_root "$(ovs_tree "$1")" "$RUN/ovs-root"
+    : >"$OVS_HOME/ready"
+    exec sleep infinity
+}
+
+# ovs_like_root TREE DIRECTORY: enters a root with the tree's files, made at DIRECTORY, in which a data plane sees of the
+# node what kube-ovn's OVS sees of a host. DIRECTORY is not below /run, which is bound into the root.
+ovs_like_root() {
     local directory
-    # Not below /run, which is about to be bound into it.
-    ROOT=$RUN/ovs-root
-    root_over "$(ovs_tree "$1")"
+    ROOT=$2
+    root_over "$1"
     for directory in "${OVS_DIRS[@]}"; do
         mkdir -p "$ROOT$directory"
         mount --rbind "$directory" "$ROOT$directory"
     done
     enter_root
-    : >"$OVS_HOME/ready"
-    exec sleep infinity
 }
 
 ovs_database() {

@@ -26,7 +26,8 @@ BASE_PACKAGES=(base-files base-passwd coreutils mount)
 
 # Never read in a tree.
 TREE_EXCLUDES=(
-    ./usr/share/{doc,man,info,locale,perl,zoneinfo} ./usr/lib/{python3,systemd,udev,valgrind} './usr/lib/python3.*'
+    ./usr/share/{doc,man,info,locale,perl,zoneinfo} ./usr/include './*.a'
+    ./usr/lib/{python3,systemd,udev,valgrind} './usr/lib/python3.*'
 )
 
 # read_set SET: leaves its parts in SET_OVS and SET_LIBVIRT.
