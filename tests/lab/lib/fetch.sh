@@ -25,13 +25,16 @@ fetched() {
         [ "$GUEST_INITRD" -nt "$LAB_HOME/guest/init" ] && runtimes_built && trees_fetched
 }
 
-fetch_all() {
-    mkdir -p "$CACHE"
+# What apt fetches for this release, with the machine's package lists.
+fetch_own() {
     [ -s "$GUEST_KERNEL" ] && [ -d "$CACHE/modules" ] || fetch_guest_kernel
     [ -s "$GUEST_INITRD" ] && [ "$GUEST_INITRD" -nt "$LAB_HOME/guest/init" ] || build_initramfs
-    [ -x "$LATER/usr/bin/containerd" ] || fetch_later
-    runtimes_built || build_runtimes
     [ -x "$LIBVIRT_9/usr/sbin/libvirtd" ] || fetch_libvirt_9
+}
+
+# What has package lists apart from the machine's.
+fetch_apart() {
+    [ -x "$LATER/usr/bin/containerd" ] || fetch_later
     fetch_trees
 }
 

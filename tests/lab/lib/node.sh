@@ -68,7 +68,7 @@ lab_up() {
     wanted_set
     packages_complete || die "packages are missing: run 'lab packages' first"
     take_down
-    fetched || fetch_all
+    fetched || lab_packages
     rm -rf "$NODE_LOG"
     mkdir -p "$RUN/pods" "$NODE_LOG"
     echo "$SET_OVS/$SET_LIBVIRT" >"$RUN/set"

@@ -75,12 +75,20 @@ allow_services_again() {
 }
 
 lab_packages() {
+    local apart
     need_root packages
+    wanted_set
+    mkdir -p "$CACHE"
+    # Most of the time goes by while packages are installed.
+    fetch_apart &
+    apart=$!
     if ! packages_complete; then
         install_packages
         packages_complete || die "packages were installed, yet some are missing, or QEMU is older than $OLDEST_QEMU or Go than $OLDEST_GO"
     fi
-    fetch_all
+    fetch_own
+    wait "$apart" || die "what comes from other releases was not fetched: see above"
+    runtimes_built || build_runtimes
     say "packages: $(set_versions)"
 }
 

@@ -82,6 +82,8 @@ tree_is_whole() {
 make_tree() {
     local tree=$1 release=$2 scratch
     shift 2
+    # What a run that was killed has left.
+    find "$CACHE" -maxdepth 1 -name "$(basename "$tree").??????" -mmin +60 -exec rm -rf {} +
     scratch=$(mktemp -d "$tree.XXXXXX")
     say "$(basename "$tree"): from Debian's $release"
     apt_of "$release" "$scratch"
