@@ -7,13 +7,14 @@ OLDEST_QEMU=10.0
 # libcni 1.3 needs it; bookworm has 1.19.
 OLDEST_GO=1.21
 
-# Taken from backports on Debian 12, from the release itself later on.
-NEWER_PACKAGES=(qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients golang-go)
+# Taken from backports on Debian 12, from the release itself later on. The libvirt of backports brings its libcurl along,
+# to which curl must be equal.
+NEWER_PACKAGES=(qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients golang-go curl)
 
 OTHER_PACKAGES=(
     busybox-static cpio xz-utils socat iproute2 iputils-ping procps
     golang-github-appc-cni-dev containernetworking-plugins strace
-    containerd runc curl protobuf-compiler
+    containerd runc protobuf-compiler
 )
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
