@@ -19,12 +19,12 @@ pause_main() {
 container_main() {
     pod_load "$1"
     hostname "$NAME"
-    container_root
+    if [ "$LIBVIRT" = 12 ]; then container_root "$LIBVIRT_12"; else container_root; fi
     [ -z "${VOLUME:-}" ] || container_mount "$VOLUME" "$SOCKETS"
     [ "$SESSION" = no ] || container_mount "$VOLUMES/libvirt-runtime" /run/libvirt
     # No virt-launcher image has it, and libvirt would ask it for the port's name.
     rm -f "$ROOT/usr/bin/ovs-vsctl"
-    [ "$LIBVIRT" = 11 ] || libvirt_9_files
+    [ "$LIBVIRT" != 9 ] || libvirt_9_files
     enter_root
     container_work
 }
@@ -48,23 +48,29 @@ container_work() {
     reap_for_ever
 }
 
-# A root of its own, like an image's: the machine's files below, what is written kept apart in memory. Nothing of the
-# node's /run, /dev or kubelet directory is seen from there.
+# container_root [TREE]: a root like an image's, with the files of the tree, or of the machine, below; what is written is
+# kept apart, in memory. Nothing of the node's /run, /dev or kubelet directory is seen from there.
 container_root() {
-    mkdir -p "$ROOT"
-    # In this mount namespace only, so that every container may use the same name.
-    mount -t tmpfs -o mode=755 container "$ROOT"
-    mkdir "$ROOT"/{files,work,root}
-    mount -t overlay -o "lowerdir=/,upperdir=$ROOT/files,workdir=$ROOT/work" overlay "$ROOT/root"
-    ROOT=$ROOT/root
-    mkdir -p "$ROOT$LAB_DIR" "$ROOT$LAB_HOME"
-    mount --bind "$LAB_DIR" "$ROOT$LAB_DIR"
+    root_over "${1:-/}"
+    mkdir -p "$ROOT$LAB_HOME"
     mount --bind "$LAB_HOME" "$ROOT$LAB_HOME"
     mount -t proc proc "$ROOT/proc"
     mount -t sysfs -o ro sysfs "$ROOT/sys"
     make_devices "$ROOT/dev" container-dev
     mount -t tmpfs -o mode=755 container-run "$ROOT/run"
     mount -t tmpfs -o mode=1777 container-tmp "$ROOT/tmp"
+}
+
+# root_over LOWER: makes a root at $ROOT, and moves $ROOT there: the files below LOWER, with $LAB_DIR in it.
+root_over() {
+    mkdir -p "$ROOT"
+    # In this mount namespace only, so that every container may use the same name.
+    mount -t tmpfs -o mode=755 container "$ROOT"
+    mkdir "$ROOT"/{files,work,root}
+    mount -t overlay -o "lowerdir=$1,upperdir=$ROOT/files,workdir=$ROOT/work" overlay "$ROOT/root"
+    ROOT=$ROOT/root
+    mkdir -p "$ROOT$LAB_DIR"
+    mount --bind "$LAB_DIR" "$ROOT$LAB_DIR"
 }
 
 container_mount() {

@@ -165,20 +165,21 @@ cri_sandbox() {
     pod_fact NETNS "$(grep -o '/[a-z/]*/netns/cni-[0-9a-f-]*' <<<"$status" | head -n 1)"
 }
 
-# A container with the machine's /usr in it: what runs in it sees the image's root otherwise, and no more of the node than
+# A container with the machine's /usr in it, or the /usr of libvirt 12's tree: what runs in it sees the image's root otherwise, and no more of the node than
 # any container does.
 cri_container() {
-    local mounts status kept user=root cache=$SYSTEM_CAPABILITIES
+    local mounts status kept user=root cache=$SYSTEM_CAPABILITIES usr=/usr
+    [ "$LIBVIRT" != 12 ] || usr=$LIBVIRT_12/usr
     if [ "$SESSION" = yes ]; then
         user=$QEMU_UID cache=$SESSION_CAPABILITIES
     fi
-    kept=$CACHE/capabilities-11-$user
+    kept=$CACHE/capabilities-$LIBVIRT-$user
     mkdir -p "$kept"
     chown "$user:$user" "$kept"
     mounts=$(
-        cri_mount /usr /usr "readonly: true"
+        cri_mount "$usr" /usr "readonly: true"
         # No virt-launcher image has it, and libvirt would ask it for the port's name.
-        cri_mount /dev/null /usr/bin/ovs-vsctl
+        [ ! -e "$usr/bin/ovs-vsctl" ] || cri_mount /dev/null /usr/bin/ovs-vsctl
         cri_mount "$LAB_DIR" "$LAB_DIR"
         cri_mount "$LAB_HOME" "$LAB_HOME" "readonly: true"
         cri_mount "$kept" "$cache"

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # What the lab holds beside installed packages, kept in $LAB_DIR/cache: the guest (kernel and initramfs), bookworm's
-# libvirt 9.0, a later release's containerd and libcni, and the CNI runtime built on either libcni. Sourced by ../lab.
+# libvirt 9.0, a later release's containerd and libcni, and the CNI runtime built on either libcni; trees.sh adds OVS.
+# Sourced by ../lab.
 
 CACHE=$LAB_DIR/cache
 GUEST_KERNEL=$CACHE/vmlinuz
@@ -21,16 +22,20 @@ download() { apt-get -qq -o APT::Sandbox::User=root download "$@"; }
 
 fetched() {
     [ -s "$GUEST_KERNEL" ] && [ -s "$GUEST_INITRD" ] && [ -x "$LATER/usr/bin/containerd" ] &&
-        [ "$GUEST_INITRD" -nt "$LAB_HOME/guest/init" ] && runtimes_built
+        [ "$GUEST_INITRD" -nt "$LAB_HOME/guest/init" ] && runtimes_built && trees_fetched
 }
 
-fetch_all() {
-    mkdir -p "$CACHE"
+# What apt fetches for this release, with the machine's package lists.
+fetch_own() {
     [ -s "$GUEST_KERNEL" ] && [ -d "$CACHE/modules" ] || fetch_guest_kernel
     [ -s "$GUEST_INITRD" ] && [ "$GUEST_INITRD" -nt "$LAB_HOME/guest/init" ] || build_initramfs
-    [ -x "$LATER/usr/bin/containerd" ] || fetch_later
-    runtimes_built || build_runtimes
     [ -x "$LIBVIRT_9/usr/sbin/libvirtd" ] || fetch_libvirt_9
+}
+
+# What has package lists apart from the machine's.
+fetch_apart() {
+    [ -x "$LATER/usr/bin/containerd" ] || fetch_later
+    fetch_trees
 }
 
 fetch_guest_kernel() {
@@ -112,26 +117,14 @@ build_runtime() {
 # From a release later than this machine's, by its own package lists, which the machine's apt never sees: unpacked, never
 # installed. What is taken either is source or needs no later libc.
 fetch_later() {
-    local scratch deb codename
+    local scratch deb
     say "containerd 2 and libcni 1.3: from $LATER_RELEASE"
-    codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
     scratch=$(mktemp -d "$CACHE/later.XXXXXX")
-    mkdir -p "$scratch/sources" "$scratch/lists/partial" "$scratch/unpacked"
-    sources_line "$codename" "$LATER_RELEASE" >"$scratch/sources/later.list"
+    mkdir "$scratch/unpacked"
+    apt_of "$LATER_RELEASE" "$scratch"
     (
         cd "$scratch"
-        APT_CONFIG=$scratch/apt.conf
-        export APT_CONFIG
-        cat >"$APT_CONFIG" <<CONF
-Dir::Etc::SourceList "/dev/null";
-Dir::Etc::SourceParts "$scratch/sources";
-Dir::State::Lists "$scratch/lists";
-Dir::Cache::pkgcache "";
-Dir::Cache::srcpkgcache "";
-Acquire::Languages "none";
-APT::Sandbox::User "root";
-CONF
-        apt-get -qq update
+        export APT_CONFIG=$scratch/apt.conf
         download containerd golang-github-appc-cni-dev
         for deb in ./*.deb; do
             dpkg -x "$deb" unpacked

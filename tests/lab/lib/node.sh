@@ -45,7 +45,7 @@ need_node() { NODE_PID=$(node_pid) || die "the lab is down: run 'lab up' first";
 # in_node COMMAND...: as the node's root, in all of the node's namespaces.
 in_node() {
     need_node
-    nsenter --target "$NODE_PID" --mount --net --pid --ipc --uts --wdns="$PWD" "$@"
+    PATH=$OVS_TOOLS:$PATH nsenter --target "$NODE_PID" --mount --net --pid --ipc --uts --wdns="$PWD" "$@"
 }
 
 # inside FUNCTION ARGUMENT...: a function of the lab, run in the node.
@@ -65,17 +65,19 @@ lab_up() {
         say "up already (pid $(node_pid))"
         return
     fi
+    wanted_set
     packages_complete || die "packages are missing: run 'lab packages' first"
-    fetched || fetch_all
     take_down
+    fetched || lab_packages
     rm -rf "$NODE_LOG"
     mkdir -p "$RUN/pods" "$NODE_LOG"
+    echo "$SET_OVS/$SET_LIBVIRT" >"$RUN/set"
     trap 'say "up failed, taking it down; see $NODE_LOG"; take_down' EXIT
     # shellcheck disable=SC2086 # a list
     [ -z "${LAB_GUEST_PROGRAMS:-}" ] || add_guest_programs $LAB_GUEST_PROGRAMS
     raise_hugepages
     start_node
-    inside ovs_create
+    inside ovs_create "$SET_OVS"
     trap - EXIT
     say "up: pid $NODE_PID, $(inside ovs_version)"
 }

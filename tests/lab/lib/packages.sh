@@ -7,15 +7,14 @@ OLDEST_QEMU=10.0
 # libcni 1.3 needs it; bookworm has 1.19.
 OLDEST_GO=1.21
 
-# Taken from backports on Debian 12, from the release itself later on.
-NEWER_PACKAGES=(qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients golang-go)
+# Taken from backports on Debian 12, from the release itself later on. The libvirt of backports brings its libcurl along,
+# to which curl must be equal.
+NEWER_PACKAGES=(qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients golang-go curl)
 
-# librte-mempool-ring (its name carries DPDK's ABI, so it is looked up) is no dependency of OVS, but without it
-# OVS adds vhost ports that pass no packet.
 OTHER_PACKAGES=(
-    openvswitch-switch openvswitch-switch-dpdk busybox-static cpio xz-utils socat iproute2 iputils-ping procps
+    busybox-static cpio xz-utils socat iproute2 iputils-ping procps
     golang-github-appc-cni-dev containernetworking-plugins strace
-    containerd runc curl protobuf-compiler
+    containerd runc protobuf-compiler
 )
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
@@ -35,7 +34,6 @@ packages_complete() {
     for package in "${NEWER_PACKAGES[@]}" "${OTHER_PACKAGES[@]}"; do
         installed "$package" || return 1
     done
-    dpkg-query -W -f '${db:Status-Status}\n' 'librte-mempool-ring*' 2>/dev/null | grep -qx installed || return 1
     new_enough qemu-system-x86 "$OLDEST_QEMU" && new_enough golang-go "$OLDEST_GO"
 }
 
@@ -78,18 +76,27 @@ allow_services_again() {
 }
 
 lab_packages() {
+    local apart
     need_root packages
+    wanted_set
+    mkdir -p "$CACHE"
+    # Most of the time goes by while packages are installed.
+    fetch_apart &
+    apart=$!
     if ! packages_complete; then
         install_packages
         packages_complete || die "packages were installed, yet some are missing, or QEMU is older than $OLDEST_QEMU or Go than $OLDEST_GO"
     fi
-    fetch_all
-    say "packages: QEMU $(version_of qemu-system-x86), libvirt $(version_of libvirt-daemon), OVS $(version_of openvswitch-switch-dpdk)"
+    fetch_own
+    wait "$apart" || die "what comes from other releases was not fetched: see above"
+    runtimes_built || build_runtimes
+    say "packages: $(set_versions)"
 }
 
 install_packages() {
     command -v apt-get >/dev/null || die "packages works on Debian only: no apt-get here"
     local codename scratch suite=
+    # shellcheck source=/dev/null
     codename=$(. /etc/os-release && [ "$ID" = debian ] && echo "$VERSION_CODENAME") || die "packages works on Debian only"
     scratch=$(mktemp -d /var/tmp/lab-apt.XXXXXX)
     local -a apt=(apt-get -o DPkg::Lock::Timeout=600)
@@ -106,13 +113,10 @@ install_packages() {
     fi
     say "packages: asking the archive"
     "${apt[@]}" -qq update
-    local mempool
-    mempool=$(apt-cache depends openvswitch-switch-dpdk | sed -n 's/.*Depends: librte-mempool\([0-9][0-9]*\)$/librte-mempool-ring\1/p' | head -n 1)
-    [ -n "$mempool" ] || mempool=$(apt-cache pkgnames librte-mempool-ring | sort -V | tail -n 1)
     forbid_services
     export DEBIAN_FRONTEND=noninteractive
     "${apt[@]}" -qq -y --no-install-recommends ${suite:+-t "$suite"} install "${NEWER_PACKAGES[@]}"
-    "${apt[@]}" -qq -y --no-install-recommends install "${OTHER_PACKAGES[@]}" "$mempool"
+    "${apt[@]}" -qq -y --no-install-recommends install "${OTHER_PACKAGES[@]}"
     allow_services_again
     rm -rf "$scratch"
     trap - EXIT

@@ -19,7 +19,7 @@ usage: lab pod NAME [OPTION...]     (NAME: lower-case letters, digits and '-')
   --no-volume           the pod has no emptyDir vhostuser-sockets
   --only-sandbox        no container yet: network namespace, pause process and volume only
   --no-pause            no pause process either keeps the network namespace, as at the runtime's ADD
-  --libvirt 11|9        the installed libvirt, or bookworm's 9.0
+  --libvirt 9|11|12     9.0, 11.3 (the machine's own), or 12 with QEMU 11 (default: what LAB_SET said at 'lab up')
   --session             KubeVirt >= 0.59: daemon and QEMU as uid 107, session URI, virtqemud-sock in emptyDir
                         libvirt-runtime, sockets below /run/vm/dpdk
   --cgroup cgroupfs|systemd|none   how kubelet names the pod's cgroups (default cgroupfs)
@@ -76,18 +76,27 @@ pod_options() {
     done
     [[ $pod_uid =~ ^[A-Za-z0-9-]*$ && $namespace =~ ^[a-z0-9-]+$ ]] || die "pod: a uid or namespace of other characters"
     [[ $vcpus$ports$attempt =~ ^[0-9]+$ ]] || die "pod: --vcpus, --ports and --attempt take numbers"
-    [ "$cri" = no ] || [ "$libvirt$cgroup$pause" = 11cgroupfsyes ] ||
+    [ -n "$libvirt" ] || default_libvirt
+    [ "$cri" = no ] || [[ "$libvirt$cgroup$pause" =~ ^1[12]cgroupfsyes$ ]] ||
         die "pod: --cri goes with neither --libvirt 9, --cgroup nor --no-pause"
     case $libvirt in
         11) ;;
         9) [ -x "$LIBVIRT_9/usr/sbin/libvirtd" ] || die "libvirt 9 is not there: 'lab packages' says why" ;;
-        *) die "--libvirt takes 11 or 9" ;;
+        12) libvirt_12_fetched || die "libvirt 12 is not there: run 'LAB_SET=$SET_OVS/12 lab packages' first" ;;
+        *) die "--libvirt takes 9, 11 or 12" ;;
     esac
 }
 
+# That of the lab's set. libvirt 9's files are put into the machine's /usr, which a container of containerd has read-only.
+default_libvirt() {
+    libvirt=$SET_LIBVIRT
+    if [ "$cri$libvirt" = yes9 ]; then libvirt=11; fi
+}
+
 pod_create() {
-    local name=${1:-} pod_uid='' namespace=default vcpus=2 ports=4 libvirt=11 cgroup=cgroupfs
+    local name=${1:-} pod_uid='' namespace=default vcpus=2 ports=4 libvirt='' cgroup=cgroupfs
     local shared=yes guest=usual hotplug=acpi vm=yes daemon=yes volume=yes container=yes pause=yes session=no cri=no attempt=0 sockets=''
+    running_set
     [[ $name =~ ^[a-z0-9][a-z0-9-]{0,40}$ ]] || { pod_usage >&2; die "pod: '$name' is no name for a pod"; }
     shift
     pod_options "$@"
