@@ -85,7 +85,8 @@ impl Link<'_> {
         }
         Err(Error::try_again(format!(
             "The NIC is plugged already, and no data plane is connected to its socket. Does OVS run, with a port that has \
-             vhost-server-path {}?",
+             vhost-server-path {}? If OVS was updated or set up in another way, it may lack features that the guest uses \
+             (QEMU's log says \"vhost lacks feature mask\"): then unplug the NIC and plug it again.",
             quote::value(self.outside)
         )))
     }
