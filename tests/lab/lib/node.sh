@@ -217,27 +217,34 @@ lab_status() {
 }
 
 # Huge pages are the machine's: the lab adds so many to what is there and later takes as many away, so that it gives
-# back what it found whatever others do meanwhile. A reboot forgets them all.
+# back what it found whatever others do meanwhile. A reboot forgets them all. Two labs that change the number at the same time
+# would lose one of the changes: the lock is for all labs of the machine.
 raise_hugepages() {
-    local before after
+    local before after lock
+    exec {lock}</proc/sys/vm/nr_hugepages
+    flock "$lock"
     before=$(cat /proc/sys/vm/nr_hugepages)
     cat /proc/sys/kernel/random/boot_id >"$RUN/hugepages.boot"
     echo "$HUGEPAGES" >"$RUN/hugepages.added"
     echo 1 >/proc/sys/vm/compact_memory 2>/dev/null || true
     echo $((before + HUGEPAGES)) >/proc/sys/vm/nr_hugepages
     after=$(cat /proc/sys/vm/nr_hugepages)
+    exec {lock}<&-
     echo $((after - before)) >"$RUN/hugepages.added"
     [ $((after - before)) -ge "$HUGEPAGES" ] ||
         die "the machine gave $((after - before)) of $HUGEPAGES huge pages of 2 MiB: free some memory first"
 }
 
 lower_hugepages() {
-    local added now
+    local added now lock
     [ -s "$RUN/hugepages.added" ] || return 0
+    exec {lock}</proc/sys/vm/nr_hugepages
+    flock "$lock"
     added=$(cat "$RUN/hugepages.added")
     now=$(cat /proc/sys/vm/nr_hugepages)
     if [ "$(cat "$RUN/hugepages.boot")" = "$(cat /proc/sys/kernel/random/boot_id)" ]; then
         echo $((now > added ? now - added : 0)) >/proc/sys/vm/nr_hugepages
     fi
     rm -f "$RUN/hugepages.added"
+    exec {lock}<&-
 }
