@@ -158,7 +158,8 @@ fn busy(error: &libvirt::Error) -> Error {
 /// What libvirt refused to do to a VM, with a hint where its words do not say what to do.
 fn refusal(error: &libvirt::Error) -> Error {
     if error.is_no_domain() || error.is_wrong_state() {
-        return Error::try_again("The VM is not running (any more).").with_details(error);
+        return Error::try_again("The VM is not running (any more), or has not arrived from another host yet.")
+            .with_details(error);
     }
     if error.is_busy() {
         return busy(error);

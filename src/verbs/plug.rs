@@ -107,6 +107,7 @@ impl Plug<'_> {
         let there = attach::examine(&description, &asked, queues_matter)?;
         let was_there = there.is_some();
         if let Some(there) = there {
+            attach::ensure_arrived(client, &domain, deadline).map_err(|error| fault::held(&error))?;
             nic.alias = there.alias.filter(|alias| alias.len() <= ALIAS_LIMIT).unwrap_or(nic.alias);
             nic.queues = Some(there.queues);
             journal.saw("already plugged");

@@ -63,6 +63,17 @@ pub fn ensure_free(client: &mut Client, domain: &Domain, deadline: Deadline) -> 
     }
 }
 
+/// Makes sure that the domain is not still on its way from another host. Since libvirt 12 its XML can be read then, with NICs
+/// in it that go again if the migration fails.
+///
+/// # Errors
+/// libvirt's: for a domain that arrives, "migration statistics are available only on the source host" (src/qemu/qemu_driver.c,
+/// `qemuDomainGetJobStats`).
+pub fn ensure_arrived(client: &mut Client, domain: &Domain, deadline: Deadline) -> Result<(), Error> {
+    client.operation(domain, deadline)?;
+    Ok(())
+}
+
 /// What the running domain shows that is not the NIC as it was asked for, in words, though libvirt says that it was plugged:
 /// the VM is believed, not the answer.
 ///

@@ -246,9 +246,13 @@ fn ovs_that_is_killed_stopped_or_restarted_at_any_step_of_the_probe_does_no_harm
         port.succeeded();
         lab(&["exec", "rm", "-f", "/run/probe-steps"]);
         let before = attaches();
-        let call = stopped_add(&pod, step, &port.json);
+        let mut call = stopped_add(&pod, step, &port.json);
         act.begin(&mut tso);
-        lab(&["exec", "pkill", "-CONT", "-x", "vhostuser-hotpl"]);
+        // strace counts for each thread, so another one may stop later.
+        while call.try_wait().unwrap().is_none() {
+            let _ = holds(&["exec", "pkill", "-CONT", "-x", "vhostuser-hotpl"]);
+            std::thread::sleep(Duration::from_millis(100));
+        }
         let output = call.wait_with_output().unwrap();
         let json: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
         let answer = Answer { ok: output.status.success(), json, words: String::new() };

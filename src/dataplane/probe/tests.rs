@@ -1,0 +1,183 @@
+use super::super::backend::BackEnd;
+use super::super::message::Message;
+use super::super::seat::scratch::Scratch;
+use super::*;
+use std::io::{Read, Write};
+use std::thread::{self, JoinHandle};
+
+const OVS: Figures = Figures { features: 0xd7c6_6a7ca, protocol_features: 0x1001f, queues: 128, memory_slots: None };
+
+fn within(millis: u64) -> Deadline {
+    Deadline::after(Duration::from_millis(millis))
+}
+
+/// Connects to the path as soon as somebody listens there, and does with the connection what it is told.
+fn client(path: &Path, act: impl FnOnce(UnixStream) + Send + 'static) -> JoinHandle<()> {
+    let path = path.to_owned();
+    thread::spawn(move || act(connect(&path)))
+}
+
+fn connect(path: &Path) -> UnixStream {
+    loop {
+        match UnixStream::connect(path) {
+            Ok(stream) => return stream,
+            Err(_) => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+/// A data plane that connects once for each of these offers, and answers until it is hung up on.
+fn data_plane(path: &Path, offers: &[Figures]) -> JoinHandle<()> {
+    let (path, offers) = (path.to_owned(), offers.to_vec());
+    thread::spawn(move || offers.into_iter().for_each(|figures| answers(connect(&path), figures)))
+}
+
+fn answers(stream: UnixStream, figures: Figures) {
+    let (mut line, mut back_end) = (Line::new(stream).unwrap(), BackEnd::new(figures));
+    while let Ok(message) = line.receive(within(60_000)) {
+        if let Some(answer) = back_end.answer(&message).unwrap() {
+            line.send(&answer, within(60_000)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_data_plane_is_met_and_nothing_is_left_at_the_name() {
+    let scratch = Scratch::new("probe-met");
+    let data_plane = data_plane(&scratch.path, &[OVS, OVS]);
+    let mut met = probe(scratch.seat(), |_| true, within(60_000)).unwrap();
+    assert_eq!((met.figures, &met.only_asked), (OVS, &None));
+    assert!(!scratch.path.exists());
+    met.ask_again(within(60_000)).unwrap();
+    drop(met);
+    data_plane.join().unwrap();
+}
+
+#[test]
+fn nobody_is_waited_for_until_the_deadline() {
+    let scratch = Scratch::new("probe-nobody");
+    let begun = Instant::now();
+    let error = probe(scratch.seat(), |_| true, within(60)).unwrap_err();
+    assert!(matches!(error, Error::Nobody { refused: 0, .. }), "{error}");
+    assert!(error.to_string().contains(scratch.path.to_str().unwrap()));
+    assert!((60..30_000).contains(&begun.elapsed().as_millis()) && !scratch.path.exists());
+}
+
+#[test]
+fn the_pods_own_processes_are_refused() {
+    let scratch = Scratch::new("probe-refused");
+    let own = i32::try_from(std::process::id()).unwrap();
+    let tenant = client(&scratch.path, |stream| answers(stream, OVS));
+    let error = probe(scratch.seat(), |pid| pid != own, within(2000)).unwrap_err();
+    assert!(matches!(error, Error::Nobody { refused: 1, .. }), "{error}");
+    tenant.join().unwrap();
+}
+
+#[test]
+fn after_one_that_hangs_up_another_is_taken() {
+    let scratch = Scratch::new("probe-second");
+    let path = scratch.path.clone();
+    let both = client(&path.clone(), move |stream| {
+        drop(stream);
+        data_plane(&path, &[OVS, OVS]).join().unwrap();
+    });
+    assert_eq!(probe(scratch.seat(), |_| true, within(60_000)).unwrap().figures, OVS);
+    both.join().unwrap();
+}
+
+#[test]
+fn an_offer_counts_when_it_comes_again() {
+    let other = Figures { features: OVS.features ^ 1 << 13, ..OVS };
+    let scratch = Scratch::new("probe-changes");
+    let flips = data_plane(&scratch.path, &[other, OVS, OVS]);
+    assert_eq!(probe(scratch.seat(), |_| true, within(60_000)).unwrap().figures, OVS);
+    flips.join().unwrap();
+    let one = data_plane(&scratch.path, &[OVS]);
+    let error = probe(scratch.seat(), |_| true, within(3000)).unwrap_err();
+    assert!(matches!(error, Error::Gone { .. }), "{error}");
+    one.join().unwrap();
+    let never_the_same = data_plane(&scratch.path, &[OVS, other]);
+    let error = probe(scratch.seat(), |_| true, within(3000)).unwrap_err();
+    let told = Fault::Changed(OVS.features, other.features);
+    assert!(matches!(&error, Error::Fault { fault, .. } if *fault == told), "{error}");
+    never_the_same.join().unwrap();
+}
+
+/// A data plane that connects as often as it is let, and meets this request so: with an answer, or by hanging up.
+fn stubborn(path: &Path, at: u32, meets: fn(&Message) -> Option<Message>) -> JoinHandle<()> {
+    let path = path.to_owned();
+    thread::spawn(move || {
+        for _ in 0..=TRIES {
+            let (mut line, mut back_end) = (Line::new(connect(&path)).unwrap(), BackEnd::new(OVS));
+            while let Ok(message) = line.receive(within(60_000)) {
+                let answer = if message.request == at {
+                    let Some(answer) = meets(&message) else { break };
+                    Some(answer)
+                } else {
+                    back_end.answer(&message).unwrap()
+                };
+                answer.map_or(Ok(()), |answer| line.send(&answer, within(60_000))).unwrap();
+            }
+        }
+    })
+}
+
+#[test]
+fn a_data_plane_that_starts_no_device_is_only_asked() {
+    type Meets = fn(&Message) -> Option<Message>;
+    let refuses: Meets = |message| Some(message.reply(&1_u64.to_ne_bytes()));
+    let hangs_up: Meets = |_| None;
+    for step in [2, 5, 13, 8, 10, 9, 12, 18] {
+        for (meets, told) in [(refuses, Fault::Refused(step)), (hangs_up, Fault::Closed)] {
+            let scratch = Scratch::new("probe-declined");
+            let data_plane = stubborn(&scratch.path, step, meets);
+            let met = probe(scratch.seat(), |_| true, within(60_000)).unwrap();
+            assert_eq!((met.figures, &met.only_asked), (OVS, &Some(told)), "request {step}");
+            assert!(!scratch.path.exists());
+            drop(met);
+            data_plane.join().unwrap();
+        }
+    }
+}
+
+#[test]
+fn silence_slow_bytes_and_nonsense_are_faults() {
+    let slow = |mut stream: UnixStream| {
+        while stream.write_all(&[1]).is_ok() {
+            thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let liar = |mut stream: UnixStream| {
+        let words = [17_u32, 5, 8, 0, 0].map(u32::to_ne_bytes).concat();
+        let _ = stream.write_all(&words);
+        thread::sleep(Duration::from_millis(50));
+    };
+    // Until it is hung up on.
+    let silent = |mut stream: UnixStream| drop(stream.read_to_end(&mut Vec::new()));
+    let mut faults = Vec::new();
+    let acts: [Box<dyn FnOnce(UnixStream) + Send>; 3] = [Box::new(slow), Box::new(liar), Box::new(silent)];
+    for act in acts {
+        let scratch = Scratch::new("probe-fault");
+        let data_plane = client(&scratch.path, act);
+        match probe(scratch.seat(), |_| true, within(2000)) {
+            Err(Error::Fault { fault, .. }) => faults.push(fault),
+            other => panic!("{other:?}"),
+        }
+        assert!(!scratch.path.exists());
+        data_plane.join().unwrap();
+    }
+    assert!(matches!(faults.as_slice(), [_, Fault::Nonsense(_), Fault::Silent]), "{faults:?}");
+}
+
+#[test]
+fn a_left_over_socket_is_removed_and_anything_else_is_foul() {
+    let scratch = Scratch::new("probe-left-over");
+    drop(UnixListener::bind(&scratch.path).unwrap());
+    let error = probe(scratch.seat(), |_| true, within(20)).unwrap_err();
+    assert!(matches!(error, Error::Nobody { .. }) && !scratch.path.exists(), "{error}");
+    std::fs::write(&scratch.path, "").unwrap();
+    assert!(probe(scratch.seat(), |_| true, within(20)).unwrap_err().is_foul());
+    std::fs::remove_file(&scratch.path).unwrap();
+    std::os::unix::fs::symlink("/dev/null", &scratch.path).unwrap();
+    assert!(probe(scratch.seat(), |_| true, within(20)).unwrap_err().is_foul());
+}
