@@ -2,21 +2,26 @@
 //!
 //! `dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--stop N] [--register-anew FEATURES] [--refuse REQUEST] [--silent | --close | --lie LIE]`
 //! tries the path every second (or so many milliseconds), and at once when a connection ends, until it is killed. It prints a line for each connection when
-//! that ends: how many messages came, and which was the last. With `--silent` it connects and never answers; with
+//! that ends: how many messages came, which was the last, and what came along: of each file its size, whether it is all zeros, and
+//! its seals (fcntl(2), `F_GET_SEALS`). With `--silent` it connects and never answers; with
 //! `--close` it hangs up at once, with `--lie` it tells one of the lies of [`LIES`]. With `--stop` it stops itself (SIGSTOP)
 //! when its N-th connection is there. With `--register-anew` it does as OVS 3.2 and later with userspace TSO: after a connection
 //! that ends before its device is started, it tries again at its next round only, and offers the other features then. With
 //! `--refuse` it refuses that request where an acknowledgement is asked for, and hangs up where not. Numbers may be hexadecimal (0x…). Its wire code is its own, so that it shares no mistake
 //! with the plugin. It is a process of its own because the plugin asks the kernel whose process connects.
 
-use std::io::{IoSlice, Read, Write};
-use std::os::fd::AsRawFd;
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, raise};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use rustix::fs::fcntl_get_seals;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 const USAGE: &str = "usage: dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--stop N] [--register-anew FEATURES] [--refuse REQUEST] [--silent | --close | --lie LIE]";
 
@@ -147,9 +152,11 @@ impl Double {
     /// Serves a connection until it ends.
     fn serve(&self, mut stream: UnixStream, connection: u64) -> End {
         let (mut messages, mut last, mut started) = (0, 0, false);
+        let mut handed = String::new();
         if self.manner != Manner::Close {
             let mut state = State::default();
-            while let Some((request, flags, payload)) = receive(&mut stream) {
+            while let Some((request, flags, payload, descriptors)) = receive(&mut stream) {
+                descriptors.into_iter().for_each(|descriptor| handed += &described(request, descriptor));
                 (messages, last) = (messages + 1, request);
                 // DPDK waits for two rings.
                 started |= request == 18 && payload == [1_u32, 1].map(u32::to_ne_bytes).concat();
@@ -164,7 +171,7 @@ impl Double {
                 }
             }
         }
-        println!("connection: {messages} messages, the last was {last}");
+        println!("connection: {messages} messages, the last was {last}{handed}");
         End { served: messages > 0, started }
     }
 
@@ -234,15 +241,33 @@ struct State {
     status: u64,
 }
 
-fn receive(stream: &mut UnixStream) -> Option<(u32, u32, Vec<u8>)> {
-    let mut words = [[0; 4]; 3];
-    for word in &mut words {
-        stream.read_exact(word).ok()?;
+fn receive(stream: &mut UnixStream) -> Option<(u32, u32, Vec<u8>, Vec<OwnedFd>)> {
+    let mut header = [0; 12];
+    let mut space = [0; rustix::cmsg_space!(ScmRights(8))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(&*stream, &mut [IoSliceMut::new(&mut header)], &mut control, RecvFlags::WAITALL).ok()?;
+    if received.bytes < header.len() {
+        return None;
     }
-    let [request, flags, size] = words.map(u32::from_ne_bytes);
-    let mut payload = vec![0; usize::try_from(size).ok().filter(|size| *size <= 4096)?];
+    let descriptors = control.drain().flat_map(|control| match control {
+        RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect(),
+        _ => Vec::new(),
+    });
+    let descriptors = descriptors.collect();
+    let word = |at: usize| u32::from_ne_bytes(*header[at..].first_chunk().expect("three words"));
+    let mut payload = vec![0; usize::try_from(word(8)).ok().filter(|size| *size <= 4096)?];
     stream.read_exact(&mut payload).ok()?;
-    Some((request, flags, payload))
+    Some((word(0), word(4), payload, descriptors))
+}
+
+/// What came with this request.
+fn described(request: u32, descriptor: OwnedFd) -> String {
+    let file = File::from(descriptor);
+    let size = file.metadata().map_or(0, |metadata| metadata.size());
+    let Ok(seals) = fcntl_get_seals(&file) else { return format!("; {request}: no memory") };
+    let mut bytes = vec![1; usize::try_from(size).expect("less than all memory")];
+    let zeros = file.read_exact_at(&mut bytes, 0).is_ok() && bytes.iter().all(|byte| *byte == 0);
+    format!("; {request}: {size} bytes, zeros {zeros}, seals {seals:?}")
 }
 
 fn message(request: u32, payload: &[u8]) -> Vec<u8> {

@@ -15,10 +15,15 @@ pub struct DataPlane(Child);
 impl DataPlane {
     /// For the NIC whose socket has this name; `options` are the double's own.
     pub fn with(node: &Node, pod: &Pod<'_>, socket: &str, options: &[&str]) -> Self {
+        Self::writing(node, pod, socket, options, Stdio::null())
+    }
+
+    /// The same, which writes what came of each connection.
+    pub fn writing(node: &Node, pod: &Pod<'_>, socket: &str, options: &[&str], to: impl Into<Stdio>) -> Self {
         let path = format!("{}/{socket}", node.target(&pod.uid));
         let mut command = node.command(example("dataplane-double"));
         // Twenty times as often as DPDK: these tests are not about its patience.
-        command.args([&path, "--round", "50"]).args(options).stdout(Stdio::null());
+        command.args([&path, "--round", "50"]).args(options).stdout(to);
         Self(command.spawn().unwrap())
     }
 

@@ -225,3 +225,29 @@ fn a_list_of_sockets_that_is_too_long_to_be_read_does_not_tell_that_the_nic_is_g
     bounded(&del, &node).succeeded();
     assert!(node.is_clean(&pod.uid));
 }
+
+#[test]
+fn who_plays_the_data_plane_is_handed_nothing_of_anybodys() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _double = Double::start(&pod, &json!({}));
+    let path = std::env::temp_dir().join(format!("vhu-handed-{}", std::process::id()));
+    let plane = DataPlane::writing(&node, &pod, "net1", &[], std::fs::File::create(&path).unwrap());
+    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    add.run(&node).succeeded();
+    add.command("DEL").run(&node).succeeded();
+    let written = || std::fs::read_to_string(&path).unwrap();
+    until("the probe's connections have ended", || written().lines().count() >= 2);
+    let written = written();
+    let handed: Vec<&str> = written.lines().next().unwrap().split("; ").skip(1).collect();
+    let event = |request: u32| format!("{request}: no memory");
+    let memory = "5: 2097152 bytes, zeros true, seals SealFlags(SEAL | SHRINK | GROW".to_owned();
+    assert!(handed.first().is_some_and(|first| first.starts_with(&memory)), "{written}");
+    assert_eq!(handed[1..], [event(13), event(12), event(13), event(12)], "{written}");
+    assert!(
+        !written.lines().nth(1).unwrap().contains("; "),
+        "the connection that is kept is handed nothing: {written}"
+    );
+    drop(plane);
+    std::fs::remove_file(path).unwrap();
+}
