@@ -18,6 +18,7 @@ mod multus;
 mod node;
 mod people;
 mod privilege;
+mod probe;
 mod share;
 mod shares;
 #[path = "../faults/signals.rs"]

@@ -1,0 +1,46 @@
+//! What the probe asks of a data plane, and what that makes of it.
+
+use serde_json::json;
+
+use super::dataplane::DataPlane;
+use super::libvirt::Double;
+use super::node::{Call, Node, Pod};
+
+/// The double's own features, and others.
+const FEATURES: &str = "features=0xd7c66a7ca ";
+const OTHERS: &str = "0xd7c669fca";
+
+#[test]
+fn a_data_plane_that_starts_no_device_for_the_probe_is_asked_and_told_of() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _double = Double::start(&pod, &json!({}));
+    // SET_MEM_TABLE, SET_VRING_ENABLE.
+    for refused in ["5", "18"] {
+        let _plane = DataPlane::with(&node, &pod, "net1", &["--refuse", refused]);
+        let add = Call::new("ADD", &pod.uid, &pod.netns());
+        let answer = add.run(&node);
+        answer.succeeded();
+        let told = format!("did not start the probe's device, and was only asked: it refused request {refused}");
+        assert!(answer.log.contains(&told) && answer.log.contains(FEATURES), "{}", answer.log);
+        add.command("DEL").run(&node).succeeded();
+    }
+    assert!(node.is_clean(&pod.uid));
+}
+
+#[test]
+fn a_data_plane_that_changes_its_offer_after_a_guest_that_failed_has_no_reason_to() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _double = Double::start(&pod, &json!({}));
+    let _plane = DataPlane::with(&node, &pod, "net1", &["--register-anew", OTHERS]);
+    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    for _ in 0..3 {
+        let answer = add.run(&node);
+        answer.succeeded();
+        assert_eq!(answer.log.matches(": data plane met: ").count(), 1, "{}", answer.log);
+        assert!(answer.log.contains(FEATURES) && !answer.log.contains(OTHERS), "{}", answer.log);
+        add.clone().command("DEL").run(&node).succeeded();
+    }
+    assert!(node.is_clean(&pod.uid));
+}
