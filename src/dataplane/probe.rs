@@ -42,8 +42,8 @@ const TRIES: usize = 2;
 /// How soon a data plane comes back that connects again at once, and not at its next round: OVS within 30 ms.
 const AT_ONCE: Duration = Duration::from_millis(300);
 
-/// How long a connection must last before a device is started on it, once another has ended badly. OVS sets the port up
-/// anew then, and closes the connections that came before. A device must not end while it does: OVS 3.5's main loop and
+/// How long a connection must last before a device is started on it, unless it is the first. OVS may be about to set the
+/// port up anew, and closes the connections that came before. A device must not end while it does: OVS 3.5's main loop and
 /// DPDK's thread then wait for each other for good (`rte_vhost_driver_unregister`, `destroy_device`).
 const QUIET: Duration = Duration::from_millis(50);
 
@@ -196,8 +196,10 @@ fn meet(
 /// The talks with data planes that have connected, one after the other.
 #[derive(Default)]
 struct Talks {
-    /// What the last one that started a device offered, and when it was left.
-    offer: Option<(Figures, Instant)>,
+    /// What the last one that started a device offered.
+    offer: Option<Figures>,
+    /// When it was left, if no other connection has ended since.
+    left: Option<Instant>,
     /// Why devices were not started.
     declined: Vec<Fault>,
     /// What was wrong with the last one.
@@ -208,30 +210,29 @@ impl Talks {
     /// Talks with the next one: what it offers, if that can be relied on. Else the reason is kept.
     fn next(&mut self, stream: UnixStream, deadline: Deadline) -> Option<(Figures, Line)> {
         let soon = deadline.at_most(PATIENCE);
+        let is_first = self.offer.is_none() && self.fault.is_none();
+        let came_at_once = self.left.take().is_some_and(|left| left.elapsed() < AT_ONCE);
         let learnt = Line::new(stream).and_then(|mut line| Ok((Figures::learn(&mut line, soon)?, line)));
-        let follows_a_fault = self.fault.is_some();
         let (figures, mut line) = self.unless_fault(learnt, deadline)?;
-        let came_at_once = |(offer, left): (Figures, Instant)| offer == figures && left.elapsed() < AT_ONCE;
-        if self.offer.is_some_and(came_at_once) || self.declined.len() >= TRIES {
+        if came_at_once && self.offer == Some(figures) || self.declined.len() >= TRIES {
             return Some((figures, line));
         }
-        let lasts = || if follows_a_fault { line.stays_quiet(soon.at_most(QUIET)) } else { Ok(()) };
-        match lasts().and_then(|()| frontend::start_device(&mut line, &figures, soon)) {
-            Err(fault @ (Fault::Refused(_) | Fault::Closed | Fault::Broken(_))) => {
-                self.declined.push(fault.clone());
-                self.unless_fault(Err(fault), deadline)
-            }
-            started => {
-                self.unless_fault(started, deadline)?;
-                match self.offer.replace((figures, Instant::now())) {
-                    Some((earlier, _)) if earlier == figures => Some((figures, line)),
-                    Some((earlier, _)) => {
-                        self.unless_fault(Err(Fault::Changed(earlier.features, figures.features)), deadline)
-                    }
-                    None => None,
-                }
-            }
+        if !is_first {
+            let lasts = line.stays_quiet(soon.at_most(QUIET));
+            self.unless_fault(lasts, deadline)?;
         }
+        let started = frontend::start_device(&mut line, &figures, soon);
+        if let Err(fault @ (Fault::Refused(_) | Fault::Closed | Fault::Broken(_))) = &started {
+            self.declined.push(fault.clone());
+        }
+        self.unless_fault(started, deadline)?;
+        self.left = Some(Instant::now());
+        let settled = match self.offer.replace(figures) {
+            Some(earlier) if earlier == figures => Ok(()),
+            Some(earlier) => Err(Fault::Changed(earlier.features, figures.features)),
+            None => return None,
+        };
+        self.unless_fault(settled, deadline).map(|()| (figures, line))
     }
 
     fn unless_fault<T>(&mut self, result: Result<T, Fault>, deadline: Deadline) -> Option<T> {

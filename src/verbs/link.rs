@@ -104,21 +104,6 @@ impl Link<'_> {
         Ok(met)
     }
 
-    /// Meets it once more, if it has gone or offers something else by now.
-    ///
-    /// # Errors
-    /// As [`Self::meet`].
-    pub fn meet_again(&self, mut met: Met, journal: &mut Journal) -> Result<Met, Error> {
-        match met.ask_again(self.half_of_the_rest()) {
-            Ok(()) => Ok(met),
-            Err(fault) => {
-                journal.warn(format_args!("the data plane is met once more: {fault}"));
-                drop(met);
-                self.meet(journal)
-            }
-        }
-    }
-
     fn probe(&self) -> Result<Met, Error> {
         let sandbox = &self.living.sandbox;
         let is_foreign = |pid| Process::open(pid).is_ok_and(|process| sandbox.is_foreign(&process));
@@ -147,17 +132,7 @@ impl Link<'_> {
         let plugged = standin::during(self.seat, figures, self.deadline, accepted, || {
             attach::attach(client, domain, asked, self.deadline)?;
             journal.did(format_args!("attach {} {} queues={}", asked.alias, asked.mac, asked.queues));
-            // QEMU is handed over to what was asked, and not to what comes in its place: the guest has been shown its features.
-            match met.ask_again(self.half_of_the_rest()) {
-                Ok(()) => Ok(()),
-                Err(fault) => {
-                    let why = match fault {
-                        Fault::Silent => "the data plane stopped answering".to_owned(),
-                        fault => format!("the data plane was restarted, or its port set up anew, meanwhile ({fault})"),
-                    };
-                    Err(self.of_no_use(client, domain, asked, &why, journal))
-                }
-            }
+            self.ensure_same(client, domain, asked, &mut met, journal)
         });
         let (outcome, served) = plugged.map_err(|error| fault::system("starting the stand-in", &error))?;
         if let Some(fault) = &served.fault {
@@ -167,6 +142,8 @@ impl Link<'_> {
         journal.saw(format_args!("stand-in: {} messages", served.requests));
         // From here on QEMU waits for the data plane's answers.
         let linked = guard::during(ends, || {
+            // Some time has passed: the guest's driver was waited for.
+            self.ensure_same(client, domain, asked, &mut met, journal)?;
             let pid = met.pid;
             drop(met);
             let deadline = self.half_of_the_rest();
@@ -198,6 +175,24 @@ impl Link<'_> {
         outcome
     }
 
+    /// Makes sure that QEMU is handed over to what was asked, and not to what comes in its place: the guest has been shown its
+    /// features. If not, the NIC is unplugged again.
+    fn ensure_same(
+        &self,
+        client: &mut Client,
+        domain: &Domain,
+        asked: &Interface,
+        met: &mut Met,
+        journal: &mut Journal,
+    ) -> Result<(), Failure> {
+        let why = match met.ask_again(self.half_of_the_rest()) {
+            Ok(()) => return Ok(()),
+            Err(Fault::Silent) => "the data plane stopped answering".to_owned(),
+            Err(fault) => format!("the data plane was restarted, or its port set up anew, meanwhile ({fault})"),
+        };
+        Err(self.of_no_use(client, domain, asked, &why, journal))
+    }
+
     /// Whether one of these connections is still there, with a data plane that is not stopped: one that is would hold up
     /// the VM as soon as the guest's driver starts the NIC, when this call and its guard may be over.
     fn is_linked(there: &[&End], journal: &mut Journal) -> bool {
@@ -209,7 +204,7 @@ impl Link<'_> {
     }
 
     /// For a step after which there must be time for what comes next, be it that the NIC is unplugged again.
-    fn half_of_the_rest(&self) -> Deadline {
+    pub fn half_of_the_rest(&self) -> Deadline {
         self.deadline.at_most(self.deadline.remaining() / 2)
     }
 

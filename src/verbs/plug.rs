@@ -116,10 +116,17 @@ impl Plug<'_> {
             keep(&nic)?;
             link.ensure_unused()?;
             journal.saw("VM looked at");
-            let met = link.meet(journal)?;
-            attach::ensure_free(client, &domain, deadline).map_err(|error| fault::held(&error))?;
+            let mut met = link.meet(journal)?;
+            let mut ensure_free =
+                || attach::ensure_free(client, &domain, deadline).map_err(|error| fault::held(&error));
+            ensure_free()?;
             journal.saw("VM not busy");
-            let met = link.meet_again(met, journal)?;
+            if let Err(fault) = met.ask_again(link.half_of_the_rest()) {
+                journal.warn(format_args!("the data plane is met once more: {fault}"));
+                drop(met);
+                met = link.meet(journal)?;
+                ensure_free()?;
+            }
             asked.queues = agreed(asked.queues, queues_matter, met.figures)?;
             link.plug(client, &domain, &asked, met, journal)?;
             nic.queues = Some(asked.queues);

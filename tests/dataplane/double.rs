@@ -1,12 +1,14 @@
 //! A double of a data plane: connects to a path as DPDK's client does, and answers there as OVS-DPDK does.
 //!
-//! `dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--stop N] [--register-anew FEATURES] [--refuse REQUEST] [--silent | --close | --lie LIE]`
+//! `dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--stop N] [--register-anew FEATURES [--stale N]] [--refuse REQUEST] [--silent | --close | --lie LIE]`
 //! tries the path every second (or so many milliseconds), and at once when a connection ends, until it is killed. It prints a line for each connection when
 //! that ends: how many messages came, which was the last, and what came along: of each file its size, whether it is all zeros, and
 //! its seals (fcntl(2), `F_GET_SEALS`). With `--silent` it connects and never answers; with
 //! `--close` it hangs up at once, with `--lie` it tells one of the lies of [`LIES`]. With `--stop` it stops itself (SIGSTOP)
 //! when its N-th connection is there. With `--register-anew` it does as OVS 3.2 and later with userspace TSO: after a connection
-//! that ends before its device is started, it tries again at its next round only, and offers the other features then. With
+//! that ends before its device is started, it offers the other features, and tries again at its next round only. With `--stale`
+//! it is in that state from the beginning on (it offers the other features), and connects at once before it changes them, as DPDK
+//! does, for as long as it takes to answer N messages. With
 //! `--refuse` it refuses that request where an acknowledgement is asked for, and hangs up where not. Numbers may be hexadecimal (0x…). Its wire code is its own, so that it shares no mistake
 //! with the plugin. It is a process of its own because the plugin asks the kernel whose process connects.
 
@@ -23,7 +25,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rustix::fs::fcntl_get_seals;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-const USAGE: &str = "usage: dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--stop N] [--register-anew FEATURES] [--refuse REQUEST] [--silent | --close | --lie LIE]";
+const USAGE: &str = "usage: dataplane-double PATH [--features X] [--protocol-features X] [--queues N] [--slots N] [--round MS] [--stop N] [--register-anew FEATURES [--stale N]] [--refuse REQUEST] [--silent | --close | --lie LIE]";
 
 /// How the first question, or where it says so another, can be answered instead.
 const LIES: [&str; 13] = [
@@ -64,6 +66,8 @@ struct Double {
     other_features: Option<u64>,
     /// A request that it refuses; 0 for none.
     refused: u64,
+    /// How many messages it answers at most, on a connection that comes before it offers other features.
+    stale: Option<u64>,
 }
 
 /// What came of a connection.
@@ -102,6 +106,7 @@ fn main() {
         manner: Manner::Answer,
         other_features: None,
         refused: 0,
+        stale: None,
     };
     while let Some(option) = args.next() {
         match option.as_str() {
@@ -118,6 +123,7 @@ fn main() {
                 double.manner = Manner::Lie(lie.unwrap_or_else(|| usage()));
             }
             "--register-anew" => double.other_features = Some(number(args.next())),
+            "--stale" => double.stale = Some(number(args.next())),
             "--refuse" => double.refused = number(args.next()),
             "--stop" => stop = number(args.next()),
             _ => usage(),
@@ -125,19 +131,26 @@ fn main() {
     }
     let mut connections = 0;
     // As OVS's virtio_features_state: whether a guest has failed, and whether one has taken what is offered.
-    let (mut workaround, mut negotiated) = (false, false);
+    let (mut workaround, mut negotiated) = (double.stale.is_some(), false);
+    if let Some(other) = double.other_features.filter(|_| workaround) {
+        double.other_features = Some(std::mem::replace(&mut double.features, other));
+    }
     loop {
         let mut at_once = false;
-        if let Ok(stream) = UnixStream::connect(&double.path) {
+        if let Some(stream) = double.connect() {
             connections += 1;
             if connections == stop {
                 raise(Signal::SIGSTOP).expect("a process may stop itself");
             }
-            let end = double.serve(stream, connections);
+            let end = double.serve(stream, connections, u64::MAX);
             negotiated |= end.started;
             // At once after a connection that was one, as DPDK does.
             at_once = end.served;
             if let Some(other) = double.other_features.filter(|_| workaround || !negotiated) {
+                if let Some(most) = double.stale {
+                    connections += 1;
+                    double.connect().map(|stream| double.serve(stream, connections, most));
+                }
                 double.other_features = Some(std::mem::replace(&mut double.features, other));
                 (at_once, workaround, negotiated) = (false, !workaround, false);
             }
@@ -149,8 +162,12 @@ fn main() {
 }
 
 impl Double {
-    /// Serves a connection until it ends.
-    fn serve(&self, mut stream: UnixStream, connection: u64) -> End {
+    fn connect(&self) -> Option<UnixStream> {
+        UnixStream::connect(&self.path).ok()
+    }
+
+    /// Serves a connection until it ends, or so many messages were answered.
+    fn serve(&self, mut stream: UnixStream, connection: u64, most: u64) -> End {
         let (mut messages, mut last, mut started) = (0, 0, false);
         let mut handed = String::new();
         if self.manner != Manner::Close {
@@ -166,7 +183,7 @@ impl Double {
                     Manner::Lie(lie) => tell(lie, &mut stream, connection, messages, &message(request, &answer)),
                     Manner::Silent | Manner::Close => true,
                 };
-                if !said {
+                if !said || u64::from(messages) >= most {
                     break;
                 }
             }

@@ -44,3 +44,29 @@ fn a_data_plane_that_changes_its_offer_after_a_guest_that_failed_has_no_reason_t
     }
     assert!(node.is_clean(&pod.uid));
 }
+
+#[test]
+fn features_that_change_when_the_probe_leaves_are_not_shown() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let double = Double::start(&pod, &json!({}));
+    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    {
+        // The connection that comes at once ends after its four messages: before the VM is touched.
+        let _plane = DataPlane::with(&node, &pod, "net1", &["--register-anew", OTHERS, "--stale", "4"]);
+        let answer = add.run(&node);
+        answer.succeeded();
+        assert!(answer.log.contains("the data plane is met once more: it closed the connection"), "{}", answer.log);
+        assert!(answer.log.contains(FEATURES), "{}", answer.log);
+        add.clone().command("DEL").run(&node).succeeded();
+    }
+    // After five, and after six: when the NIC is plugged.
+    for (attached, messages) in [(2, "5"), (3, "6")] {
+        let _plane = DataPlane::with(&node, &pod, "net1", &["--register-anew", OTHERS, "--stale", messages]);
+        let answer = add.run(&node);
+        assert_eq!(answer.code(), 11, "{answer:?}");
+        assert!(answer.text().contains("its port set up anew, meanwhile (it closed the connection)"), "{answer:?}");
+        assert_eq!((double.count("attach"), double.count("detach-alias")), (attached, attached));
+        assert!(node.is_clean(&pod.uid));
+    }
+}

@@ -26,19 +26,46 @@ fn connect(path: &Path) -> UnixStream {
     }
 }
 
-/// A data plane that connects once for each of these offers, and answers until it is hung up on.
-fn data_plane(path: &Path, offers: &[Figures]) -> JoinHandle<()> {
-    let (path, offers) = (path.to_owned(), offers.to_vec());
-    thread::spawn(move || offers.into_iter().for_each(|figures| answers(connect(&path), figures)))
+/// One connection of a data plane.
+#[derive(Clone, Copy)]
+struct Visit {
+    figures: Figures,
+    /// How long it comes after the one before.
+    pause: Duration,
+    /// After how many answers it hangs up.
+    answers: usize,
 }
 
-fn answers(stream: UnixStream, figures: Figures) {
-    let (mut line, mut back_end) = (Line::new(stream).unwrap(), BackEnd::new(figures));
-    while let Ok(message) = line.receive(within(60_000)) {
-        if let Some(answer) = back_end.answer(&message).unwrap() {
-            line.send(&answer, within(60_000)).unwrap();
-        }
+impl Visit {
+    /// One that comes at once, and answers until it is hung up on.
+    fn of(figures: Figures) -> Self {
+        Self { figures, pause: Duration::ZERO, answers: usize::MAX }
     }
+}
+
+/// A data plane that connects so often; whether a device was started on each connection.
+fn visits(path: &Path, visits: &[Visit]) -> JoinHandle<Vec<bool>> {
+    let (path, visits) = (path.to_owned(), visits.to_vec());
+    let visit = move |Visit { figures, pause, answers }| {
+        thread::sleep(pause);
+        let (mut line, mut back_end) = (Line::new(connect(&path)).unwrap(), BackEnd::new(figures));
+        let mut given = 0;
+        while let Ok(message) = line.receive(within(60_000)) {
+            let Some(answer) = back_end.answer(&message).unwrap() else { continue };
+            line.send(&answer, within(60_000)).unwrap();
+            given += 1;
+            if given == answers {
+                break;
+            }
+        }
+        back_end.is_started()
+    };
+    thread::spawn(move || visits.into_iter().map(visit).collect())
+}
+
+/// The same, with these offers.
+fn data_plane(path: &Path, offers: &[Figures]) -> JoinHandle<Vec<bool>> {
+    visits(path, &offers.iter().copied().map(Visit::of).collect::<Vec<_>>())
 }
 
 #[test]
@@ -50,7 +77,38 @@ fn a_data_plane_is_met_and_nothing_is_left_at_the_name() {
     assert!(!scratch.path.exists());
     met.ask_again(within(60_000)).unwrap();
     drop(met);
-    data_plane.join().unwrap();
+    assert_eq!(data_plane.join().unwrap(), [true, false], "the connection that is kept has no device");
+}
+
+#[test]
+fn a_device_is_started_on_each_connection_that_may_be_to_a_port_set_up_anew() {
+    let cases = [
+        // It does not come at once.
+        (vec![Visit::of(OVS), Visit { pause: AT_ONCE * 2, ..Visit::of(OVS) }], vec![true, true]),
+        // The one that came at once has ended.
+        (vec![Visit::of(OVS), Visit { answers: 2, ..Visit::of(OVS) }, Visit::of(OVS)], vec![true, false, true]),
+    ];
+    for (connections, started) in cases {
+        let scratch = Scratch::new("probe-anew");
+        let data_plane = visits(&scratch.path, &connections);
+        let met = probe(scratch.seat(), |_| true, within(60_000)).unwrap();
+        assert_eq!((met.figures, &met.only_asked), (OVS, &None));
+        drop(met);
+        assert_eq!(data_plane.join().unwrap(), started);
+    }
+}
+
+#[test]
+fn no_device_is_started_on_a_connection_that_ends_at_once_after_a_fault() {
+    let scratch = Scratch::new("probe-quiet");
+    // Features, protocol features, queues.
+    let closed = Visit { answers: 3, ..Visit::of(OVS) };
+    let connections = [Visit { answers: 1, ..closed }, closed, closed, closed, Visit::of(OVS), Visit::of(OVS)];
+    let data_plane = visits(&scratch.path, &connections);
+    let met = probe(scratch.seat(), |_| true, within(60_000)).unwrap();
+    assert_eq!(&met.only_asked, &None, "nothing was declined");
+    drop(met);
+    assert_eq!(data_plane.join().unwrap(), [false, false, false, false, true, false]);
 }
 
 #[test]
@@ -67,7 +125,7 @@ fn nobody_is_waited_for_until_the_deadline() {
 fn the_pods_own_processes_are_refused() {
     let scratch = Scratch::new("probe-refused");
     let own = i32::try_from(std::process::id()).unwrap();
-    let tenant = client(&scratch.path, |stream| answers(stream, OVS));
+    let tenant = data_plane(&scratch.path, &[OVS]);
     let error = probe(scratch.seat(), |pid| pid != own, within(2000)).unwrap_err();
     assert!(matches!(error, Error::Nobody { refused: 1, .. }), "{error}");
     tenant.join().unwrap();
@@ -143,9 +201,12 @@ fn a_data_plane_that_starts_no_device_is_only_asked() {
 #[test]
 fn silence_slow_bytes_and_nonsense_are_faults() {
     let slow = |mut stream: UnixStream| {
-        while stream.write_all(&[1]).is_ok() {
-            thread::sleep(Duration::from_millis(5));
-        }
+        // The head of an answer, a byte at a time.
+        let head = [1_u32, 5, 8].map(u32::to_ne_bytes).concat();
+        let _ = head.iter().try_for_each(|byte| {
+            thread::sleep(Duration::from_millis(500));
+            stream.write_all(&[*byte])
+        });
     };
     let liar = |mut stream: UnixStream| {
         let words = [17_u32, 5, 8, 0, 0].map(u32::to_ne_bytes).concat();
@@ -166,7 +227,7 @@ fn silence_slow_bytes_and_nonsense_are_faults() {
         assert!(!scratch.path.exists());
         data_plane.join().unwrap();
     }
-    assert!(matches!(faults.as_slice(), [_, Fault::Nonsense(_), Fault::Silent]), "{faults:?}");
+    assert!(matches!(faults.as_slice(), [Fault::Silent, Fault::Nonsense(_), Fault::Silent]), "{faults:?}");
 }
 
 #[test]
