@@ -1,21 +1,26 @@
 //! How long the VM stands still for a NIC, how long until that NIC carries a packet, how long plugging and unplugging take,
-//! and what a busy node adds to that. Run by `tests/bench/hotplug`, in a lab that is up.
+//! what that costs OVS's main loop, and what a busy node adds to that. Run by `tests/bench/hotplug`, in a lab that is up.
 
 #[path = "../common/mod.rs"]
 mod common;
+mod control;
 mod gaps;
 mod growth;
 mod inside;
 mod lab;
+mod ovs_log;
 mod pings;
 mod plugs;
 mod table;
+mod unixctl;
 
 use std::path::PathBuf;
 
 use clap::Parser;
 
 use common::bars;
+use control::Control;
+use gaps::{Kind, Plan};
 use lab::Bench;
 use table::Table;
 
@@ -25,6 +30,15 @@ struct Options {
     /// Attaches of each kind during which the guest's clock is watched
     #[arg(long, default_value_t = 50)]
     attaches: u32,
+    /// What is done in the windows in which the guest's clock is watched
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Nothing, Kind::Add, Kind::Virsh])]
+    kinds: Vec<Kind>,
+    /// How long each window is, in seconds
+    #[arg(long, default_value_t = 2.6)]
+    window: f64,
+    /// NICs plugged and unplugged while OVS's control socket is asked
+    #[arg(long, default_value_t = 20)]
+    control: u32,
     /// NICs that are pinged from their first moment on
     #[arg(long, default_value_t = 20)]
     pings: u32,
@@ -40,6 +54,9 @@ struct Options {
     /// Queue pairs of the NIC
     #[arg(long, default_value_t = 2)]
     queues: u32,
+    /// Makes DPDK's testpmd the data plane, in place of OVS; without virsh, pings, plugs and growth
+    #[arg(long)]
+    testpmd: bool,
     /// Where to write all values as JSON
     #[arg(long)]
     json: Option<PathBuf>,
@@ -52,22 +69,33 @@ struct Options {
 }
 
 fn main() {
-    let options = Options::parse();
+    let mut options = Options::parse();
     if let Some(order) = options.inside {
-        return growth::run_inside(&order);
+        return inside::follow(&order);
     }
-    let bench = Bench::new("bench", &["--vcpus", &options.vcpus.to_string()], options.queues);
+    let mut bench = Bench::new("bench", &["--vcpus", &options.vcpus.to_string()], options.queues);
+    if options.testpmd {
+        bench.use_testpmd();
+        options.kinds.retain(|kind| *kind != Kind::Virsh);
+        (options.pings, options.plugs, options.growth_rounds) = (0, 0, 0);
+    }
     let mut table = Table::new(options.vcpus, options.queues);
-    gaps::measure(&bench, options.attaches).report(&mut table);
+    let Options { attaches, window, .. } = options;
+    gaps::measure(&bench, &Plan { attaches, kinds: &options.kinds, window }).report(&mut table);
+    let control = control::measure(&bench, options.control);
+    if let Some(control) = &control {
+        control.report(&mut table);
+    }
     plugs::measure(&bench, options.plugs).report(&mut table);
     pings::report(&pings::measure(&bench, options.pings), &mut table);
-    print!("{}", table.text());
+    print!("{}{}", table.text(), control.as_ref().map(Control::text).unwrap_or_default());
     let growth = growth::measure(&bench, options.growth_rounds);
     bench.end();
     print!("{}", growth::text(&growth));
     if let Some(file) = options.json {
         let mut all = table.json();
         all["growth"] = growth::json(&growth);
+        all["ovs"] = control.as_ref().map(Control::json).unwrap_or_default();
         std::fs::write(&file, format!("{all:#}\n")).expect("the file can be written");
     }
     if let Some(file) = options.svg {
