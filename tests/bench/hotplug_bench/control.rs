@@ -36,7 +36,7 @@ pub fn measure(bench: &Bench, rounds: u32) -> Option<Control> {
     if rounds == 0 {
         return None;
     }
-    let before = bench.share().is_none().then(|| lab(&["ovs-log"]).lines().count());
+    let before = bench.has_ovs().then(|| lab(&["ovs-log"]).lines().count());
     let measured = inside::run(bench, json!({"part": "control", "rounds": rounds}));
     let said = before.map(|before| {
         std::thread::sleep(LOGGED);

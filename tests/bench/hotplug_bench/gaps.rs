@@ -48,18 +48,20 @@ pub struct Gaps {
 }
 
 impl Gaps {
-    /// Adds them to the table.
-    pub fn report(&self, table: &mut Table) {
+    /// Adds them to the table. The plugin was called in its chain or alone.
+    pub fn report(&self, table: &mut Table, in_chain: bool) {
+        let call = if in_chain { "call: kube-ovn and ADD, under load" } else { "call: ADD alone, under load" };
         table.row("longest gap", "longest gap, nothing done", &self.nothing);
         table.row("longest gap", "longest gap, vhostuser-hotplug ADD", &self.plugin);
         table.row("longest gap", "longest gap, virsh attach-device", &self.virsh);
-        table.row("call", "call: kube-ovn and ADD, under load", &self.plugin_took);
+        table.row("call", call, &self.plugin_took);
         table.row("call", "call: virsh attach-device, under load", &self.virsh_took);
     }
 }
 
-/// Watches the guest's clock in all windows.
-pub fn measure(bench: &Bench, plan: &Plan<'_>) -> Gaps {
+/// Watches the guest's clock in all windows. Returns how long each was, too, in seconds: longer than planned, if the data
+/// plane took longer.
+pub fn measure(bench: &Bench, plan: &Plan<'_>) -> (Gaps, f64) {
     let mut gaps = Gaps::default();
     // All windows are of one length: the longer one is, the more noise it sees.
     let mut window = plan.window;
@@ -82,7 +84,7 @@ pub fn measure(bench: &Bench, plan: &Plan<'_>) -> Gaps {
         eprint!("\rgaps: {round} of {}", plan.attaches);
     }
     eprintln!();
-    gaps
+    (gaps, window)
 }
 
 /// The longest gap and how long what was done took, in ms, for each kind of window.

@@ -42,8 +42,9 @@ pub struct Bench {
     pub pod: String,
     facts: Vec<(String, String)>,
     keys: Value,
-    /// With testpmd as the data plane: what the ADD that made the share answered.
+    /// What an ADD answered that plugged nothing: with it, the plugin is called alone.
     share: Option<Value>,
+    has_testpmd: bool,
 }
 
 impl Bench {
@@ -53,7 +54,18 @@ impl Bench {
         let facts = lab(&[&["pod", &pod], options].concat());
         let facts = facts.lines().filter_map(|line| line.split_once('='));
         let facts = facts.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        Self { pod, facts, keys: json!({"queues": queues, "log_level": "debug"}), share: None }
+        Self { pod, facts, keys: json!({"queues": queues, "log_level": "debug"}), share: None, has_testpmd: false }
+    }
+
+    /// Has kube-ovn's stand-in make the NIC's port; from now on, the plugin is called alone.
+    pub fn keep_port(&mut self) {
+        self.share = Some(self.call("add", &json!({"attach": "never"})));
+    }
+
+    /// Removes that port; from now on, the whole chain is called.
+    pub fn remove_port(&mut self) {
+        self.share = None;
+        self.call("del", &json!({}));
     }
 
     /// Makes testpmd the data plane of the NIC, in place of OVS: it has no port in OVS, and the plugin is called alone.
@@ -61,16 +73,22 @@ impl Bench {
         self.share = Some(self.call_for(SHARE, "add", &json!({"attach": "never"})));
         let socket = format!("/run/openvswitch/vhost_sockets/{}/vhostuser-sockets/{IFNAME}", self.fact("POD_UID"));
         lab(&["testpmd", &socket]);
+        self.has_testpmd = true;
     }
 
-    /// What the ADD that made the share answered, if testpmd is the data plane.
+    /// Returns true if the data plane is OVS.
+    pub fn has_ovs(&self) -> bool {
+        !self.has_testpmd
+    }
+
+    /// What the ADD answered that made the share, if the plugin is called alone.
     pub fn share(&self) -> Option<&Value> {
         self.share.as_ref()
     }
 
     /// Removes the pod.
     pub fn end(self) {
-        if self.share.is_some() {
+        if self.has_testpmd {
             lab(&["testpmd-stop"]);
             self.call_for(SHARE, "del", &json!({}));
         }

@@ -36,6 +36,9 @@ struct Options {
     /// How long each window is, in seconds
     #[arg(long, default_value_t = 2.6)]
     window: f64,
+    /// Keeps OVS's port between the windows, and calls the plugin alone; without virsh
+    #[arg(long)]
+    keep_port: bool,
     /// NICs plugged and unplugged while OVS's control socket is asked
     #[arg(long, default_value_t = 20)]
     control: u32,
@@ -68,20 +71,52 @@ struct Options {
     inside: Option<String>,
 }
 
+impl Options {
+    /// Leaves out what a data plane other than OVS, or a port that stays, does not go with.
+    fn without_what_does_not_fit(mut self) -> Self {
+        if self.testpmd {
+            (self.pings, self.plugs, self.growth_rounds) = (0, 0, 0);
+        }
+        if self.testpmd || self.keep_port {
+            self.kinds.retain(|kind| *kind != Kind::Virsh);
+        }
+        self
+    }
+
+    /// Makes the pod, and its data plane ready.
+    fn bench(&self) -> Bench {
+        let mut bench = Bench::new("bench", &["--vcpus", &self.vcpus.to_string()], self.queues);
+        if self.testpmd {
+            bench.use_testpmd();
+        }
+        bench
+    }
+
+    /// Watches the guest's clock; how long each time, in seconds.
+    fn watch_guest(&self, bench: &mut Bench, table: &mut Table) -> f64 {
+        let keep_port = self.keep_port && bench.has_ovs();
+        if keep_port {
+            bench.keep_port();
+        }
+        let plan = Plan { attaches: self.attaches, kinds: &self.kinds, window: self.window };
+        let (gaps, window) = gaps::measure(bench, &plan);
+        gaps.report(table, bench.share().is_none());
+        if keep_port {
+            bench.remove_port();
+        }
+        window
+    }
+}
+
 fn main() {
     let mut options = Options::parse();
-    if let Some(order) = options.inside {
+    if let Some(order) = options.inside.take() {
         return inside::follow(&order);
     }
-    let mut bench = Bench::new("bench", &["--vcpus", &options.vcpus.to_string()], options.queues);
-    if options.testpmd {
-        bench.use_testpmd();
-        options.kinds.retain(|kind| *kind != Kind::Virsh);
-        (options.pings, options.plugs, options.growth_rounds) = (0, 0, 0);
-    }
+    let options = options.without_what_does_not_fit();
+    let mut bench = options.bench();
     let mut table = Table::new(options.vcpus, options.queues);
-    let Options { attaches, window, .. } = options;
-    gaps::measure(&bench, &Plan { attaches, kinds: &options.kinds, window }).report(&mut table);
+    let window = options.watch_guest(&mut bench, &mut table);
     let control = control::measure(&bench, options.control);
     if let Some(control) = &control {
         control.report(&mut table);
@@ -94,6 +129,7 @@ fn main() {
     print!("{}", growth::text(&growth));
     if let Some(file) = options.json {
         let mut all = table.json();
+        all["window_s"] = window.into();
         all["growth"] = growth::json(&growth);
         all["ovs"] = control.as_ref().map(Control::json).unwrap_or_default();
         std::fs::write(&file, format!("{all:#}\n")).expect("the file can be written");
