@@ -18,3 +18,5 @@ mod native;
 mod people;
 mod plug;
 mod refuse;
+mod testpmd;
+mod watch;
