@@ -25,8 +25,10 @@ enum Command {
         /// Where it is kept
         file: PathBuf,
     },
-    /// Succeeds if this row is there and has not failed
+    /// Succeeds if this row is there, of so many rounds, and has not failed
     Passed {
+        #[arg(long)]
+        rounds: u32,
         /// Where it is kept
         file: PathBuf,
     },
@@ -47,7 +49,10 @@ fn main() -> ExitCode {
             println!("{}: {}", row.row, row.outcome());
             success(row.failures().is_empty())
         }
-        Command::Passed { file } => success(Row::kept(&file).is_some_and(|row| row.failures().is_empty())),
+        Command::Passed { rounds, file } => {
+            let good = |row: Row| row.rounds == rounds && row.failures().is_empty();
+            success(Row::kept(&file).is_some_and(good))
+        }
         Command::Page { directory, rows } => {
             let rows: Vec<(String, Option<Row>)> = rows
                 .into_iter()

@@ -42,7 +42,7 @@ fn measured_on(rows: &[(String, Option<Row>)]) -> String {
         distinct.into_iter().collect::<Vec<_>>().join(" or ")
     };
     format!(
-        "Measured on {}, without KVM; {} windows of {} s of each kind, and as many NICs plugged and unplugged.\n",
+        "Measured on {}; guests under emulation (TCG, no KVM); {} windows of {} s of each kind, and as many ADDs and DELs.\n",
         all(|row| row.machine.clone()),
         all(|row| row.rounds.to_string()),
         all(|row| row.window().to_string())
