@@ -135,7 +135,7 @@ impl Control {
         self.said.as_ref().map_or(Value::Null, |said| {
             json!({
                 "closed_during_initialization": said.closed_early, "stalls_ms": self.stalls(false),
-                "stalls_in_removals_ms": self.stalls(true), "false_alarms": said.false_alarms,
+                "stalls_in_removals_ms": self.stalls(true), "false_alarms": said.false_alarms, "slowest_answers_of_adds_ms": self.slowest[1],
             })
         })
     }
