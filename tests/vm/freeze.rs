@@ -1,50 +1,13 @@
 //! The VM does not stand still for its NIC, whatever the data plane does.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::lab::{Answer, Pod, holds, lab, log, program};
-
-/// How long the VM may stand still before it counts as stopped, in ms. The machine's own noise is in it: with a compiler
-/// beside, two CPUs have shown 160 ms to a guest under emulation. A VM that waits for its data plane stands still for
-/// hundreds of them, or for good. How little it really is, the benchmark tells (tests/bench/hotplug).
-const LIMIT: f64 = 400.0;
-
-/// A look at the guest's clock, every 2 ms for some seconds, beside a process that computes.
-struct Watch {
-    guest: Child,
-    ends: Instant,
-}
-
-impl Watch {
-    fn begin(pod: &Pod, seconds: u64) -> Self {
-        let script = format!("gap-detector --spin {seconds} & gap-detector {seconds} || echo no gap-detector; wait");
-        let guest = Command::new(program())
-            .args(["guest", &pod.name, &script])
-            .env("LAB_GUEST_TIMEOUT", (seconds + 60).to_string())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // The detector runs by then, and the first of its gaps is its own start.
-        std::thread::sleep(Duration::from_millis(300));
-        Self { guest, ends: Instant::now() + Duration::from_secs(seconds) }
-    }
-
-    /// The longest gap, in ms.
-    fn longest(self) -> f64 {
-        let output = self.guest.wait_with_output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        let json: Value = serde_json::from_str(text.trim()).unwrap_or_else(|error| {
-            panic!("{error}: {text:?}; the lab must be up with LAB_GUEST_PROGRAMS naming gap-detector")
-        });
-        println!("{json}");
-        assert!(json["looks"].as_u64().unwrap() > 100, "{json}");
-        json["longest_ms"].as_f64().unwrap()
-    }
-}
+use super::watch::{LIMIT, Watch, monitor_answers, until};
 
 /// Runs OVS again, whatever was done to it, however the test ends.
 struct Ovs;
@@ -56,19 +19,6 @@ impl Drop for Ovs {
             lab(&["ovs-start"]);
         }
     }
-}
-
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
-/// Whether QEMU's monitor answers.
-fn monitor_answers(pod: &Pod) -> bool {
-    holds(&["virsh", &pod.name, "qemu-monitor-command", pod.fact("DOMAIN"), "--hmp", "info status"])
 }
 
 #[test]

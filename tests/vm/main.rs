@@ -19,3 +19,5 @@ mod native;
 mod people;
 mod plug;
 mod refuse;
+mod testpmd;
+mod watch;

@@ -6,7 +6,6 @@
 use std::fmt::Write as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Stdio;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
@@ -14,8 +13,8 @@ use serde_json::{Value, json};
 use crate::common::bars::{Bar, Chart};
 use crate::common::crowd::{Mounts, Pods, Processes};
 use crate::common::figures::Sorted;
-use crate::inside::{Pod, Took};
-use crate::lab::{Bench, command, succeeded};
+use crate::inside::{self, Pod, Took};
+use crate::lab::Bench;
 
 /// NICs in the VM, with the one that is measured. OVS-DPDK takes 32 such ports.
 const NICS: [usize; 4] = [1, 8, 16, 32];
@@ -39,21 +38,17 @@ pub fn measure(bench: &Bench, rounds: u32) -> Vec<Point> {
     if rounds == 0 {
         return Vec::new();
     }
-    let mut points = inside(bench, "node", rounds);
+    let mut points = in_node(bench, "node", rounds);
     let many = Bench::new("many", &["--vcpus", "2", "--ports", &NICS[NICS.len() - 1].to_string()], 2);
-    points.extend(inside(&many, "nics", rounds));
+    points.extend(in_node(&many, "nics", rounds));
     many.end();
     points
 }
 
 /// Has this program do a part of it in the node.
-fn inside(bench: &Bench, part: &str, rounds: u32) -> Vec<Point> {
-    let program = std::env::current_exe().expect("this program");
-    let order = json!({"part": part, "rounds": rounds, "facts": bench.facts()});
-    let mut inside = command(&["exec", &program.to_string_lossy(), "--inside", &order.to_string()]);
-    // It says how far it is.
-    let text = succeeded(&inside.stderr(Stdio::inherit()).output().expect("the lab's script"));
-    let points: Vec<Value> = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+fn in_node(bench: &Bench, part: &str, rounds: u32) -> Vec<Point> {
+    let measured = inside::run(bench, json!({"part": part, "rounds": rounds}));
+    let points = measured.as_array().unwrap_or_else(|| panic!("no points: {measured}"));
     let column = |point: &Value, key: &str| {
         let values = point[key].as_array().unwrap_or_else(|| panic!("no {key}: {point}"));
         Sorted::new(values.iter().filter_map(Value::as_f64).collect())
@@ -70,16 +65,14 @@ fn inside(bench: &Bench, part: &str, rounds: u32) -> Vec<Point> {
     points.iter().map(point).collect()
 }
 
-/// That part, in the node; prints what was measured.
-pub fn run_inside(order: &str) {
-    let mut order: Value = serde_json::from_str(order).expect("an order");
-    let rounds = order["rounds"].as_u64().expect("a number");
-    let mut scenes = Scenes { pod: Pod::new(order["facts"].take()), rounds, points: Vec::new() };
-    match order["part"].as_str() {
-        Some("node") => scenes.node(),
+/// That part, in the node; what was measured.
+pub fn run_inside(part: &str, rounds: u64, pod: Pod) -> Value {
+    let mut scenes = Scenes { pod, rounds, points: Vec::new() };
+    match part {
+        "node" => scenes.node(),
         _ => scenes.nics(),
     }
-    println!("{}", Value::from(scenes.points));
+    scenes.points.into()
 }
 
 struct Scenes {

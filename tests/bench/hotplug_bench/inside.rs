@@ -7,17 +7,43 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::lab::{Steps, lab, since, succeeded};
+use crate::control;
+use crate::growth;
+use crate::lab::{Bench, Steps, command, lab, since, succeeded};
 
 /// How long the guest's driver is given to take a NIC: asked sooner, the guest lets go only when it is ready.
-const DRIVER: Duration = Duration::from_millis(500);
+pub const DRIVER: Duration = Duration::from_millis(500);
 
 /// Where the configuration of a call is written.
 const CONFIGURATION: &str = "/run/hotplug-bench.json";
 
+/// Starts this program in the node, with this order for it; what it measured there.
+pub fn run(bench: &Bench, mut order: Value) -> Value {
+    let program = std::env::current_exe().expect("this program");
+    (order["facts"], order["share"]) = (bench.facts(), bench.share().cloned().into());
+    let mut inside = command(&["exec", &program.to_string_lossy(), "--inside", &order.to_string()]);
+    // It says how far it is.
+    let text = succeeded(&inside.stderr(Stdio::inherit()).output().expect("the lab's script"));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// Follows the order, in the node; prints what was measured.
+pub fn follow(order: &str) {
+    let mut order: Value = serde_json::from_str(order).expect("an order");
+    let pod = Pod::new(order["facts"].take(), order["share"].take());
+    let (part, rounds) = (order["part"].as_str().expect("a part"), order["rounds"].as_u64().expect("a number"));
+    let measured = match part {
+        "control" => control::run_inside(rounds, pod),
+        _ => growth::run_inside(part, rounds, pod),
+    };
+    println!("{measured}");
+}
+
 /// A pod with a VM, as the lab tells of it.
 pub struct Pod {
     facts: Value,
+    /// The result of the NIC whose share another data plane than OVS uses; null with OVS.
+    share: Value,
     calls: u32,
 }
 
@@ -31,8 +57,13 @@ pub struct Took {
 
 impl Pod {
     /// By the lab's facts.
-    pub fn new(facts: Value) -> Self {
-        Self { facts, calls: 0 }
+    pub fn new(facts: Value, share: Value) -> Self {
+        Self { facts, share, calls: 0 }
+    }
+
+    /// Returns true if its data plane is OVS.
+    pub fn has_ovs(&self) -> bool {
+        self.share.is_null()
     }
 
     fn fact(&self, key: &str) -> &str {
@@ -45,7 +76,7 @@ impl Pod {
         let (added, add) = self.timed("ADD", ifname, &result);
         std::thread::sleep(DRIVER);
         let (deleted, del) = self.timed("DEL", ifname, &result);
-        self.call("kube-ovn", "DEL", ifname, self.fact("NAME"), &Value::Null);
+        self.remove_port(ifname);
         // The guest's driver, which the stand-in waits for, is started by the attach.
         let (attach, connected) = (add.of("attach") + add.of("stand-in"), add.of("data plane connected"));
         Took {
@@ -64,11 +95,21 @@ impl Pod {
     /// Unplugs it.
     pub fn unplug(&mut self, ifname: &str, result: &Value) {
         self.timed("DEL", ifname, result);
-        self.call("kube-ovn", "DEL", ifname, self.fact("NAME"), &Value::Null);
+        self.remove_port(ifname);
+    }
+
+    /// Has kube-ovn's stand-in remove the port.
+    pub fn remove_port(&self, ifname: &str) {
+        if self.has_ovs() {
+            self.call("kube-ovn", "DEL", ifname, self.fact("NAME"), &Value::Null);
+        }
     }
 
     /// Has kube-ovn's stand-in make the port; its result, with as many routes as it takes to reach `size`.
-    fn port(&self, ifname: &str, size: usize) -> Value {
+    pub fn port(&self, ifname: &str, size: usize) -> Value {
+        if !self.has_ovs() {
+            return self.share.clone();
+        }
         let answer = self.call("kube-ovn", "ADD", ifname, self.fact("NAME"), &Value::Null).0;
         let mut result: Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
         let route = json!({"dst": "10.96.0.0/12", "gw": "172.18.0.1"});
@@ -80,7 +121,7 @@ impl Pod {
     }
 
     /// A call of the plugin: how long its process took, and the steps that it tells the log.
-    fn timed(&mut self, verb: &str, ifname: &str, result: &Value) -> (f64, Steps) {
+    pub fn timed(&mut self, verb: &str, ifname: &str, result: &Value) -> (f64, Steps) {
         self.calls += 1;
         // By this name, which nobody needs, the call is found in the log.
         let name = format!("{}-{}-{}", self.fact("NAME"), std::process::id(), self.calls);

@@ -1,12 +1,16 @@
 //! The lab, the pod in it, and the ways to plug a NIC there.
 
-use std::process::{Command, Output};
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
 /// The NIC's name; kube-ovn's stand-in makes its addresses from that.
 pub const IFNAME: &str = "net1";
+
+/// The NIC that brings the share for a data plane that is not OVS.
+const SHARE: &str = "share0";
 
 /// A command of the lab's script.
 pub fn command(words: &[&str]) -> Command {
@@ -38,6 +42,9 @@ pub struct Bench {
     pub pod: String,
     facts: Vec<(String, String)>,
     keys: Value,
+    /// What an ADD answered that plugged nothing: with it, the plugin is called alone.
+    share: Option<Value>,
+    has_testpmd: bool,
 }
 
 impl Bench {
@@ -47,11 +54,44 @@ impl Bench {
         let facts = lab(&[&["pod", &pod], options].concat());
         let facts = facts.lines().filter_map(|line| line.split_once('='));
         let facts = facts.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        Self { pod, facts, keys: json!({"queues": queues, "log_level": "debug"}) }
+        Self { pod, facts, keys: json!({"queues": queues, "log_level": "debug"}), share: None, has_testpmd: false }
+    }
+
+    /// Has kube-ovn's stand-in make the NIC's port; from now on, the plugin is called alone.
+    pub fn keep_port(&mut self) {
+        self.share = Some(self.call("add", &json!({"attach": "never"})));
+    }
+
+    /// Removes that port; from now on, the whole chain is called.
+    pub fn remove_port(&mut self) {
+        self.share = None;
+        self.call("del", &json!({}));
+    }
+
+    /// Makes testpmd the data plane of the NIC, in place of OVS: it has no port in OVS, and the plugin is called alone.
+    pub fn use_testpmd(&mut self) {
+        self.share = Some(self.call_for(SHARE, "add", &json!({"attach": "never"})));
+        let socket = format!("/run/openvswitch/vhost_sockets/{}/vhostuser-sockets/{IFNAME}", self.fact("POD_UID"));
+        lab(&["testpmd", &socket]);
+        self.has_testpmd = true;
+    }
+
+    /// Returns true if the data plane is OVS.
+    pub fn has_ovs(&self) -> bool {
+        !self.has_testpmd
+    }
+
+    /// What the ADD answered that made the share, if the plugin is called alone.
+    pub fn share(&self) -> Option<&Value> {
+        self.share.as_ref()
     }
 
     /// Removes the pod.
     pub fn end(self) {
+        if self.has_testpmd {
+            lab(&["testpmd-stop"]);
+            self.call_for(SHARE, "del", &json!({}));
+        }
         lab(&["pod-rm", &self.pod]);
     }
 
@@ -66,14 +106,59 @@ impl Bench {
         found.map(|(_, value)| value.as_str()).unwrap_or_else(|| panic!("the lab tells no {key}"))
     }
 
+    /// Plugs the NIC.
+    pub fn add(&self) {
+        self.plug_or_unplug("add");
+    }
+
+    /// Unplugs it.
+    pub fn del(&self) {
+        self.plug_or_unplug("del");
+    }
+
+    fn plug_or_unplug(&self, what: &str) {
+        match &self.share {
+            Some(share) => self.call_alone(what, share),
+            None => drop(self.call(what, &json!({}))),
+        }
+    }
+
+    /// Calls the plugin alone, with this result of those before it in the chain.
+    fn call_alone(&self, what: &str, result: &Value) {
+        let mut list: Value = serde_json::from_str(include_str!("../../../conflist/hotplug.conflist")).unwrap();
+        let mut conf = list["plugins"][1].take();
+        conf.as_object_mut().unwrap().extend(self.keys.as_object().unwrap().clone());
+        for key in ["name", "cniVersion"] {
+            conf[key] = list[key].take();
+        }
+        conf["prevResult"] = result.clone();
+        let mut plugin = self.cni(&["exec", "/opt/cni/bin/vhostuser-hotplug"], IFNAME);
+        plugin.env("CNI_COMMAND", what.to_uppercase()).env("CNI_PATH", "/opt/cni/bin");
+        let mut plugin = plugin.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the lab's script");
+        plugin.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).expect("the plugin reads it");
+        succeeded(&plugin.wait_with_output().unwrap());
+    }
+
     /// Calls the chain, kube-ovn's stand-in and the plugin, with these keys in the plugin's object; its result.
     pub fn call(&self, what: &str, keys: &Value) -> Value {
+        self.call_for(IFNAME, what, keys)
+    }
+
+    fn call_for(&self, ifname: &str, what: &str, keys: &Value) -> Value {
         let mut list: Value = serde_json::from_str(include_str!("../../../conflist/hotplug.conflist")).unwrap();
         for keys in [&self.keys, keys] {
             list["plugins"][1].as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
         }
         let path = std::env::temp_dir().join(format!("bench-{}.conflist", std::process::id()));
         std::fs::write(&path, list.to_string()).unwrap();
+        let output = self.cni(&["runtime", what, path.to_str().unwrap()], ifname).output();
+        let text = succeeded(&output.expect("the lab's script"));
+        std::fs::remove_file(path).unwrap();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// A command of the lab that calls plugins for a NIC.
+    fn cni(&self, words: &[&str], ifname: &str) -> Command {
         // As containerd names the pod.
         let args = format!(
             "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={}",
@@ -82,15 +167,10 @@ impl Bench {
             self.fact("CID"),
             self.fact("POD_UID")
         );
-        let output = command(&["runtime", what, path.to_str().unwrap()])
-            .env("CNI_CONTAINERID", self.fact("CID"))
-            .env("CNI_IFNAME", IFNAME)
-            .env("CNI_NETNS", format!("/proc/{}/ns/net", self.fact("PID")))
-            .env("CNI_ARGS", args)
-            .output();
-        let text = succeeded(&output.expect("the lab's script"));
-        std::fs::remove_file(path).unwrap();
-        serde_json::from_str(&text).unwrap_or_default()
+        let mut command = command(words);
+        command.env("CNI_CONTAINERID", self.fact("CID")).env("CNI_IFNAME", ifname).env("CNI_ARGS", args);
+        command.env("CNI_NETNS", format!("/proc/{}/ns/net", self.fact("PID")));
+        command
     }
 
     /// Has everything made that an attach by others needs, the port and the share, and the NIC's XML put into the

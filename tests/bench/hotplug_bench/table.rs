@@ -40,12 +40,17 @@ impl Table {
             return String::new();
         }
         let mut text = String::new();
-        let _ = writeln!(text, "| {:<42} | {:>4} | {:>8} | {:>8} | {:>8} |", "ms", "n", "median", "p99", "max");
-        let _ = writeln!(text, "|{:-<44}|{:->6}|{:->10}|{:->10}|{:->10}|", "", ":", ":", ":", ":");
+        let _ = writeln!(
+            text,
+            "| {:<42} | {:>4} | {:>8} | {:>8} | {:>8} | {:>8} |",
+            "ms", "n", "median", "p95", "p99", "max"
+        );
+        let _ = writeln!(text, "|{:-<44}|{:->6}|{:->10}|{:->10}|{:->10}|{:->10}|", "", ":", ":", ":", ":", ":");
         for Row { name, values, .. } in &self.rows {
-            let [median, p99, max] = figures(values);
+            let [median, p95, p99, max] = figures(values);
             let count = values.values().len();
-            let _ = writeln!(text, "| {name:<42} | {count:>4} | {median:>8.1} | {p99:>8.1} | {max:>8.1} |");
+            let _ =
+                writeln!(text, "| {name:<42} | {count:>4} | {median:>8.1} | {p95:>8.1} | {p99:>8.1} | {max:>8.1} |");
         }
         text
     }
@@ -54,9 +59,9 @@ impl Table {
     pub fn json(&self) -> Value {
         let mut json = json!({"vcpus": self.vcpus, "queues": self.queues, "unit": "ms"});
         for Row { section, name, values } in &self.rows {
-            let ([median, p99, max], values) = (figures(values), values.values());
+            let ([median, p95, p99, max], values) = (figures(values), values.values());
             json[section][name] =
-                json!({"n": values.len(), "median": median, "p99": p99, "max": max, "values": values});
+                json!({"n": values.len(), "median": median, "p95": p95, "p99": p99, "max": max, "values": values});
         }
         json
     }
@@ -65,7 +70,7 @@ impl Table {
     pub fn chart(&self, section: &str, title: &str) -> Chart {
         let rows = self.rows.iter().filter(|row| row.section == section);
         let bar = |row: &Row| {
-            let [median, p99, _] = figures(&row.values);
+            let [median, _, p99, _] = figures(&row.values);
             Bar {
                 name: row.name.to_owned(),
                 values: [median, p99],
@@ -78,7 +83,7 @@ impl Table {
     }
 }
 
-/// Median, 99th percentile and maximum.
-fn figures(values: &Sorted) -> [f64; 3] {
-    [0.5, 0.99, 1.0].map(|part| values.quantile(part))
+/// Median, 95th and 99th percentile, and maximum.
+fn figures(values: &Sorted) -> [f64; 4] {
+    [0.5, 0.95, 0.99, 1.0].map(|part| values.quantile(part))
 }

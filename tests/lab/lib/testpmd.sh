@@ -12,11 +12,11 @@ TESTPMD_INPUT=$OVS_HOME/testpmd.input
 
 testpmd_tree() { echo "$CACHE/testpmd-$1"; }
 
-# need_testpmd: makes the tree of testpmd for the OVS that runs.
+testpmd_fetched() { tree_is_whole "$(testpmd_tree "$1")" "${TESTPMD_PACKAGES[@]}"; }
+
+# need_testpmd VERSION: makes the tree of testpmd for this OVS, if it is missing.
 need_testpmd() {
-    running_set
-    tree_is_whole "$(testpmd_tree "$SET_OVS")" "${TESTPMD_PACKAGES[@]}" ||
-        make_tree "$(testpmd_tree "$SET_OVS")" "${OVS_RELEASES[$SET_OVS]}" "${TESTPMD_PACKAGES[@]}"
+    testpmd_fetched "$1" || make_tree "$(testpmd_tree "$1")" "${OVS_RELEASES[$1]}" "${TESTPMD_PACKAGES[@]}"
 }
 
 # testpmd_start SOCKET...

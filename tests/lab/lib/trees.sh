@@ -47,12 +47,13 @@ ovs_tree() { echo "$CACHE/ovs-$1"; }
 # trees_fetched, fetch_trees: the trees that the set needs.
 trees_fetched() {
     wanted_set
-    ovs_fetched "$SET_OVS" && { [ "$SET_LIBVIRT" != 12 ] || libvirt_12_fetched; }
+    ovs_fetched "$SET_OVS" && testpmd_fetched "$SET_OVS" && { [ "$SET_LIBVIRT" != 12 ] || libvirt_12_fetched; }
 }
 
 fetch_trees() {
     wanted_set
     need_ovs "$SET_OVS"
+    need_testpmd "$SET_OVS"
     [ "$SET_LIBVIRT" != 12 ] || libvirt_12_fetched || fetch_libvirt_12
 }
 
