@@ -27,9 +27,9 @@ pub fn text(rows: &[(String, Option<Row>)]) -> String {
     text += include_str!("page_middle.md");
     text += "| OVS | TSO | libvirt | what ran | windows of each kind | measured on |\n|---|---|---|---|--:|---|\n";
     for (name, row) in rows {
-        let cells = row.as_ref().map_or([NOTHING; 3].map(str::to_owned), |row| {
-            [versions(row), row.rounds.to_string(), row.date.clone()]
-        });
+        let cells = row
+            .as_ref()
+            .map_or([NOTHING; 3].map(str::to_owned), |row| [versions(row), row.rounds.to_string(), row.date.clone()]);
         let _ = writeln!(text, "| {} | {} |", shown(name).join(" | "), cells.join(" | "));
     }
     text
