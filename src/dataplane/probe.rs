@@ -42,9 +42,9 @@ const TRIES: usize = 2;
 /// How soon a data plane comes back that connects again at once, and not at its next round: OVS within 30 ms.
 const AT_ONCE: Duration = Duration::from_millis(300);
 
-/// How long a connection must last before a device is started on it, unless it is the first. OVS may be about to set the
-/// port up anew, and closes the connections that came before. A device must not end while it does: OVS 3.5's main loop and
-/// DPDK's thread then wait for each other for good (`rte_vhost_driver_unregister`, `destroy_device`).
+/// How long a connection must last before it is relied on, unless it is the first. OVS may be about to set the port up anew,
+/// and closes the connections that came before. A device must not end while it does: OVS 3.5's main loop and DPDK's thread
+/// then wait for each other for good (`rte_vhost_driver_unregister`, `destroy_device`).
 const QUIET: Duration = Duration::from_millis(50);
 
 /// Why the data plane was not met.
@@ -214,12 +214,12 @@ impl Talks {
         let came_at_once = self.left.take().is_some_and(|left| left.elapsed() < AT_ONCE);
         let learnt = Line::new(stream).and_then(|mut line| Ok((Figures::learn(&mut line, soon)?, line)));
         let (figures, mut line) = self.unless_fault(learnt, deadline)?;
-        if came_at_once && self.offer == Some(figures) || self.declined.len() >= TRIES {
-            return Some((figures, line));
-        }
         if !is_first {
             let lasts = line.stays_quiet(soon.at_most(QUIET));
             self.unless_fault(lasts, deadline)?;
+        }
+        if came_at_once && self.offer == Some(figures) || self.declined.len() >= TRIES {
+            return Some((figures, line));
         }
         let started = frontend::start_device(&mut line, &figures, soon);
         if let Err(fault @ (Fault::Refused(_) | Fault::Closed | Fault::Broken(_))) = &started {
