@@ -20,6 +20,7 @@ mod code {
     pub const CONFIG_UNSUPPORTED: i32 = 67;
     pub const OPERATION_TIMEOUT: i32 = 68;
     pub const AUTH_CANCELLED: i32 = 79;
+    pub const OPERATION_UNSUPPORTED: i32 = 84;
     pub const AUTH_UNAVAILABLE: i32 = 94;
     pub const DEVICE_MISSING: i32 = 99;
 }
@@ -150,6 +151,13 @@ impl Error {
     #[must_use]
     pub fn is_wrong_state(&self) -> bool {
         self.code_is(code::OPERATION_INVALID)
+    }
+
+    /// The call does not go with what libvirt does to the domain (84): to ask a domain that arrives from another host what it is
+    /// busy with, for instance.
+    #[must_use]
+    pub fn is_not_for_now(&self) -> bool {
+        self.code_is(code::OPERATION_UNSUPPORTED)
     }
 
     /// The device to detach is not there: 99 from a detach by XML, an "internal error" (1) from one by alias.

@@ -18,6 +18,8 @@ const OPERATION: &str = "operation";
 pub enum Operation {
     /// The VM is on its way to another host.
     MigrationOut,
+    /// The VM is on its way from another host.
+    MigrationIn,
     /// A backup of its disks: the one operation during which libvirt lets other calls change the domain.
     Backup,
     /// A save, a restore, a snapshot, a dump; or one that this client does not know.
@@ -27,6 +29,7 @@ pub enum Operation {
 impl From<i32> for Operation {
     fn from(word: i32) -> Self {
         match word {
+            4 => Self::MigrationIn,
             5 => Self::MigrationOut,
             9 => Self::Backup,
             other => Self::Other(other),
@@ -38,6 +41,7 @@ impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MigrationOut => f.write_str("a migration"),
+            Self::MigrationIn => f.write_str("a migration from another host"),
             Self::Backup => f.write_str("a backup"),
             Self::Other(2) => f.write_str("a save"),
             Self::Other(6) => f.write_str("a snapshot"),

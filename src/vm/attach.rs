@@ -57,7 +57,7 @@ pub fn examine(description: &Description, asked: &Interface, queues_matter: bool
 /// # Errors
 /// [`Error::Busy`]; libvirt's, of which a timeout means that another call holds the domain.
 pub fn ensure_free(client: &mut Client, domain: &Domain, deadline: Deadline) -> Result<(), Error> {
-    match client.operation(domain, deadline)? {
+    match operation(client, domain, deadline)? {
         None | Some(Operation::Backup) => Ok(()),
         Some(operation) => Err(Error::Busy(operation)),
     }
@@ -67,11 +67,21 @@ pub fn ensure_free(client: &mut Client, domain: &Domain, deadline: Deadline) -> 
 /// in it that go again if the migration fails.
 ///
 /// # Errors
-/// libvirt's: for a domain that arrives, "migration statistics are available only on the source host" (src/qemu/qemu_driver.c,
-/// `qemuDomainGetJobStats`).
+/// [`Error::Busy`]; libvirt's.
 pub fn ensure_arrived(client: &mut Client, domain: &Domain, deadline: Deadline) -> Result<(), Error> {
-    client.operation(domain, deadline)?;
-    Ok(())
+    match operation(client, domain, deadline)? {
+        Some(Operation::MigrationIn) => Err(Error::Busy(Operation::MigrationIn)),
+        _ => Ok(()),
+    }
+}
+
+/// What libvirt is busy with. Of a domain that arrives it refuses to tell ("migration statistics are available only on the
+/// source host"; src/qemu/qemu_driver.c, `qemuDomainGetJobStats`).
+fn operation(client: &mut Client, domain: &Domain, deadline: Deadline) -> Result<Option<Operation>, Error> {
+    match client.operation(domain, deadline) {
+        Err(error) if error.is_not_for_now() => Ok(Some(Operation::MigrationIn)),
+        told => Ok(told?),
+    }
 }
 
 /// What the running domain shows that is not the NIC as it was asked for, in words, though libvirt says that it was plugged:

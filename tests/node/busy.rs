@@ -25,7 +25,7 @@ fn a_vm_that_is_being_migrated_or_saved_is_not_asked_to_take_a_nic() {
     let node = Node::new();
     let pod = Pod::new(&node);
     let _plane = DataPlane::start(&node, &pod, "net1");
-    for (operation, word) in [(5, "a migration"), (2, "a save"), (4, "operation 4")] {
+    for (operation, word) in [(5, "a migration"), (2, "a save"), (4, "a migration from another host")] {
         let double = Double::start(&pod, &busy(operation, DOMAIN));
         let answer = add(&pod).run(&node);
         assert_eq!(answer.code(), 11, "{answer:?}");
