@@ -35,6 +35,12 @@ pub fn listening(list: &str) -> impl Iterator<Item = &str> {
     lines_of_listeners(list).map(|(_, path)| path)
 }
 
+/// The path of the listening socket with this inode.
+#[must_use]
+pub fn path_of_listener(list: &str, inode: u64) -> Option<&str> {
+    lines_of_listeners(list).find(|(fields, _)| self::inode(*fields) == Some(inode)).map(|(_, path)| path)
+}
+
 fn lines_of_listeners(list: &str) -> impl Iterator<Item = ([&str; 7], &str)> {
     let listens = |[_, _, _, flags, _, state, _]: &[&str; 7]| *flags == ACCEPTING && *state == UNCONNECTED;
     list.lines().filter_map(parse).filter(move |(fields, _)| listens(fields))

@@ -11,6 +11,18 @@ pub(super) const F_PROTOCOL_FEATURES: u64 = 1 << 30;
 /// `VIRTIO_F_IOMMU_PLATFORM` (virtio 1.0, 6): QEMU takes a back end that offers it only with BACKEND_REQ beside it.
 pub(super) const F_IOMMU_PLATFORM: u64 = 1 << 33;
 
+/// What every virtio network device and its migration take: `VIRTIO_NET_F_MRG_RXBUF`, `_STATUS`, `_CTRL_VQ` and `_MQ`,
+/// `VHOST_F_LOG_ALL`, `VHOST_USER_F_PROTOCOL_FEATURES` and `VIRTIO_F_VERSION_1`. Without the log, QEMU must be able to forbid
+/// a migration, and refuses the back end where it can't.
+const WIDE: u64 = 1 << 15 | 1 << 16 | 1 << 17 | 1 << 22 | 1 << 26 | F_PROTOCOL_FEATURES | 1 << 32;
+
+/// `MAX_QUEUE_NUM` (include/net/net.h): QEMU gives no NIC more queue pairs.
+const WIDE_QUEUES: u64 = 1024;
+
+/// `MEMORY_DEVICES_SAFE_MAX_MEMSLOTS` (include/hw/mem/memory-device.h): with fewer, QEMU refuses a back end beside some memory
+/// devices, however few slots are in use.
+const WIDE_MEMORY_SLOTS: u64 = 509;
+
 /// Most queue pairs and memory slots that are believed: virtio numbers queues with 16 bits.
 const COUNT_LIMIT: u64 = 1 << 15;
 
@@ -45,6 +57,9 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// What a data plane offers that has nothing.
+    pub const NONE: Self = Self { features: 0, protocol_features: 0, queues: 1, memory_slots: None };
+
     /// Asks the data plane at the other end of the line, as QEMU would as front end, in QEMU's order.
     ///
     /// # Errors
@@ -67,6 +82,22 @@ impl Figures {
             figures.memory_slots = Some(slots);
         }
         Ok(figures)
+    }
+
+    /// The same, and all besides that a QEMU may miss in its back end (`vhost_dev_init` in hw/virtio/vhost.c,
+    /// `vhost_user_backend_init` in hw/virtio/vhost-user.c). No data plane can be expected to keep to it, so what QEMU makes of it
+    /// must go.
+    #[must_use]
+    pub fn widened(&self) -> Self {
+        use protocol as p;
+        Self {
+            // With an IOMMU, QEMU asks for more still.
+            features: (self.features | WIDE) & !F_IOMMU_PLATFORM,
+            protocol_features: self.protocol_features | p::MQ | p::LOG_SHMFD | p::REPLY_ACK | p::CONFIGURE_MEM_SLOTS,
+            queues: self.queues.max(WIDE_QUEUES),
+            // QEMU refuses fewer slots than it was offered before.
+            memory_slots: Some(self.memory_slots.unwrap_or(0).max(WIDE_MEMORY_SLOTS)),
+        }
     }
 
     /// The protocol features that a stand-in offers for this data plane: those that it can keep to, and no others. QEMU
@@ -161,6 +192,15 @@ mod tests {
     fn back_end_requests_are_offered_only_where_qemu_insists_on_them() {
         let (learnt, _) = learn(&[F_PROTOCOL_FEATURES | F_IOMMU_PLATFORM, u64::MAX, 4, 8]);
         assert_eq!(learnt.unwrap().stand_in() & protocol::BACKEND_REQ, protocol::BACKEND_REQ);
+    }
+
+    #[test]
+    fn what_is_widened_lacks_nothing_that_qemu_insists_on() {
+        let wide = Figures::NONE.widened();
+        assert_eq!((wide.queues, wide.memory_slots, wide.features >> 32), (1024, Some(509), 1));
+        assert_eq!(wide.stand_in(), wide.protocol_features);
+        let with_iommu = Figures { features: F_IOMMU_PLATFORM, memory_slots: Some(600), ..Figures::NONE }.widened();
+        assert_eq!((with_iommu.features & F_IOMMU_PLATFORM, with_iommu.memory_slots), (0, Some(600)));
     }
 
     #[test]

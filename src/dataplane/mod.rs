@@ -29,3 +29,4 @@ pub mod message;
 pub mod probe;
 pub mod seat;
 pub mod standin;
+pub mod waiting;

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
-use nix::sys::stat::{Mode, SFlag, fchmod};
+use nix::sys::stat::{Mode, SFlag, fchmod, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::sys::{self, Walk};
@@ -126,6 +126,32 @@ impl<'a> Seat<'a> {
         }
     }
 
+    /// Makes a directory at the name, if nothing is there, so that nobody can listen at it: QEMU unlinks the name before it binds,
+    /// and fails if that can't be done (`unix_listen_saddr`, util/qemu-sockets.c). Returns whether it was made.
+    ///
+    /// # Errors
+    /// mkdirat(2)'s.
+    pub fn block(&self) -> Result<bool, sys::Error> {
+        match mkdirat(self.directory, self.name, Mode::from_bits_truncate(0o700)) {
+            Ok(()) => Ok(true),
+            Err(Errno::EEXIST) => Ok(false),
+            Err(errno) => Err(self.failed("mkdirat", errno)),
+        }
+    }
+
+    /// Removes the directory that [`Seat::block`] made. Anything else stays, a directory that holds something included.
+    /// Returns whether it was there.
+    ///
+    /// # Errors
+    /// unlinkat(2)'s.
+    pub fn unblock(&self) -> Result<bool, sys::Error> {
+        match unlinkat(self.directory, self.name, UnlinkatFlags::RemoveDir) {
+            Ok(()) => Ok(true),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENOTEMPTY) => Ok(false),
+            Err(errno) => Err(self.failed("unlinkat", errno)),
+        }
+    }
+
     fn failed(&self, call: &'static str, errno: Errno) -> sys::Error {
         sys::Error::of(call, self.path, &errno.into())
     }
@@ -203,6 +229,20 @@ mod tests {
         assert_eq!(seat.listen().unwrap_err().errno(), Errno::EADDRINUSE);
         assert_eq!(seat.connect().unwrap_err().errno(), Errno::ENOTSOCK);
         assert!(!target.exists() && scratch.path.is_symlink());
+    }
+
+    #[test]
+    fn a_name_is_blocked_and_freed_if_nothing_is_in_it() {
+        let scratch = Scratch::new("seat-blocked");
+        let seat = scratch.seat();
+        assert!(seat.block().unwrap() && scratch.path.is_dir() && !seat.block().unwrap());
+        assert_eq!(seat.listen().unwrap_err().errno(), Errno::EADDRINUSE);
+        std::fs::write(scratch.path.join("file"), "").unwrap();
+        assert!(!seat.unblock().unwrap() && scratch.path.is_dir());
+        std::fs::remove_file(scratch.path.join("file")).unwrap();
+        assert!(seat.unblock().unwrap() && !seat.unblock().unwrap());
+        let (_listener, _) = seat.listen().unwrap();
+        assert!(!seat.block().unwrap() && !seat.unblock().unwrap() && scratch.path.exists());
     }
 
     #[test]

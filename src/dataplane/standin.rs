@@ -5,6 +5,11 @@
 //! guest's driver has started it. QEMU takes that as a link that went down, and the data plane's connection as one that
 //! came up, with the same features as before.
 //!
+//! QEMU hangs up on a back end that it can't use, and waits for the next one, without end (`net_vhost_user_init`). Most of its
+//! reasons are known before ([`super::figures`]), but no list of them is complete. So a stand-in that QEMU hangs up on comes
+//! back and offers more than the data plane has ([`Figures::widened`]): the attach ends, and the caller unplugs the NIC, which
+//! the data plane could not serve. [`free`] does the same for a QEMU that waits already.
+//!
 //! QEMU is the tenant's: what it sends is bounded in size, in time and in number, its descriptors are never received
 //! ([`super::message`]), and what it must not ask ends the connection. Should the data plane come to QEMU first, the
 //! stand-in's connection waits in QEMU's queue, unserved, until it goes.
@@ -18,6 +23,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::backend::BackEnd;
 use super::figures::Figures;
@@ -48,8 +54,8 @@ const QUIET_PATIENCE: Duration = Duration::from_millis(500);
 /// driver starts it.
 const MESSAGE_LIMIT: u32 = 20_000;
 
-/// Most connections that are made, one after the other: QEMU closes one that it cannot use, and waits for the next.
-const CONNECTION_LIMIT: u32 = 16;
+/// How often a QEMU that may come to wait is looked at; it takes some reads of `/proc` each time.
+const LOOK_FOR_WAITING: Duration = Duration::from_millis(20);
 
 /// What a stand-in did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,6 +66,8 @@ pub struct Served {
     pub accepted: BTreeSet<u64>,
     /// Why the last connection ended before its time, if it did.
     pub fault: Option<Fault>,
+    /// Whether QEMU was offered more than the data plane has.
+    pub widened: bool,
 }
 
 /// Has a NIC plugged with a stand-in at the seat, and lets the stand-in go afterwards. `accepted` tells which connections
@@ -78,68 +86,131 @@ pub fn during<T, E>(
     accepted: impl Fn() -> BTreeSet<u64> + Send,
     plug: impl FnOnce() -> Result<T, E>,
 ) -> Result<(Result<T, E>, Served), sys::Error> {
-    let failed = |error: &std::io::Error| sys::Error::of("clone", seat.path(), error);
-    // Its other end closing is what ends every wait of the stand-in.
-    let (here, there) = UnixStream::pair().map_err(|error| failed(&error))?;
     let plugged = AtomicBool::new(false);
-    let stand_in =
-        StandIn { seat, figures, deadline, accepted, leave: there, plugged: &plugged, served: Served::default() };
-    thread::scope(|scope| {
-        let stand_in = thread::Builder::new().spawn_scoped(scope, || stand_in.run()).map_err(|error| failed(&error))?;
+    let stand_in = StandIn {
+        seat,
+        figures,
+        deadline,
+        accepted,
+        peer: || Some(Peer::Any),
+        look_again: LOOK_AGAIN,
+        plugged: &plugged,
+        served: Served::default(),
+    };
+    stand_in.beside(|| {
         let outcome = plug();
         plugged.store(outcome.is_ok(), Ordering::Release);
-        drop(here);
-        let served = stand_in.join().unwrap_or_default();
-        Ok((outcome, served))
+        outcome
     })
 }
 
-struct StandIn<'a, F> {
+/// Does some work while a QEMU waits in an attach for a back end, or may come to wait. The stand-in gets it out of that: it
+/// offers what any QEMU takes. So a NIC that comes of the attach is of no use and has to be unplugged. The work should do that,
+/// since the stand-in stays until the work ends. `waits` returns the process that waits at the seat, if one does; the
+/// stand-in connects to no other. `freed` is set when QEMU has spoken with it.
+///
+/// # Errors
+/// That no thread could be made; the work is not begun then.
+pub fn free<T>(
+    seat: Seat<'_>,
+    waits: impl Fn() -> Option<i32> + Send,
+    freed: &AtomicBool,
+    deadline: Deadline,
+    work: impl FnOnce() -> T,
+) -> Result<(T, Served), sys::Error> {
+    let stand_in = StandIn {
+        seat,
+        figures: Figures::NONE.widened(),
+        deadline,
+        accepted: || {
+            freed.store(true, Ordering::Release);
+            BTreeSet::new()
+        },
+        peer: move || waits().map(Peer::Process),
+        look_again: LOOK_FOR_WAITING,
+        plugged: &AtomicBool::new(false),
+        served: Served::default(),
+    };
+    stand_in.beside(work)
+}
+
+/// Whom a stand-in connects to.
+enum Peer {
+    /// Whoever listens at the seat.
+    Any,
+    /// This process alone.
+    Process(i32),
+}
+
+struct StandIn<'a, F, P> {
     seat: Seat<'a>,
     figures: Figures,
     deadline: Deadline,
     accepted: F,
-    leave: UnixStream,
-    /// Told before `leave` is.
+    /// `None` while it is not to connect.
+    peer: P,
+    look_again: Duration,
+    /// Set before the end of the work is told.
     plugged: &'a AtomicBool,
     served: Served,
 }
 
-impl<F: Fn() -> BTreeSet<u64>> StandIn<'_, F> {
-    fn run(mut self) -> Served {
-        for _ in 0..CONNECTION_LIMIT {
-            let Some(stream) = self.connect() else { break };
-            match self.serve(stream) {
-                Ok(()) => {
-                    self.served.fault = None;
-                    break;
-                }
-                Err(fault) => self.served.fault = Some(fault),
-            }
-            if self.served.requests >= MESSAGE_LIMIT || self.is_to_leave(LOOK_AGAIN) {
+impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_, F, P> {
+    /// Serves QEMU on a thread of its own while some work is done, and until QEMU is quiet after that.
+    fn beside<T>(self, work: impl FnOnce() -> T) -> Result<(T, Served), sys::Error> {
+        let seat = self.seat;
+        let failed = |error: &std::io::Error| sys::Error::of("clone", seat.path(), error);
+        // Its other end closing is what ends every wait of the stand-in.
+        let (here, there) = UnixStream::pair().map_err(|error| failed(&error))?;
+        thread::scope(|scope| {
+            let stand_in = thread::Builder::new().spawn_scoped(scope, move || self.run(&there));
+            let stand_in = stand_in.map_err(|error| failed(&error))?;
+            let outcome = work();
+            drop(here);
+            Ok((outcome, stand_in.join().unwrap_or_default()))
+        })
+    }
+
+    fn run(mut self, leave: &UnixStream) -> Served {
+        let mut is_wide = false;
+        while let Some(stream) = self.connect(leave) {
+            let before = self.served.requests;
+            let fault = self.serve(stream, leave).err();
+            let was_asked = self.served.requests > before;
+            self.served.widened |= is_wide && was_asked;
+            // It was asked something, and was not good enough.
+            let is_refused = was_asked && fault == Some(Fault::Closed);
+            let is_over = fault.is_none();
+            self.served.fault = fault;
+            if is_over || self.served.requests >= MESSAGE_LIMIT || is_over_within(leave, LOOK_AGAIN) {
                 break;
+            }
+            if is_refused {
+                (self.figures, is_wide) = (self.figures.widened(), true);
             }
         }
         self.served
     }
 
-    /// Connects as soon as QEMU listens. `None` if the end of plugging came first.
-    fn connect(&mut self) -> Option<UnixStream> {
+    /// Connects as soon as QEMU listens. `None` if the end of the work came first.
+    fn connect(&mut self, leave: &UnixStream) -> Option<UnixStream> {
         loop {
-            match self.seat.connect() {
-                Ok(Some(stream)) => return Some(stream),
-                Ok(None) => {}
-                // Something else than QEMU's socket, for now.
-                Err(error) => self.served.fault = Some(Fault::Broken(error.to_string())),
+            if let Some(peer) = (self.peer)() {
+                match self.seat.connect() {
+                    Ok(Some(stream)) if peer.is_at(&stream) => return Some(stream),
+                    Ok(_) => {}
+                    // Something else than QEMU's socket, for now.
+                    Err(error) => self.served.fault = Some(Fault::Broken(error.to_string())),
+                }
             }
-            if self.is_to_leave(LOOK_AGAIN) {
+            if is_over_within(leave, self.look_again) {
                 return None;
             }
         }
     }
 
     /// Answers until the NIC is plugged and QEMU is quiet.
-    fn serve(&mut self, stream: UnixStream) -> Result<(), Fault> {
+    fn serve(&mut self, stream: UnixStream, leave: &UnixStream) -> Result<(), Fault> {
         let mut line = Line::new(stream)?;
         let mut back_end = BackEnd::new(self.figures);
         let mut first = true;
@@ -148,14 +219,14 @@ impl<F: Fn() -> BTreeSet<u64>> StandIn<'_, F> {
         // The quiet before libvirt's answer counts: it has much to do between QEMU's last message and that.
         let mut quiet = Deadline::after(QUIET);
         loop {
-            if leaving.is_none() && self.is_to_leave(Duration::ZERO) {
+            if leaving.is_none() && is_over_within(leave, Duration::ZERO) {
                 leaving = Some(self.deadline.at_most(QUIET_PATIENCE));
                 awaits_driver = self.plugged.load(Ordering::Acquire);
                 if awaits_driver && !back_end.is_started() {
                     quiet = self.deadline.at_most(DRIVER_PATIENCE.min(self.deadline.remaining() / 4));
                 }
             }
-            if !self.has_more(&line, leaving, quiet)? {
+            if !has_more(&line, leave, leaving, quiet)? {
                 return Ok(());
             }
             if line_is_idle(&line)? {
@@ -185,29 +256,40 @@ impl<F: Fn() -> BTreeSet<u64>> StandIn<'_, F> {
             }
         }
     }
+}
 
-    /// Waits for the next message or the end of plugging; once that has come, for the message alone and until QEMU has been
-    /// quiet for long enough.
-    fn has_more(&self, line: &Line, leaving: Option<Deadline>, quiet: Deadline) -> Result<bool, Fault> {
-        let both = [PollFd::new(line.as_fd(), PollFlags::POLLIN), PollFd::new(self.leave.as_fd(), PollFlags::POLLIN)];
-        let [message, leave] = both;
-        let ready = match leaving {
-            None => poll(&mut [message, leave], nix::poll::PollTimeout::NONE),
-            Some(deadline) if deadline.passed() => return Ok(false),
-            Some(deadline) => poll(&mut [message], quiet.at_most(deadline.remaining()).poll_timeout()),
-        };
-        match ready {
-            Ok(ready) => Ok(ready > 0),
-            Err(Errno::EINTR) => Ok(true),
-            Err(errno) => Err(errno.into()),
+impl Peer {
+    /// Whether this is who listens at the other end of a connection (`SO_PEERCRED`, unix(7)).
+    fn is_at(&self, stream: &UnixStream) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Process(pid) => getsockopt(stream, PeerCredentials).is_ok_and(|peer| peer.pid() == *pid),
         }
     }
+}
 
-    fn is_to_leave(&self, wait: Duration) -> bool {
-        let mut leave = [PollFd::new(self.leave.as_fd(), PollFlags::POLLIN)];
-        // An error would mean that the descriptor is bad: nothing to wait for then.
-        poll(&mut leave, Deadline::after(wait).poll_timeout()) != Ok(0)
+/// Waits for the next message or the end of the work; once that has come, for the message alone and until QEMU has been
+/// quiet for long enough.
+fn has_more(line: &Line, leave: &UnixStream, leaving: Option<Deadline>, quiet: Deadline) -> Result<bool, Fault> {
+    let both = [PollFd::new(line.as_fd(), PollFlags::POLLIN), PollFd::new(leave.as_fd(), PollFlags::POLLIN)];
+    let [message, leave] = both;
+    let ready = match leaving {
+        None => poll(&mut [message, leave], nix::poll::PollTimeout::NONE),
+        Some(deadline) if deadline.passed() => return Ok(false),
+        Some(deadline) => poll(&mut [message], quiet.at_most(deadline.remaining()).poll_timeout()),
+    };
+    match ready {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::EINTR) => Ok(true),
+        Err(errno) => Err(errno.into()),
     }
+}
+
+/// Whether the work has ended, or does within this time.
+fn is_over_within(leave: &UnixStream, wait: Duration) -> bool {
+    let mut leave = [PollFd::new(leave.as_fd(), PollFlags::POLLIN)];
+    // An error would mean that the descriptor is bad: nothing to wait for then.
+    poll(&mut leave, Deadline::after(wait).poll_timeout()) != Ok(0)
 }
 
 /// Whether there is nothing to read.

@@ -46,7 +46,7 @@ fn qemus_handshake_is_answered_as_it_comes() {
         (seen, line)
     });
     assert_eq!(outcome.0, [0xd7c6_6a7ca, 0x1001f, 128, 0, 0]);
-    assert_eq!(served, Served { requests: 15, accepted: BTreeSet::from([7]), fault: None });
+    assert_eq!(served, Served { requests: 15, accepted: BTreeSet::from([7]), fault: None, widened: false });
 }
 
 #[test]
@@ -185,7 +185,43 @@ fn a_connection_that_qemu_gave_up_is_made_again() {
         let mut line = Line::new(listener.accept().unwrap().0).unwrap();
         (line.ask(request::GET_FEATURES, soon()).unwrap(), line)
     });
-    assert_eq!((features, served.requests, served.fault), (0xd7c6_6a7ca, 1, None));
+    assert_eq!((features, served.requests, served.fault, served.widened), (0xd7c6_6a7ca, 1, None, false));
+}
+
+#[test]
+fn one_that_qemu_refuses_comes_back_with_more() {
+    let scratch = Scratch::new("standin-refused");
+    let (slots, served) = with(&scratch, || {
+        let listener = UnixListener::bind(&scratch.path).unwrap();
+        let mut first = Line::new(listener.accept().unwrap().0).unwrap();
+        first.ask(request::GET_FEATURES, soon()).unwrap();
+        drop(first);
+        let mut line = Line::new(listener.accept().unwrap().0).unwrap();
+        line.ask(request::GET_FEATURES, soon()).unwrap();
+        let slots = line.ask(request::GET_MAX_MEM_SLOTS, soon()).unwrap();
+        (slots, line)
+    });
+    assert_eq!((slots.0, served.requests, served.widened), (509, 3, true));
+}
+
+#[test]
+fn only_a_qemu_that_waits_is_freed() {
+    let scratch = Scratch::new("standin-free");
+    let own = i32::try_from(std::process::id()).unwrap();
+    let listener = UnixListener::bind(&scratch.path).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let freed = AtomicBool::new(false);
+    for waits in [None, Some(1)] {
+        let idle = || thread::sleep(LOOK_FOR_WAITING * 5);
+        let ((), served) = free(scratch.seat(), || waits, &freed, soon(), idle).unwrap();
+        assert_eq!((served.requests, freed.load(Ordering::Acquire)), (0, false));
+    }
+    // One that is no longer waiting was connected to by nobody else.
+    while listener.accept().is_ok() {}
+    listener.set_nonblocking(false).unwrap();
+    let serve = || Line::new(listener.accept().unwrap().0).unwrap().ask(request::GET_QUEUE_NUM, soon()).unwrap();
+    let (queues, served) = free(scratch.seat(), || Some(own), &freed, soon(), serve).unwrap();
+    assert_eq!((queues, served.requests, freed.into_inner()), (1024, 1, true));
 }
 
 #[test]
