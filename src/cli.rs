@@ -7,6 +7,7 @@ mod inspect;
 mod install;
 mod list;
 mod place;
+mod rescue;
 mod screen;
 mod validate;
 
@@ -37,6 +38,8 @@ enum Verb {
     List(list::List),
     /// A pod's attachments, with what its libvirt says: exit status 0 if all is as ADD left it
     Inspect(inspect::Inspect),
+    /// Free a VM that stands still in an attach of a vhost-user NIC, whoever sent it; the NIC is unplugged
+    Rescue(rescue::Options),
     /// Is this node fit for the plugin? Exit status 0 if nothing is wrong
     Doctor(doctor::Doctor),
     /// See, put or remove the plugin in a conflist
@@ -88,6 +91,7 @@ fn answer(verb: Verb) -> ExitCode {
         Verb::Validate { file } => validate::run(&file),
         Verb::List(list) => list::run(&list),
         Verb::Inspect(inspect) => inspect::run(&inspect),
+        Verb::Rescue(options) => rescue::run(&options),
         Verb::Doctor(doctor) => doctor::run(&doctor),
         Verb::Conflist(verb) => conflist::run(verb),
         Verb::Install { place, what } => install::run(&place, &what),

@@ -11,7 +11,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::warn;
 use serde::{Deserialize, Serialize};
@@ -82,8 +82,12 @@ pub struct Nic {
     /// Number of queue pairs; not known of a NIC that was not recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queues: Option<u16>,
-    /// Whether libvirt is known to have done it. Before, it was only about to.
+    /// Whether libvirt is known to have plugged it. If not, an attach may have been sent and may still be carried out.
     pub attached: bool,
+    /// Whether the guest may have been asked to release it. QEMU keeps such a request until the guest answers, across the
+    /// guest's reset too, and the domain's XML doesn't show it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detaching: bool,
 }
 
 /// The file of a record that cannot be read as one.
@@ -344,16 +348,40 @@ fn read(path: &Path) -> Option<Record> {
 }
 
 impl Record {
+    /// A new record of an attachment, which is told by the network's name, the container id and the interface's name.
+    #[must_use]
+    pub fn new(
+        (network, container_id, ifname): (&str, &str, &str),
+        uid: &PodUid,
+        netns: &Path,
+        (volume, socket_base_dir): (&str, &Path),
+    ) -> Self {
+        Self {
+            format: FORMAT,
+            network: network.to_owned(),
+            container_id: container_id.to_owned(),
+            ifname: ifname.to_owned(),
+            uid: uid.to_string(),
+            pod: "-/-".to_owned(),
+            netns: netns.to_owned(),
+            volume: volume.to_owned(),
+            socket_base_dir: socket_base_dir.to_owned(),
+            nic: None,
+            device_info: None,
+            created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        }
+    }
+
+    /// The current format's number.
+    #[must_use]
+    pub fn format() -> u32 {
+        FORMAT
+    }
+
     /// Whether it is the record of this attachment (SPEC.md: a container id and an interface name).
     #[must_use]
     pub fn is_of(&self, container_id: &str, ifname: &str) -> bool {
         self.container_id == container_id && self.ifname == ifname
-    }
-
-    /// The current format's number, for a new record.
-    #[must_use]
-    pub fn format() -> u32 {
-        FORMAT
     }
 }
 

@@ -62,9 +62,12 @@ pub struct Attachment {
 pub struct Part {
     /// Whether it is.
     pub ok: bool,
-    /// What is wrong.
+    /// What is wrong, or why it cannot be known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Whether it is known.
+    #[serde(skip)]
+    pub is_known: bool,
 }
 
 /// The share.
@@ -122,15 +125,19 @@ pub struct Vm {
     /// libvirt's version, likewise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub libvirt: Option<String>,
-    /// Whether it has the NIC: by libvirt's word if that was asked, else by there being a process that has its socket.
+    /// Whether it has the NIC: "plugged", "different", "opening" (an attach may be under way), "leaving" (the guest was asked to
+    /// release it), "gone" or "unknown". By libvirt's word if that was asked, else by there being a process that has its socket.
+    pub nic: &'static str,
+    /// The same as a judgement.
     #[serde(flatten)]
     pub part: Part,
 }
 
 impl From<state::Part> for Part {
     fn from(part: state::Part) -> Self {
+        let is_known = !matches!(part, Err(state::Flaw::Unseen(_)));
         let problem = part.err().map(|flaw| flaw.words());
-        Self { ok: problem.is_none(), problem }
+        Self { ok: problem.is_none(), problem, is_known }
     }
 }
 
@@ -203,13 +210,17 @@ impl Nic {
     fn of(nic: &record::Nic, scene: &Scene<'_>, config: &Config, ask: Ask) -> Self {
         let host_path = scene.share().target().join(&nic.socket);
         let vm = match ask {
-            Ask::Kernel => Vm {
-                uuid: nic.domain.clone(),
-                name: None,
-                state: None,
-                libvirt: None,
-                part: scene.listener(nic).into(),
-            },
+            Ask::Kernel => {
+                let state = scene.nic(nic);
+                Vm {
+                    uuid: nic.domain.clone(),
+                    name: None,
+                    state: None,
+                    libvirt: None,
+                    nic: state.word(),
+                    part: state.part(nic).into(),
+                }
+            }
             Ask::Libvirt(deadline) => {
                 let told = scene.vm(nic, config, deadline);
                 Vm {
@@ -217,7 +228,8 @@ impl Nic {
                     name: told.domain.map(|domain| domain.name),
                     state: told.state.map(in_a_word),
                     libvirt: told.libvirt.map(dotted),
-                    part: told.nic.into(),
+                    nic: told.nic.word(),
+                    part: told.nic.part(nic).into(),
                 }
             }
         };

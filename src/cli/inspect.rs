@@ -119,7 +119,8 @@ fn vm(nic: &Nic) -> String {
 
 /// What it is about, and how that is.
 fn judged(part: &Part, sound: &str, what: &str) -> String {
-    let verdict =
-        part.problem.as_ref().map_or_else(|| sound.to_owned(), |problem| format!("MISSING: {}", clean(problem)));
+    let wrong = if part.is_known { "MISSING" } else { "UNKNOWN" };
+    let problem = |problem: &String| format!("{wrong}: {}", clean(problem));
+    let verdict = part.problem.as_ref().map_or_else(|| sound.to_owned(), problem);
     if what.is_empty() { verdict } else { format!("{}: {verdict}", clean(what)) }
 }

@@ -50,7 +50,7 @@ fn row(one: &Attachment) -> [String; 8] {
         Some(nic) => (
             clean(&nic.mac),
             clean(&nic.socket.path),
-            word(nic.vm.part.ok, "up", "gone"),
+            if nic.vm.part.ok { "up" } else { nic.vm.nic }.to_owned(),
             word(nic.data_plane.ok, "connected", "none"),
         ),
         None => ("-".to_owned(), "-".to_owned(), "-".to_owned(), "-".to_owned()),

@@ -1,7 +1,6 @@
 //! ADD: identify the pod, share its volume, plug the NIC, record it, reply.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cni::{Error, Request, Socket};
 use crate::config::{Attach, Config};
@@ -14,6 +13,7 @@ use crate::share::Share;
 use crate::{quote, sys};
 
 use super::journal::Journal;
+use super::ledger::Ledger;
 use super::plug::{Failure, Plug};
 use super::sandbox::{self, Living};
 use super::{end_soon_after, fault, prev_result, shares, undo};
@@ -122,6 +122,7 @@ impl Pod<'_> {
         let mut record = before.clone().unwrap_or_else(|| new_record(request, config, uid, netns));
         // Whether a failure takes it away again. One that cannot be looked at will fail to be made, too.
         let mut mounted = !share.is_mounted(&volume).unwrap_or(false);
+        let mut living = None;
         let attempt = || -> Result<(), Failure> {
             // First, so that nothing is ever there that no record tells of, wherever this call may be killed.
             store.write(uid, &record).map_err(|error| fault::record(&error))?;
@@ -133,15 +134,15 @@ impl Pod<'_> {
                 return Ok(());
             }
             // With no process there is no VM yet: the sandbox is only being created, and the share is all it can have.
-            let living = Living::of(uid, sandbox).map_err(|error| fault::system("listing processes", &error))?;
+            living = Living::of(uid, sandbox).map_err(|error| fault::system("listing processes", &error))?;
             journal.saw(format_args!("pod: {} processes", living.as_ref().map_or(0, |living| living.processes.len())));
-            let Some(living) = living else { return Ok(()) };
+            let Some(living) = &living else { return Ok(()) };
             if !mounted {
                 // Nor will there be anything to unmount, should this fail.
                 privilege::narrow(Task::Talk);
             }
-            let plug = Plug { request, config, uid, volume: &volume, share: &share, living: &living, deadline };
-            plug.run(store, &mut record, journal)
+            let plug = Plug { request, config, uid, volume: &volume, share: &share, living, deadline };
+            plug.run(&mut Ledger { store, uid, record: &mut record }, journal)
         };
         let outcome = attempt();
         // A NIC that is there needs its share and the record that was made before it, though a later step failed.
@@ -149,7 +150,8 @@ impl Pod<'_> {
         if let Err(failure) = &outcome
             && !failure.open
             && plugged.is_none()
-            && let Err(error) = undo::restore(store, &share, mounted, before, &record, uid)
+            && let Err(error) =
+                undo::restore(store, (&share, &volume, mounted), before, &record, (uid, living.as_ref()), deadline)
         {
             journal.warn(format_args!("what was done could not be undone: {error}"));
         }
@@ -169,20 +171,10 @@ fn moved(before: &Share, now: &Share) -> Error {
 }
 
 fn new_record(request: &Request, config: &Config, uid: &PodUid, netns: &Path) -> Record {
+    let attachment = (request.conf.name.as_str(), request.container_id.as_str(), request.ifname.as_str());
+    let share = (config.volume_name.as_str(), config.socket_base_dir.as_path());
     // For people. Kubernetes' names have 253 bytes at most; of what is longer no more is kept.
     let pod = |key| request.args.get(key).unwrap_or("-").chars().take(NAME_MAX).collect::<String>();
-    Record {
-        format: Record::format(),
-        network: request.conf.name.clone(),
-        container_id: request.container_id.clone(),
-        ifname: request.ifname.clone(),
-        uid: uid.to_string(),
-        pod: format!("{}/{}", pod("K8S_POD_NAMESPACE"), pod("K8S_POD_NAME")),
-        netns: netns.to_owned(),
-        volume: config.volume_name.clone(),
-        socket_base_dir: config.socket_base_dir.clone(),
-        nic: None,
-        device_info: None,
-        created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-    }
+    let pod = format!("{}/{}", pod("K8S_POD_NAMESPACE"), pod("K8S_POD_NAME"));
+    Record { pod, ..Record::new(attachment, uid, netns, share) }
 }

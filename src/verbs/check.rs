@@ -48,7 +48,7 @@ fn missing(scene: &Scene<'_>, nic: Option<&Nic>, config: &Config, deadline: Dead
     judge("mount", scene.mount())?;
     let (Some(nic), Ok(_)) = (nic, scene.volume()) else { return Ok(missing) };
     judge("socket", scene.socket(nic))?;
-    judge("NIC", scene.vm(nic, config, deadline).nic)?;
+    judge("NIC", scene.vm(nic, config, deadline).nic.part(nic))?;
     if scene.is_alive() {
         judge("data plane", scene.data_plane(nic, deadline))?;
     }

@@ -33,6 +33,7 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
         config,
         store: &store,
         uid: &uid,
+        network: &request.conf.name,
         container_id: &request.container_id,
         ifname: &request.ifname,
         netns: request.netns.as_deref(),

@@ -66,8 +66,9 @@ fn undo_one(
     journal: &mut Journal,
 ) -> Result<(), Error> {
     let lock = store.lock(uid, deadline).map_err(|error| fault::record(&error))?;
-    let (container_id, ifname) = (&record.container_id, &record.ifname);
-    let undo = Undo { config, store, uid, container_id, ifname, netns: None, mac: None, deadline, with_dead: false };
+    let Record { network, container_id, ifname, .. } = record;
+    let undo =
+        Undo { config, store, uid, network, container_id, ifname, netns: None, mac: None, deadline, with_dead: false };
     let outcome = undo.run(journal);
     undo::let_go(lock, store, uid);
     outcome?;

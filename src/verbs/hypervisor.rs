@@ -28,6 +28,11 @@ pub enum Unreached {
 }
 
 impl Unreached {
+    /// Whether there is no daemon at all, as in a pod whose VM has not been made yet.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Daemon(daemon::Error::Absent { .. }))
+    }
+
     /// As the runtime is told.
     pub fn told(&self) -> Error {
         match self {

@@ -37,8 +37,16 @@ impl Journal {
                 quote::value(&format!("{}/{}", pod("K8S_POD_NAMESPACE"), pod("K8S_POD_NAME"))),
             );
         }
+        Self::begin(call, quote::value(request.args.get("K8S_POD_UID").unwrap_or("-")))
+    }
+
+    /// Begins the log of a person's command about a pod.
+    pub fn of_command(command: &str, uid: &PodUid) -> Self {
+        Self::begin(command.to_owned(), uid.to_string())
+    }
+
+    fn begin(call: String, uid: String) -> Self {
         let now = Instant::now();
-        let uid = quote::value(request.args.get("K8S_POD_UID").unwrap_or("-"));
         Self { call, uid, begun: now, step_begun: now, steps: String::new() }
     }
 

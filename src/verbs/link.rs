@@ -8,26 +8,34 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::cni::Error;
+use crate::dataplane::figures::Figures;
 use crate::dataplane::guard::{self, End};
 use crate::dataplane::message::Fault;
 use crate::dataplane::probe::{self, Met};
 use crate::dataplane::seat::Seat;
-use crate::dataplane::{connected, standin};
+use crate::dataplane::standin;
 use crate::deadline::Deadline;
 use crate::libvirt::{Client, Domain};
 use crate::pod::process::Process;
 use crate::quote;
 use crate::vm::attach;
-use crate::vm::detach::{self, Target};
+use crate::vm::detach;
+use crate::vm::error::Error as VmError;
 use crate::vm::interface::Interface;
 
 use super::fault;
 use super::journal::Journal;
+use super::ledger::Ledger;
+use super::nic_state::{Heard, NicState, Recorded, judge};
 use super::plug::Failure;
 use super::sandbox::Living;
+use super::unfinished;
 
 /// How long to wait between two looks for the data plane's connection, at least; as long as a look takes, where that is more.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// How long is looked for a QEMU that waits.
+const LOOK_FOR_WAITING: Duration = Duration::from_millis(500);
 
 /// How long the data plane's connection must last: QEMU closes one that it cannot use, some milliseconds after it came.
 const SETTLED: Duration = Duration::from_millis(50);
@@ -47,22 +55,19 @@ pub struct Link<'a> {
 }
 
 impl Link<'_> {
-    /// Makes sure that nobody in the pod has the NIC's socket.
+    /// Makes sure that nobody in the pod has the NIC's socket, which the VM does not show.
     ///
     /// # Errors
     /// That somebody listens there, or that it cannot be known.
-    pub fn ensure_unused(&self) -> Result<(), Error> {
-        let sockets = self.living.unix_sockets();
-        let sockets = sockets.map_err(|error| fault::system("listing the pod's unix sockets", &error))?;
-        if connected::is_listening(&sockets, self.inside) {
-            return Err(Error::try_again(format!(
-                "Some process of the pod has the NIC's socket {}, though libvirt shows no such NIC: another client's attach \
-                 may be under way, and stuck until the data plane connects to {} (does OVS run?).",
-                quote::value(self.inside),
-                quote::value(self.outside)
-            )));
+    pub fn ensure_unused(&self, alias: &str) -> Result<(), Error> {
+        match judge(Recorded::default(), Heard::Nothing, || self.living.listens(self.inside)) {
+            NicState::Unknown(error) => Err(error),
+            NicState::Opening => Err(match self.living.waits_at(self.inside, self.deadline) {
+                Some(pid) => waits_for_another(pid, self.inside, self.outside),
+                None => unfinished::left_over(self.inside, alias),
+            }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Makes sure that a data plane is connected to a NIC that was there before: it may have gone since, or have yet to come
@@ -122,6 +127,7 @@ impl Link<'_> {
         domain: &Domain,
         asked: &Interface,
         mut met: Met,
+        ledger: &mut Ledger<'_>,
         journal: &mut Journal,
     ) -> Result<(), Failure> {
         let figures = met.figures;
@@ -130,9 +136,9 @@ impl Link<'_> {
         let ends = || self.living.accepted(self.inside, data_plane.as_ref(), self.deadline);
         let accepted = || ends().into_iter().map(|end| end.inode).collect();
         let plugged = standin::during(self.seat, figures, self.deadline, accepted, || {
-            attach::attach(client, domain, asked, self.deadline)?;
+            attach::attach(client, domain, asked, self.deadline).map_err(|error| self.not_attached(&error, journal))?;
             journal.did(format_args!("attach {} {} queues={}", asked.alias, asked.mac, asked.queues));
-            self.ensure_same(client, domain, asked, &mut met, journal)
+            self.ensure_same((&mut *client, domain), asked, &mut met, ledger, journal)
         });
         let (outcome, served) = plugged.map_err(|error| fault::system("starting the stand-in", &error))?;
         if let Some(fault) = &served.fault {
@@ -140,17 +146,20 @@ impl Link<'_> {
         }
         outcome?;
         journal.saw(format_args!("stand-in: {} messages", served.requests));
+        if served.widened {
+            return Err(self.refused((client, domain), asked, figures, ledger, journal));
+        }
         // From here on QEMU waits for the data plane's answers.
         let linked = guard::during(ends, || {
             // Some time has passed: the guest's driver was waited for.
-            self.ensure_same(client, domain, asked, &mut met, journal)?;
+            self.ensure_same((&mut *client, domain), asked, &mut met, ledger, journal)?;
             let pid = met.pid;
             drop(met);
             let deadline = self.half_of_the_rest();
             while let Some(others) = next_connection(&served.accepted, accepted, deadline) {
                 let settled = Deadline::after(SETTLED);
                 // Whether it stays, and meanwhile whether libvirt did what it said.
-                self.verify(client, domain, asked, journal)?;
+                self.verify((&mut *client, domain), asked, ledger, journal)?;
                 std::thread::sleep(settled.remaining());
                 let (ends, own) = (ends(), i32::try_from(std::process::id()).ok());
                 // Not the stand-in's, where QEMU has not taken leave of it.
@@ -161,12 +170,13 @@ impl Link<'_> {
                 }
                 if there.iter().any(|end| end.peer().is_some_and(|peer| peer != pid)) {
                     let why = "another process than the data plane that was asked has connected to its socket";
-                    return Err(self.of_no_use(client, domain, asked, why, journal));
+                    return Err(self.of_no_use((&mut *client, domain), asked, why, ledger, journal));
                 }
                 journal.saw("data plane connected");
                 return Ok(());
             }
-            Err(self.of_no_use(client, domain, asked, "the data plane did not connect to its socket", journal))
+            let why = "the data plane did not connect to its socket";
+            Err(self.of_no_use((&mut *client, domain), asked, why, ledger, journal))
         });
         let (outcome, cut) = linked.map_err(|error| fault::system("starting the guard", &error))?;
         if cut > 0 {
@@ -179,10 +189,10 @@ impl Link<'_> {
     /// features. If not, the NIC is unplugged again.
     fn ensure_same(
         &self,
-        client: &mut Client,
-        domain: &Domain,
+        on: (&mut Client, &Domain),
         asked: &Interface,
         met: &mut Met,
+        ledger: &mut Ledger<'_>,
         journal: &mut Journal,
     ) -> Result<(), Failure> {
         let why = match met.ask_again(self.half_of_the_rest()) {
@@ -190,7 +200,7 @@ impl Link<'_> {
             Err(Fault::Silent) => "the data plane stopped answering".to_owned(),
             Err(fault) => format!("the data plane was restarted, or its port set up anew, meanwhile ({fault})"),
         };
-        Err(self.of_no_use(client, domain, asked, &why, journal))
+        Err(self.of_no_use(on, asked, &why, ledger, journal))
     }
 
     /// Whether one of these connections is still there, with a data plane that is not stopped: one that is would hold up
@@ -211,15 +221,15 @@ impl Link<'_> {
     /// Makes sure that libvirt did what it said.
     fn verify(
         &self,
-        client: &mut Client,
-        domain: &Domain,
+        (client, domain): (&mut Client, &Domain),
         asked: &Interface,
+        ledger: &mut Ledger<'_>,
         journal: &mut Journal,
     ) -> Result<(), Failure> {
         match attach::misfit(client, domain, asked, self.deadline) {
             Ok(None) => Ok(()),
             Ok(Some(what)) => {
-                let (then, open) = self.take_back(client, domain, asked, journal);
+                let (then, open) = self.take_back((client, domain), asked, ledger, journal);
                 let error = Error::libvirt(format!("libvirt said that it plugged the NIC, but {what}, {then}."));
                 Err(Failure { error, open })
             }
@@ -231,13 +241,13 @@ impl Link<'_> {
     /// Unplugs a NIC that is of no use without a data plane.
     fn of_no_use(
         &self,
-        client: &mut Client,
-        domain: &Domain,
+        on: (&mut Client, &Domain),
         asked: &Interface,
         why: &str,
+        ledger: &mut Ledger<'_>,
         journal: &mut Journal,
     ) -> Failure {
-        let (then, open) = self.take_back(client, domain, asked, journal);
+        let (then, open) = self.take_back(on, asked, ledger, journal);
         let error = Error::try_again(format!(
             "The NIC was plugged, but {why}, {then}. Does OVS still run, with a port that has vhost-server-path {}?",
             quote::value(self.outside)
@@ -245,18 +255,64 @@ impl Link<'_> {
         Failure { error, open }
     }
 
-    /// Unplugs the NIC again: what became of that, in words, and whether it may still be there.
+    /// Unplugs a NIC that QEMU took only with more than its data plane has.
+    fn refused(
+        &self,
+        on: (&mut Client, &Domain),
+        asked: &Interface,
+        figures: Figures,
+        ledger: &mut Ledger<'_>,
+        journal: &mut Journal,
+    ) -> Failure {
+        let (then, open) = self.take_back(on, asked, ledger, journal);
+        let error = Error::libvirt(format!(
+            "QEMU refuses this data plane for the VM, {then}. The data plane offers {figures}; QEMU's log in the pod \
+             (/var/log/libvirt/qemu) says what it misses, such as memory slots for the VM's memory regions."
+        ));
+        Failure { error, open }
+    }
+
+    /// Deals with an attach that failed. One that libvirt may still carry out finds nobody that stands in for the data plane, so
+    /// QEMU would wait: a name that can't be bound makes it fail.
+    fn not_attached(&self, error: &VmError, journal: &mut Journal) -> Failure {
+        let (told, open) = (fault::vm(error), error.is_open());
+        if !open {
+            return Failure { error: told, open };
+        }
+        let blocked = self.seat.block().unwrap_or_else(|error| {
+            journal.warn(format_args!("the NIC's socket could not be blocked: {error}"));
+            false
+        });
+        let then = if blocked {
+            "If libvirt carries it out later, it fails: a directory is at the NIC's socket until the next ADD or DEL"
+        } else if self.living.waits_at(self.inside, Deadline::after(LOOK_FOR_WAITING)).is_some() {
+            "QEMU waits for the data plane, and the VM stands still meanwhile: look whether OVS runs, with a port that has this \
+             vhost-server-path; the next ADD or DEL, or vhostuser-hotplug rescue, frees the VM"
+        } else {
+            "The next ADD or DEL goes on from there"
+        };
+        let msg = format!("{} {then} ({}).", told.msg, quote::value(self.outside));
+        Failure { error: Error { msg, ..told }, open }
+    }
+
+    /// Unplugs the NIC again. Returns what became of that, for a message, and whether the NIC may still be there.
     fn take_back(
         &self,
-        client: &mut Client,
-        domain: &Domain,
+        (client, domain): (&mut Client, &Domain),
         asked: &Interface,
+        ledger: &mut Ledger<'_>,
         journal: &mut Journal,
     ) -> (&'static str, bool) {
-        let target = Target { mac: Some(&asked.mac), path: &asked.path, alias: &asked.alias };
-        let taken = detach::detach(client, domain, target, self.deadline);
-        match taken {
-            Ok(_) => {
+        let target = asked.target();
+        let mut taken = || {
+            let found = detach::find(client, domain, target, self.deadline).map_err(|error| fault::held(&error))?;
+            let Some(alias) = found else { return Ok(()) };
+            ledger.leaving(&asked.path)?;
+            let released = detach::release(client, domain, target, &alias, self.deadline);
+            released.map_err(|error| fault::held(&error))
+        };
+        match taken() {
+            Ok(()) => {
                 journal.did("detach");
                 ("so it was unplugged again", false)
             }
@@ -266,6 +322,16 @@ impl Link<'_> {
             }
         }
     }
+}
+
+/// Another client's attach waits at the socket.
+fn waits_for_another(pid: i32, inside: &str, outside: &str) -> Error {
+    Error::try_again(format!(
+        "QEMU (process {pid}) waits at the NIC's socket {} in another client's attach, and the VM stands still until a data plane \
+         connects to {}: does OVS run, with a port that has this vhost-server-path? vhostuser-hotplug rescue frees the VM.",
+        quote::value(inside),
+        quote::value(outside)
+    ))
 }
 
 /// Waits until the deadline for connections that QEMU has accepted beside these; which they are.

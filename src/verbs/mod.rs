@@ -6,14 +6,20 @@ mod del;
 mod fault;
 mod gc;
 mod hypervisor;
-mod journal;
+pub mod journal;
+mod ledger;
 mod link;
+pub mod nic_state;
 mod plug;
-mod sandbox;
+mod release;
+pub mod rescue;
+pub mod sandbox;
 mod shares;
 pub mod state;
 mod sweep;
 mod undo;
+mod unfinished;
+mod waiting;
 
 use std::time::Duration;
 

@@ -9,22 +9,27 @@ use crate::dataplane::figures::Figures;
 use crate::dataplane::seat::Seat;
 use crate::deadline::Deadline;
 use crate::device_info::DeviceInfo;
-use crate::libvirt::Access;
+use crate::libvirt::{Access, Client, Domain};
 use crate::pod::identity::PodUid;
 use crate::pod::process::Process;
 use crate::pod::volume::Volume;
 use crate::quote;
-use crate::record::{Nic, Record, Store};
+use crate::record::Nic;
 use crate::share::{self, SUN_PATH, Share};
 use crate::vm::attach;
+use crate::vm::detach;
 use crate::vm::domain::Description;
 use crate::vm::error::Error as VmError;
 use crate::vm::interface::{Interface, alias_of};
 
 use super::hypervisor::Hypervisor;
 use super::journal::Journal;
+use super::ledger::Ledger;
 use super::link::Link;
+use super::nic_state::Recorded;
+use super::release::{is_unused, release};
 use super::sandbox::Living;
+use super::unfinished::{self, SocketName};
 use super::{fault, prev_result};
 
 /// Longest alias that is taken from a VM's description into a record, in bytes: one that libvirt makes has a dozen, one of
@@ -74,7 +79,7 @@ pub struct Plug<'a> {
 
 impl Plug<'_> {
     /// Plugs the NIC, unless it is there as asked, and records it.
-    pub fn run(&self, store: &Store, record: &mut Record, journal: &mut Journal) -> Result<(), Failure> {
+    pub fn run(&self, ledger: &mut Ledger<'_>, journal: &mut Journal) -> Result<(), Failure> {
         let (config, deadline) = (self.config, self.deadline);
         let mac = self.mac()?;
         let socket = config.socket_name(&self.request.ifname)?;
@@ -85,10 +90,18 @@ impl Plug<'_> {
         let path = self.inside(&libvirt.process, socket, &outside)?;
         let client = &mut libvirt.client;
         let domain = attach::choose(client, config.domain.as_deref(), deadline)?;
-        let description = attach::describe(client, &domain, deadline).map_err(|error| fault::held(&error))?;
-        let (mut asked, queues_matter) = self.interface(mac, path, &description);
+        let recorded = Recorded::of(&ledger.of_pod(), &path);
+        let asked = self.interface(mac, path);
+        if recorded.opening {
+            self.end_earlier_attach(&asked, socket, (&mut *client, &domain), ledger, journal)?;
+        }
+        let mut description = attach::describe(client, &domain, deadline).map_err(|error| fault::held(&error))?;
+        if recorded.leaving && self.end_removal(&asked, &description, (&mut *client, &domain), journal)? {
+            description = attach::describe(client, &domain, deadline).map_err(|error| fault::held(&error))?;
+        }
+        let (mut asked, queues_matter) = self.with_queues(asked, &description);
 
-        let mut nic = Nic {
+        let nic = Nic {
             alias: asked.alias.clone(),
             mac: asked.mac.clone(),
             path: asked.path.clone(),
@@ -96,25 +109,27 @@ impl Plug<'_> {
             domain: domain.uuid_digits(),
             queues: None,
             attached: false,
-        };
-        let mut keep = |nic: &Nic| {
-            record.nic = Some(nic.clone());
-            store.write(self.uid, record).map_err(|error| fault::record(&error))
+            detaching: false,
         };
         let seat = Seat::new(self.volume.fd(), socket, Path::new(&outside));
         let inside = asked.path.clone();
         let link = Link { living: self.living, seat, inside: &inside, outside: &outside, deadline };
-        let there = attach::examine(&description, &asked, queues_matter)?;
-        let was_there = there.is_some();
-        if let Some(there) = there {
-            attach::ensure_arrived(client, &domain, deadline).map_err(|error| fault::held(&error))?;
-            nic.alias = there.alias.filter(|alias| alias.len() <= ALIAS_LIMIT).unwrap_or(nic.alias);
-            nic.queues = Some(there.queues);
+        let shown = match attach::examine(&description, &asked, queues_matter)? {
+            Some(there) => {
+                attach::ensure_arrived(client, &domain, deadline).map_err(|error| fault::held(&error))?;
+                Some(there)
+            }
+            None => None,
+        };
+        let was_there = shown.is_some();
+        if let Some(there) = shown {
+            let alias = there.alias.filter(|alias| alias.len() <= ALIAS_LIMIT).unwrap_or(nic.alias.clone());
+            ledger.keep(Nic { alias, queues: Some(there.queues), attached: true, ..nic })?;
             journal.saw("already plugged");
         } else {
             // First, so that a DEL removes what a call that is killed leaves.
-            keep(&nic)?;
-            link.ensure_unused()?;
+            ledger.keep(nic)?;
+            link.ensure_unused(&asked.alias)?;
             journal.saw("VM looked at");
             let mut met = link.meet(journal)?;
             let mut ensure_free =
@@ -128,43 +143,97 @@ impl Plug<'_> {
                 ensure_free()?;
             }
             asked.queues = agreed(asked.queues, queues_matter, met.figures)?;
-            link.plug(client, &domain, &asked, met, journal)?;
-            nic.queues = Some(asked.queues);
+            link.plug(client, &domain, &asked, met, ledger, journal)?;
+            ledger.plugged(asked.queues)?;
         }
-        nic.attached = true;
-        keep(&nic)?;
-        take_over(store, self.uid, record)?;
+        ledger.take_over()?;
         journal.saw("recorded");
         if was_there {
             // It stays whatever the data plane does, with what it needs: an earlier ADD has told of it.
             link.ensure_linked().map_err(|error| Failure { error, open: true })?;
             journal.saw("data plane connected");
         }
-        self.tell(&nic, store, record, journal).map_err(Failure::from)
+        self.tell(ledger, journal).map_err(Failure::from)
+    }
+
+    /// Waits for the end of an attach that an earlier ADD sent. What a stand-in had to bring about is unplugged.
+    fn end_earlier_attach(
+        &self,
+        asked: &Interface,
+        socket: &str,
+        (client, domain): (&mut Client, &Domain),
+        ledger: &mut Ledger<'_>,
+        journal: &mut Journal,
+    ) -> Result<(), Failure> {
+        let (living, deadline, path) = (self.living, self.half_of_the_rest(), &asked.path);
+        let socket = SocketName { volume: self.volume, name: socket, path };
+        let outcome =
+            unfinished::end(&socket, living, (client, domain), deadline, journal, |client, journal, freed| {
+                if !freed {
+                    return Ok(());
+                }
+                let target = asked.target();
+                let alias = detach::find(client, domain, target, deadline).map_err(|error| fault::held(&error))?;
+                let Some(alias) = alias else { return Ok(()) };
+                ledger.leaving(path)?;
+                release(living, client, domain, (target, &alias), deadline, journal)
+            });
+        outcome?;
+        let unblocked = Seat::new(self.volume.fd(), socket.name, self.volume.path()).unblock();
+        unblocked.map_err(|error| fault::system("freeing the NIC's socket", &error))?;
+        Ok(())
+    }
+
+    /// Ends a removal that a DEL began: a NIC that the guest releases at any time is not plugged. Returns whether there was one.
+    fn end_removal(
+        &self,
+        asked: &Interface,
+        description: &Description,
+        (client, domain): (&mut Client, &Domain),
+        journal: &mut Journal,
+    ) -> Result<bool, Failure> {
+        let target = asked.target();
+        let Some(nic) = description.find(target.mac, target.path, target.alias) else { return Ok(false) };
+        let alias = nic.alias.clone().unwrap_or_else(|| asked.alias.clone());
+        let deadline = self.half_of_the_rest();
+        let released = release(self.living, client, domain, (target, &alias), deadline, journal);
+        released.map_err(|error| {
+            let msg = format!(
+                "A DEL asked the guest to release this NIC, and it has not done so yet. {} An ADD after that plugs the NIC anew.",
+                error.msg
+            );
+            Error { msg, ..error }
+        })?;
+        is_unused(self.living, target.path, deadline);
+        Ok(true)
+    }
+
+    /// For a step after which there must be time for what comes next.
+    fn half_of_the_rest(&self) -> Deadline {
+        self.deadline.at_most(self.deadline.remaining() / 2)
     }
 
     /// Tells of the NIC in the file that the runtime named, if it did.
-    fn tell(&self, nic: &Nic, store: &Store, record: &mut Record, journal: &mut Journal) -> Result<(), Error> {
+    fn tell(&self, ledger: &mut Ledger<'_>, journal: &mut Journal) -> Result<(), Error> {
         let Some(file) = self.config.nic.device_info_file.clone() else { return Ok(()) };
+        let Some(nic) = ledger.nic() else { return Ok(()) };
         let info = DeviceInfo { file, socket: nic.path.clone() };
         let unwritten = |error| {
             let file = info.file.display();
             Error::io(format!("CNIDeviceInfoFile {file} could not be written; the NIC is plugged.")).with_details(error)
         };
-        if let Some(earlier) = record.device_info.take().filter(|earlier| *earlier != info) {
+        let earlier = ledger.record.device_info.take().filter(|earlier| *earlier != info);
+        if let Some(earlier) = earlier {
             earlier.remove().map_err(unwritten)?;
         }
-        let keep = |record: &Record| store.write(self.uid, record).map_err(|error| fault::record(&error));
-        record.device_info = Some(info.clone());
         // First, so that a DEL removes what a call that is killed leaves.
-        keep(record)?;
+        ledger.told(Some(info.clone()))?;
         if info.write().map_err(unwritten)? {
             journal.did(format_args!("write {}", info.file.display()));
             return Ok(());
         }
         journal.warn(format_args!("{} holds what another has told, and was left alone", info.file.display()));
-        record.device_info = None;
-        keep(record)
+        ledger.told(None)
     }
 
     /// The MAC address: the runtime's, if it gives one, else the one that kube-ovn's result bears.
@@ -226,27 +295,31 @@ impl Plug<'_> {
         }
     }
 
-    /// The NIC to ask for, and whether its number of queues was asked for.
-    fn interface(&self, mac: String, path: String, description: &Description) -> (Interface, bool) {
+    /// The NIC to ask for, but for its number of queues.
+    fn interface(&self, mac: String, path: String) -> Interface {
         let config = self.config;
-        let (queues, queues_matter) = match config.queues() {
+        Interface {
+            mac,
+            path,
+            model: config.model.as_str().to_owned(),
+            queues: 1,
+            rx_queue_size: config.rx_queue_size,
+            tx_queue_size: config.tx_queue_size,
+            alias: config.nic.alias.clone().unwrap_or_else(|| alias_of(&self.request.ifname)),
+            address: config.nic.pci_address,
+        }
+    }
+
+    /// The NIC to ask for, and whether its number of queues was asked for.
+    fn with_queues(&self, asked: Interface, description: &Description) -> (Interface, bool) {
+        let (queues, queues_matter) = match self.config.queues() {
             Queues::Pairs(pairs) => (pairs, true),
             Queues::Auto => {
                 let vcpus = u16::try_from(description.vcpus).unwrap_or(AUTO_QUEUES);
                 (vcpus.clamp(1, AUTO_QUEUES), false)
             }
         };
-        let interface = Interface {
-            mac,
-            path,
-            model: config.model.as_str().to_owned(),
-            queues,
-            rx_queue_size: config.rx_queue_size,
-            tx_queue_size: config.tx_queue_size,
-            alias: config.nic.alias.clone().unwrap_or_else(|| alias_of(&self.request.ifname)),
-            address: config.nic.pci_address,
-        };
-        (interface, queues_matter)
+        (Interface { queues, ..asked }, queues_matter)
     }
 }
 
@@ -266,17 +339,4 @@ fn agreed(queues: u16, queues_matter: bool, figures: Figures) -> Result<u16, Err
         )));
     }
     Ok(queues.min(offered))
-}
-
-/// A NIC belongs to the attachment that plugged it last: a pod's new sandbox takes it over from the old one, whose late
-/// DEL must not touch it.
-fn take_over(store: &Store, uid: &PodUid, record: &Record) -> Result<(), Error> {
-    let path = record.nic.as_ref().map(|nic| &nic.path);
-    for mut other in store.of_pod(uid) {
-        if !other.is_of(&record.container_id, &record.ifname) && other.nic.as_ref().map(|nic| &nic.path) == path {
-            other.nic = None;
-            store.write(uid, &other).map_err(|error| fault::record(&error))?;
-        }
-    }
-    Ok(())
 }

@@ -48,6 +48,26 @@ pub fn uid_by_processes(netns: &Path, config: &Config) -> Result<Option<PodUid>,
         .map_err(|error| fault::identity(&error))
 }
 
+/// The pod that a process belongs to, and what lives of it.
+///
+/// # Errors
+/// That the process has ended, belongs to no pod, or to one that cannot be told.
+pub fn of_pid(pid: i32, config: &Config) -> Result<(PodUid, Living), Error> {
+    let process = Process::open(pid).map_err(|error| fault::system("looking at the process", &error))?;
+    let sandbox = Sandbox::of(&process).map_err(|error| fault::netns(&error))?;
+    if sandbox.is_hosts() {
+        return Err(fault::netns_of_host());
+    }
+    let processes = sandbox.processes().map_err(|error| fault::netns(&error))?;
+    let uid = identity::of_processes(&processes, &config.kubelet_dir, &config.volume_name);
+    let uid = uid.map_err(|error| fault::identity(&error))?.ok_or_else(|| {
+        Error::invalid_environment("No process beside this one tells the pod, by its cgroup or by the pod's volume.")
+    })?;
+    let living = Living::of(&uid, sandbox).map_err(|error| fault::system("listing processes", &error))?;
+    let living = living.ok_or_else(|| Error::try_again("The pod's processes have ended."))?;
+    Ok((uid, living))
+}
+
 /// The pod's volume, if it has it.
 ///
 /// # Errors
@@ -133,9 +153,18 @@ impl Living {
         answers.next().unwrap_or(Ok(String::new()))
     }
 
-    /// Whether a process of the pod listens on the unix socket that it bound to this path. What cannot be known may be so.
+    /// Whether a process of the pod listens on the unix socket that it bound to this path.
+    ///
+    /// # Errors
+    /// That of listing the pod's sockets.
+    pub fn listens(&self, path: &str) -> Result<bool, Error> {
+        let sockets = self.unix_sockets().map_err(|error| fault::system("listing the pod's unix sockets", &error))?;
+        Ok(connected::is_listening(&sockets, path))
+    }
+
+    /// The same; what cannot be known may be so.
     pub fn may_listen(&self, path: &str) -> bool {
-        self.unix_sockets().map_or(true, |sockets| connected::is_listening(&sockets, path))
+        self.listens(path).unwrap_or(true)
     }
 
     /// Where the pod's containers have a location mounted, as far as can be seen by the deadline.
@@ -175,6 +204,25 @@ impl Living {
         }
         found.retain(|end| sockets.contains(&end.inode) && end.is_bound_to(path));
         found
+    }
+
+    /// All processes that live in the sandbox: those in the pod's cgroup first. A libvirt that sees the host's cgroups puts QEMU
+    /// into one outside the pod's.
+    pub fn everyone(&self) -> impl Iterator<Item = &Process> {
+        self.processes.iter().chain(std::iter::once_with(|| self.others()).flatten())
+    }
+
+    /// Whether no VM of the pod is left: none of its processes sees the volume any more, as QEMU must to have a socket in it. A
+    /// sandbox's own process does not. `false` where that cannot be known by the deadline.
+    pub fn has_no_vm(&self, volume: &Volume, deadline: Deadline) -> bool {
+        let Ok(location) = volume.location() else { return false };
+        let sees = |process: &Process| match process.mount_point(&location) {
+            Ok(point) => point.is_some(),
+            Err(error) => !error.is_absent(),
+        };
+        !process::of_each_container(&self.processes).any(sees)
+            && !self.others().iter().any(|process| !deadline.passed() && sees(process))
+            && !deadline.passed()
     }
 
     /// The processes in the sandbox that are not in the pod's cgroup, which takes a look at every process of the node.

@@ -4,18 +4,18 @@ use std::path::Path;
 
 use crate::cni::Error;
 use crate::config::Config;
-use crate::dataplane::connected;
 use crate::deadline::Deadline;
-use crate::libvirt::{Access, Domain, DomainState};
+use crate::libvirt::{Access, Client, Domain, DomainState};
 use crate::pod::identity::PodUid;
 use crate::pod::volume::{self, Entry, Volume};
 use crate::quote;
 use crate::record::{Nic, Record};
 use crate::share::Share;
-use crate::vm::attach;
+use crate::vm::{attach, interface};
 
 use super::fault;
 use super::hypervisor::Hypervisor;
+use super::nic_state::{Heard, NicState, Recorded, judge};
 use super::sandbox::Living;
 use super::shares;
 
@@ -50,7 +50,7 @@ pub struct Vm {
     /// What it is doing.
     pub state: Option<DomainState>,
     /// Whether it has the NIC as it was plugged.
-    pub nic: Part,
+    pub nic: NicState,
     /// libvirt's version, if it could be asked: 11003000 for 11.3.0.
     pub libvirt: Option<u64>,
 }
@@ -124,18 +124,15 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Whether a process of the pod listens on the NIC's socket, as QEMU does while it has the NIC: all that can be told
-    /// of the VM without asking libvirt.
-    ///
-    /// # Errors
-    /// That none does.
-    pub fn listener(&self, nic: &Nic) -> Part {
-        let sockets = self.living()?.unix_sockets();
-        let sockets = sockets.map_err(|error| Flaw::Unseen(fault::system("listing the pod's unix sockets", &error)))?;
-        if connected::is_listening(&sockets, &nic.path) {
-            return Ok(());
-        }
-        Err(Flaw::Missing(format!("no process of the pod listens on {}", quote::value(&nic.path))))
+    /// Whether the VM has the NIC, by what can be told without libvirt: the record, and whether a process of the pod listens at
+    /// the NIC's socket, as QEMU does while it has the NIC.
+    #[must_use]
+    pub fn nic(&self, nic: &Nic) -> NicState {
+        judge(Recorded::from(nic), Heard::Unasked, || self.listens(nic))
+    }
+
+    fn listens(&self, nic: &Nic) -> Result<bool, Error> {
+        self.living.as_ref().map_or(Ok(false), |living| living.listens(&nic.path))
     }
 
     /// Whether a data plane is connected to the NIC's socket.
@@ -160,50 +157,109 @@ impl<'a> Scene<'a> {
     /// What the pod's libvirt tells of the NIC.
     #[must_use]
     pub fn vm(&self, nic: &Nic, config: &Config, deadline: Deadline) -> Vm {
-        let reached = self.living().and_then(|living| {
-            let reached = Hypervisor::reach(config, &self.uid, living, Access::ReadOnly, deadline);
-            reached.map_err(|unreached| Flaw::Missing(unreached.told().to_string()))
-        });
-        let mut libvirt = match reached {
-            Ok(libvirt) => libvirt,
-            Err(flaw) => return Vm { domain: None, state: None, nic: Err(flaw), libvirt: None },
+        let mut vm = Vm { domain: None, state: None, nic: NicState::Absent, libvirt: None };
+        let Some(living) = &self.living else { return vm };
+        let recorded = Recorded::from(nic);
+        let heard = match Hypervisor::reach(config, &self.uid, living, Access::ReadOnly, deadline) {
+            Ok(mut libvirt) => ask(&mut libvirt.client, nic, recorded, deadline, &mut vm).unwrap_or_else(Heard::NoWord),
+            Err(unreached) => Heard::Unreached(unreached.told()),
         };
-        let client = &mut libvirt.client;
-        let mut running = match client.running_domains(deadline) {
-            Ok(running) => running,
-            Err(error) => {
-                let nic = Err(Flaw::Unseen(fault::libvirt(&error)));
-                return Vm { domain: None, state: None, nic, libvirt: None };
-            }
-        };
-        let mut unread = None;
-        let holder = running.iter().position(|domain| match attach::describe(client, domain, deadline) {
-            Ok(seen) => {
-                let found = seen.find(Some(&nic.mac), &nic.path, &nic.alias);
-                found.is_some_and(|found| nic.queues.is_none_or(|queues| found.queues == queues))
-            }
-            Err(error) => {
-                unread.get_or_insert(error);
-                false
-            }
-        });
-        let shown = holder.or_else(|| running.iter().position(|domain| domain.uuid_digits() == nic.domain));
-        let domain = shown.map(|at| running.swap_remove(at));
-        let state = domain.as_ref().and_then(|domain| client.state(domain, deadline).ok());
-        let missing = || {
-            let queues = nic.queues.map_or(String::new(), |queues| format!(" and {queues} queue pairs"));
-            let (alias, path) = (quote::value(&nic.alias), quote::value(&nic.path));
-            Flaw::Missing(format!("no VM of the pod has {alias} with MAC {}, socket {path}{queues}", nic.mac))
-        };
-        // One that could not be looked at may have it.
-        let flaw = || unread.map_or_else(missing, |error| Flaw::Unseen(fault::held(&error)));
-        let plugged = holder.map(|_| ()).ok_or_else(flaw);
-        // After all that matters.
-        let libvirt = client.library_version(deadline).ok();
-        Vm { domain, state, nic: plugged, libvirt }
+        let is_open = recorded.opening && matches!(heard, Heard::Unreached(_));
+        if !is_open || !self.volume().is_ok_and(|volume| living.has_no_vm(volume, deadline)) {
+            vm.nic = judge(recorded, heard, || self.listens(nic));
+        }
+        vm
     }
 
     fn living(&self) -> Result<&Living, Flaw> {
         self.living.as_ref().ok_or_else(|| Flaw::Missing("no process of the pod lives, so no VM does".to_owned()))
+    }
+}
+
+/// Asks libvirt which of its VMs has the NIC, and notes what it says of that VM.
+fn ask(client: &mut Client, nic: &Nic, recorded: Recorded, deadline: Deadline, vm: &mut Vm) -> Result<Heard, Error> {
+    let mut running = client.running_domains(deadline).map_err(|error| fault::libvirt(&error))?;
+    let (mut holder, mut unread) = (None, None);
+    for (at, domain) in running.iter().enumerate() {
+        let settled = if recorded.opening { attach::settle(client, domain, deadline) } else { Ok(()) };
+        match settled.and_then(|()| attach::describe(client, domain, deadline)) {
+            Ok(seen) => {
+                let found = seen.find(Some(&nic.mac), &nic.path, &nic.alias);
+                holder = found.map(|found| (at, shown(found, nic)));
+            }
+            Err(error) => unread = unread.or(Some(fault::held(&error))),
+        }
+        if holder.is_some() {
+            break;
+        }
+    }
+    let recorded_one = || running.iter().position(|domain| domain.uuid_digits() == nic.domain);
+    let (at, shown) = holder.map_or_else(|| (recorded_one(), None), |(at, shown)| (Some(at), Some(shown)));
+    vm.domain = at.map(|at| running.swap_remove(at));
+    vm.state = vm.domain.as_ref().and_then(|domain| client.state(domain, deadline).ok());
+    // After all that matters.
+    vm.libvirt = client.library_version(deadline).ok();
+    // A VM that could not be looked at may have it.
+    shown.map_or_else(|| unread.map_or(Ok(Heard::Nothing), Err), Ok)
+}
+
+/// The NIC that a VM shows, against the one that was plugged.
+fn shown(found: &interface::Nic, nic: &Nic) -> Heard {
+    let differs = |what: &str, is: &str, should: &str| {
+        Heard::Different(format!(
+            "the VM has {} with {what} {is}, and ADD plugged it with {should}",
+            quote::value(&nic.alias)
+        ))
+    };
+    if found.mac != nic.mac {
+        return differs("MAC", &quote::value(&found.mac), &nic.mac);
+    }
+    if found.path.as_ref() != Some(&nic.path) {
+        let is = found.path.as_deref().unwrap_or("-");
+        return differs("socket", &quote::value(is), &quote::value(&nic.path));
+    }
+    match nic.queues.filter(|queues| found.queues != *queues) {
+        Some(queues) => differs("queues", &found.queues.to_string(), &queues.to_string()),
+        None => Heard::Same,
+    }
+}
+
+impl NicState {
+    /// As a part of what ADD made.
+    ///
+    /// # Errors
+    /// What is wrong with it. An attach that may be under way is not missing.
+    pub fn part(self, nic: &Nic) -> Part {
+        let alias = quote::value(&nic.alias);
+        match self {
+            Self::Plugged => Ok(()),
+            Self::Different(difference) => Err(Flaw::Missing(difference)),
+            Self::Leaving => {
+                Err(Flaw::Missing(format!("the guest was asked to release {alias}, and has not done so yet")))
+            }
+            Self::Absent => {
+                let queues = nic.queues.map_or(String::new(), |queues| format!(" and {queues} queue pairs"));
+                let path = quote::value(&nic.path);
+                Err(Flaw::Missing(format!("no VM of the pod has {alias} with MAC {}, socket {path}{queues}", nic.mac)))
+            }
+            Self::Opening => Err(Flaw::Unseen(Error::try_again(format!(
+                "An attach of {alias} (socket {}) may be under way, or was cut short.",
+                quote::value(&nic.path)
+            )))),
+            Self::Unknown(error) => Err(Flaw::Unseen(error)),
+        }
+    }
+
+    /// In a word, for people and for JSON.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Plugged => "plugged",
+            Self::Different(_) => "different",
+            Self::Opening => "opening",
+            Self::Leaving => "leaving",
+            Self::Absent => "gone",
+            Self::Unknown(_) => "unknown",
+        }
     }
 }

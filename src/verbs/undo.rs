@@ -1,33 +1,29 @@
 //! Undoing: what a DEL, a GC and a failed ADD have in common.
 
 use std::path::Path;
-use std::time::Duration;
 
 use crate::cni::Error;
 use crate::config::{Attach, Config};
-use crate::dataplane::{connected, guard};
+use crate::dataplane::connected;
+use crate::dataplane::seat::Seat;
 use crate::deadline::Deadline;
-use crate::libvirt::{Access, Domain};
-use crate::pod::daemon;
+use crate::libvirt::{Access, Client, Domain};
 use crate::pod::identity::PodUid;
 use crate::pod::volume::{Entry, Volume};
 use crate::quote;
 use crate::record::{Lock, Nic, Record, Store};
 use crate::share::Share;
-use crate::vm::detach::{self, Target};
-use crate::vm::interface::alias_of;
+use crate::vm::detach;
+use crate::vm::interface::{Target, alias_of};
 
 use super::fault;
-use super::hypervisor::{Hypervisor, Unreached};
+use super::hypervisor::Hypervisor;
 use super::journal::Journal;
+use super::nic_state::{Heard, NicState, Recorded, judge};
+use super::release::{is_unused, release};
 use super::sandbox::Living;
 use super::shares;
-
-/// How long QEMU may take to remove its socket once the NIC is gone; it does so before libvirt hears of it.
-const SOCKET_PATIENCE: Duration = Duration::from_secs(2);
-
-/// How often that is looked for.
-const SOCKET_PAUSE: Duration = Duration::from_millis(2);
+use super::unfinished::{self, SocketName};
 
 /// An attachment that is to be undone. The pod's lock is held, and this process is in the host's mount namespace.
 pub struct Undo<'a> {
@@ -37,6 +33,8 @@ pub struct Undo<'a> {
     pub store: &'a Store,
     /// The pod.
     pub uid: &'a PodUid,
+    /// The network's name, for a NIC that is not recorded.
+    pub network: &'a str,
     /// The sandbox.
     pub container_id: &'a str,
     /// The NIC's name.
@@ -83,7 +81,8 @@ impl Undo<'_> {
         journal.saw(format_args!("pod: {} processes", living.as_ref().map_or(0, |living| living.processes.len())));
 
         if let Some(sought) = self.sought(record.as_ref(), volume.as_ref(), living.as_ref())? {
-            let found = living.as_ref().map_or(Ok(false), |living| self.unplug(&sought, living, journal))?;
+            let unplug = |living: &Living| self.unplug(&sought, record.as_ref(), volume.as_ref(), living, journal);
+            let found = living.as_ref().map_or(Ok(false), unplug)?;
             // What else listens there is the business of the VM's own definition.
             let is_ours = found || sought.origin != Origin::Brought;
             if let Some(volume) = volume.as_ref().filter(|_| is_ours) {
@@ -216,34 +215,39 @@ impl Undo<'_> {
             domain: String::new(),
             queues: None,
             attached: true,
+            detaching: false,
         };
         Ok(Some(Sought { nic, origin }))
     }
 
-    /// Makes the guest let go of the NIC, if there is a guest that has it; whether there was.
-    fn unplug(&self, sought: &Sought, living: &Living, journal: &mut Journal) -> Result<bool, Error> {
+    /// Makes the guest release the NIC, if there is a guest that has it. Returns whether there was.
+    fn unplug(
+        &self,
+        sought: &Sought,
+        record: Option<&Record>,
+        volume: Option<&Volume>,
+        living: &Living,
+        journal: &mut Journal,
+    ) -> Result<bool, Error> {
         let nic = &sought.nic;
-        let held = || living.may_listen(&nic.path);
+        let recorded = Recorded::from(nic);
+        let listens = || living.listens(&nic.path);
         let mut libvirt = match Hypervisor::reach(self.config, self.uid, living, Access::Full, self.deadline) {
             Ok(libvirt) => libvirt,
-            // Nobody listens on the NIC's socket: whatever became of the VM, it has the NIC no more.
-            Err(unreached) if !held() => {
-                if !matches!(unreached, Unreached::Daemon(daemon::Error::Absent { .. })) {
-                    journal.warn(unreached.told());
-                }
-                return Ok(false);
+            Err(unreached) => {
+                let (told, is_absent) = (unreached.told(), unreached.is_absent());
+                return match judge(recorded, Heard::Unreached(told.clone()), listens) {
+                    NicState::Absent => {
+                        if !is_absent {
+                            journal.warn(told);
+                        }
+                        Ok(false)
+                    }
+                    _ if volume.is_none_or(|volume| living.has_no_vm(volume, self.deadline)) => Ok(false),
+                    _ => Err(unsure(nic, told)),
+                };
             }
-            Err(Unreached::Daemon(absent @ daemon::Error::Absent { .. })) => {
-                return Err(Error::try_again(format!(
-                    "No libvirt daemon of the pod answers, and the NIC's socket {} may still be listened on: whether the VM \
-                     has let go of the NIC cannot be known.",
-                    quote::value(&nic.path)
-                ))
-                .with_details(absent));
-            }
-            Err(unreached) => return Err(unreached.told()),
         };
-        let mut found = false;
         let client = &mut libvirt.client;
         let domains = client.domains(self.deadline).map_err(|error| fault::libvirt(&error))?;
         journal.saw("libvirt");
@@ -252,26 +256,62 @@ impl Undo<'_> {
         let is_it = |domain: &&Domain| {
             if sought.origin == Origin::Recorded { domain.uuid_digits() == nic.domain } else { domain.is_active() }
         };
-        let target =
-            Target { mac: Some(nic.mac.as_str()).filter(|mac| !mac.is_empty()), path: &nic.path, alias: &nic.alias };
+        let mut found = false;
         for domain in domains.iter().filter(is_it) {
-            // A guest that lets go of the NIC makes QEMU stop its rings, and wait for the data plane to say where.
-            let ends = || living.accepted(&nic.path, None, self.deadline);
-            let detached = guard::during(ends, || detach::detach(client, domain, target, self.deadline));
-            let (detached, cut) = detached.map_err(|error| fault::system("starting the guard", &error))?;
-            if cut > 0 {
-                journal.warn(format_args!("the data plane hung, and was cut off to let the VM run on ({cut} times)"));
-            }
-            if detached.map_err(|error| fault::held(&error))? {
-                journal.did(format_args!("detach {}", quote::value(&nic.alias)));
-                found = true;
-            }
+            let outcome = match volume.filter(|_| recorded.opening) {
+                None => self.unplug_from(sought, record, &mut *client, domain, living, journal),
+                Some(volume) => {
+                    let socket = SocketName { volume, name: &nic.socket, path: &nic.path };
+                    let on = (&mut *client, domain);
+                    unfinished::end(&socket, living, on, self.deadline, journal, |client, journal, _| {
+                        self.unplug_from(sought, record, client, domain, living, journal)
+                    })
+                }
+            };
+            found |= outcome?;
         }
         Ok(found)
     }
 
+    fn unplug_from(
+        &self,
+        sought: &Sought,
+        record: Option<&Record>,
+        client: &mut Client,
+        domain: &Domain,
+        living: &Living,
+        journal: &mut Journal,
+    ) -> Result<bool, Error> {
+        let nic = &sought.nic;
+        let mac = Some(nic.mac.as_str()).filter(|mac| !mac.is_empty());
+        let target = Target { mac, path: &nic.path, alias: &nic.alias };
+        let stored = detach::forget_stored(client, domain, target, self.deadline);
+        let stored = stored.map_err(|error| fault::held(&error))?;
+        let found = detach::find_when_free(client, domain, target, self.deadline);
+        let Some(alias) = found.map_err(|error| fault::held(&error))? else { return Ok(stored) };
+        // First, so that no later ADD takes a NIC for plugged that the guest is about to release.
+        self.record_removal(nic, domain, record)?;
+        release(living, client, domain, (target, &alias), self.deadline, journal)?;
+        Ok(true)
+    }
+
+    /// Records that the guest is about to be asked to release the NIC.
+    fn record_removal(&self, nic: &Nic, domain: &Domain, record: Option<&Record>) -> Result<(), Error> {
+        let nic = Nic { detaching: true, domain: domain.uuid_digits(), ..nic.clone() };
+        if record.is_some_and(|record| record.nic.as_ref() == Some(&nic)) {
+            return Ok(());
+        }
+        let unrecorded = || {
+            let attachment = (self.network, self.container_id, self.ifname);
+            let share = (self.config.volume_name.as_str(), self.config.socket_base_dir.as_path());
+            Record::new(attachment, self.uid, self.netns.unwrap_or(Path::new("")), share)
+        };
+        let record = Record { nic: Some(nic), ..record.cloned().unwrap_or_else(unrecorded) };
+        self.store.write(self.uid, &record).map_err(|error| fault::record(&error))
+    }
+
     /// Removes the socket's file, if QEMU has not: one that died has left it. Waits until nobody listens there any more, for
-    /// an ADD that comes next would find the name in use.
+    /// an ADD that comes next would find the name in use. Nor does a directory stay there that an ADD made.
     fn remove_socket(
         &self,
         nic: &Nic,
@@ -279,26 +319,36 @@ impl Undo<'_> {
         living: Option<&Living>,
         journal: &mut Journal,
     ) -> Result<(), Error> {
-        let patience = self.deadline.at_most(SOCKET_PATIENCE);
         let looking = |error| fault::system("looking at the NIC's socket", &error);
-        let is_held = || living.is_some_and(|living| living.may_listen(&nic.path));
-        while is_held() {
-            if !patience.passed() {
-                std::thread::sleep(SOCKET_PAUSE);
-            } else if volume.entry(&nic.socket).map_err(looking)? == Entry::Socket {
-                return Err(Error::try_again(format!(
-                    "The VM no longer has the NIC, but some process of the pod still listens on its socket {}.",
-                    quote::value(&nic.path)
-                )));
-            } else {
-                return Ok(()); // on something that no path leads to
+        if living.is_some_and(|living| !is_unused(living, &nic.path, self.deadline)) {
+            if volume.entry(&nic.socket).map_err(looking)? == Entry::Socket {
+                return Err(unfinished::left_over(&nic.path, &nic.alias));
             }
+            return Ok(()); // It listens at something that no path leads to.
+        }
+        if !nic.attached {
+            let path = volume.path().join(&nic.socket);
+            Seat::new(volume.fd(), &nic.socket, &path).unblock().map_err(looking)?;
         }
         if volume.remove_socket(&nic.socket).map_err(looking)? {
             journal.did("remove socket");
         }
         Ok(())
     }
+}
+
+/// It can't be known whether the VM has the NIC.
+fn unsure(nic: &Nic, why: Error) -> Error {
+    let what = if nic.attached || nic.detaching {
+        "whether the VM still has the NIC cannot be known"
+    } else {
+        "an attach of the NIC was sent, and whether libvirt still carries it out cannot be known"
+    };
+    Error::try_again(format!(
+        "No libvirt daemon of the pod answers, so {what} (socket {}). Nothing was undone; the next DEL begins anew.",
+        quote::value(&nic.path)
+    ))
+    .with_details(why)
 }
 
 /// Removes the file that told the runtime of the NIC. The runtime may have done so, and does it if this fails.
@@ -327,19 +377,25 @@ fn any_in_use(volume: &Volume, living: &Living, deadline: Deadline) -> bool {
     deadline.passed() || connected::listening(&sockets).any(is_in_it)
 }
 
-/// Puts back what a failed ADD found: its earlier record, if it had one, and no share where there was none.
+/// Puts back what a failed ADD found: its earlier record, if it had one, and no share where there was none. A share stays
+/// while a socket in it is in use: whoever waits there, such as a QEMU in another client's attach, is reached through it.
 pub fn restore(
     store: &Store,
-    share: &Share,
-    mounted_by_it: bool,
+    (share, volume, mounted): (&Share, &Volume, bool),
     before: Option<Record>,
     now: &Record,
-    uid: &PodUid,
+    (uid, living): (&PodUid, Option<&Living>),
+    deadline: Deadline,
 ) -> Result<(), Error> {
-    if let Some(before) = before {
+    if let Some(mut before) = before {
+        // What the guest was asked meanwhile is not taken back.
+        let is_leaving = |nic: &Nic| now.nic.as_ref().is_some_and(|now| now.detaching && now.path == nic.path);
+        before.nic.iter_mut().filter(|nic| is_leaving(nic)).for_each(|nic| nic.detaching = true);
         return store.write(uid, &before).map_err(|error| fault::record(&error));
     }
-    if mounted_by_it && !shares::is_needed(share, store, uid, |other| other.is_of(&now.container_id, &now.ifname)) {
+    let in_use = || living.is_some_and(|living| any_in_use(volume, living, deadline));
+    let goes = |other: &Record| other.is_of(&now.container_id, &now.ifname);
+    if mounted && !shares::is_needed(share, store, uid, goes) && !in_use() {
         share.remove().map_err(|error| fault::share(&error))?;
     }
     store.remove(uid, &now.container_id, &now.ifname).map_err(|error| fault::record(&error))

@@ -75,6 +75,27 @@ pub fn ensure_arrived(client: &mut Client, domain: &Domain, deadline: Deadline) 
     }
 }
 
+/// Waits until libvirt has ended what it was doing to the domain, so that an attach that was sent before has come about or has
+/// failed. A domain that has ended has nothing under way.
+///
+/// To read the XML does not tell: up to libvirt 10 that takes no job. The question that is asked here takes one in all of them
+/// (`qemuDomainGetJobStatsInternal`, src/qemu/qemu_driver.c). It is asked twice, since libvirt wakes those who wait for
+/// the job in no order (src/conf/virdomainjob.c): what waited beside the first question is ahead of the second.
+///
+/// # Errors
+/// [`Error::Busy`] with a long job, behind which an attach may still wait; libvirt's.
+pub fn settle(client: &mut Client, domain: &Domain, deadline: Deadline) -> Result<(), Error> {
+    for _ in 0..2 {
+        match operation(client, domain, deadline) {
+            Ok(None | Some(Operation::Backup)) => {}
+            Ok(Some(operation)) => return Err(Error::Busy(operation)),
+            Err(Error::Libvirt(error)) if error.is_no_domain() || error.is_wrong_state() => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// What libvirt is busy with. Of a domain that arrives it refuses to tell ("migration statistics are available only on the
 /// source host"; src/qemu/qemu_driver.c, `qemuDomainGetJobStats`).
 fn operation(client: &mut Client, domain: &Domain, deadline: Deadline) -> Result<Option<Operation>, Error> {

@@ -1,16 +1,17 @@
 //! Unplugging the NIC, until the guest has let go of it.
 
+use std::thread;
 use std::time::Duration;
 
 use log::{debug, info};
 
-use super::attach::describe;
+use super::attach::{describe, ensure_free};
 use super::domain::Description;
 use super::error::Error;
-use super::interface::Nic;
+use super::interface::{Nic, Target};
 use crate::deadline::Deadline;
 use crate::libvirt::events::Change;
-use crate::libvirt::{self, Client, Domain, Event, EventKind, Scope, Xml};
+use crate::libvirt::{self, Client, Domain, DomainState, Event, EventKind, Scope, Xml};
 use crate::quote;
 
 /// The guest is asked again after so long. Sooner, some QEMUs take it for a change of mind: with native PCIe hot-plug
@@ -25,17 +26,6 @@ const INDICATOR: Duration = Duration::from_secs(5);
 /// The XML is read again after so long even if no event came.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// The NIC as it is looked for.
-#[derive(Clone, Copy, Debug)]
-pub struct Target<'a> {
-    /// Its MAC address, if that is known.
-    pub mac: Option<&'a str>,
-    /// Its socket, as QEMU knows it.
-    pub path: &'a str,
-    /// The alias that it should have.
-    pub alias: &'a str,
-}
-
 /// How a request to the guest went.
 enum Asked {
     /// It was passed on; the guest may take its time, or never answer.
@@ -46,18 +36,65 @@ enum Asked {
     Gone,
 }
 
-/// Makes the domain and its guest let go of the NIC. Returns whether either had it; success means that the domain's XML
-/// no longer shows it.
-///
-/// Its stored description goes first, if somebody has made the NIC persistent: with it the VM's next start would wait for
-/// the data plane. For a domain that does not run that is all. Then the guest is asked, by alias, for that call does not wait (the one by XML waits 5 s and then
-/// reports success whatever the guest did); the end is what the events and, always, the XML say.
+/// Returns the alias of the NIC in the running domain; `None` if the domain does not have it, or does not run.
 ///
 /// # Errors
-/// [`Error::NotReleased`] at the deadline; [`Error::StillStored`]; libvirt's.
-pub fn detach(client: &mut Client, domain: &Domain, target: Target<'_>, deadline: Deadline) -> Result<bool, Error> {
-    let was_stored = forget_stored(client, domain, target, deadline)?;
-    let Some(alias) = alias_in(client, domain, target, deadline)? else { return Ok(was_stored) };
+/// libvirt's, or that the XML cannot be read.
+pub fn find(
+    client: &mut Client,
+    domain: &Domain,
+    target: Target<'_>,
+    deadline: Deadline,
+) -> Result<Option<String>, Error> {
+    match describe(client, domain, deadline) {
+        Ok(description) => {
+            let nic = description.find(target.mac, target.path, target.alias);
+            Ok(nic.map(|nic| nic.alias.clone().unwrap_or_else(|| target.alias.to_owned())))
+        }
+        Err(Error::Libvirt(error)) if error.is_no_domain() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// As [`find`], once libvirt can take up a request at once: one that has to wait there comes about later, when nobody expects it.
+/// While it waits the VM may move to another host, and has the NIC no more.
+///
+/// # Errors
+/// [`Error::Busy`] at the deadline; those of [`find`].
+pub fn find_when_free(
+    client: &mut Client,
+    domain: &Domain,
+    target: Target<'_>,
+    deadline: Deadline,
+) -> Result<Option<String>, Error> {
+    loop {
+        let found = find(client, domain, target, deadline)?;
+        if found.is_none() {
+            return Ok(None);
+        }
+        match ensure_free(client, domain, deadline) {
+            Ok(()) => return Ok(found),
+            Err(Error::Busy(_)) if !deadline.passed() => thread::sleep(LOOK_AGAIN.min(deadline.remaining())),
+            Err(Error::Libvirt(error)) if error.is_no_domain() || error.is_wrong_state() => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Asks the guest to release the NIC with this alias, which [`find`] gave, and waits until the domain's XML no longer shows it.
+///
+/// The guest is asked by alias, since that call does not wait. (The one by XML waits 5 s, and then reports success whatever the
+/// guest did.) The events, and always the XML, tell the end.
+///
+/// # Errors
+/// [`Error::NotReleased`] at the deadline: QEMU keeps the request, and the guest may follow it at any time. Else libvirt's.
+pub fn release(
+    client: &mut Client,
+    domain: &Domain,
+    target: Target<'_>,
+    alias: &str,
+    deadline: Deadline,
+) -> Result<(), Error> {
     // Before anything is asked, for past events are not repeated.
     for kind in [EventKind::DeviceRemoved, EventKind::DeviceRemovalFailed, EventKind::Lifecycle] {
         match client.subscribe(kind, domain, deadline) {
@@ -65,33 +102,33 @@ pub fn detach(client: &mut Client, domain: &Domain, target: Target<'_>, deadline
             other => other?,
         }
     }
-    let mut last = None;
+    let (mut last, mut paused) = (None, false);
     while !deadline.passed() {
-        last = match ask(client, domain, &alias, deadline)? {
-            Asked::Gone => return Ok(true),
+        last = match ask(client, domain, alias, deadline)? {
+            Asked::Gone => return Ok(()),
             Asked::Yes => None,
             Asked::No(words) => Some(words),
         };
         // A refusal may mean that it is gone already.
-        if last.is_some() && alias_in(client, domain, target, deadline)?.is_none() {
-            return Ok(true);
+        if last.is_some() && find(client, domain, target, deadline)?.is_none() {
+            return Ok(());
         }
         let next = deadline.at_most(ASK_AGAIN);
         let next = if deadline.remaining() < ASK_AGAIN + INDICATOR { deadline } else { next };
         while !next.passed() {
-            if wait(client, &alias, next.at_most(LOOK_AGAIN))? {
-                last = Some("the guest refused to let it go".to_owned());
+            if wait(client, alias, next.at_most(LOOK_AGAIN))? {
+                last = Some("the guest refused to release it".to_owned());
             }
-            match alias_in(client, domain, target, deadline) {
-                Ok(None) => return Ok(true),
-                Ok(Some(_)) => {}
+            match find(client, domain, target, deadline) {
+                Ok(None) => return Ok(()),
+                Ok(Some(_)) => paused = client.state(domain, deadline).is_ok_and(|state| state == DomainState::Paused),
                 // Too late to know better: what was seen last was that the guest had it.
                 Err(Error::Libvirt(libvirt::Error::TimedOut { .. })) if deadline.passed() => break,
                 Err(error) => return Err(error),
             }
         }
     }
-    Err(Error::NotReleased { alias, last })
+    Err(Error::NotReleased { alias: alias.to_owned(), last, paused })
 }
 
 /// Asks the guest, through libvirt and QEMU, to let go of the device.
@@ -127,8 +164,17 @@ fn wait(client: &mut Client, alias: &str, deadline: Deadline) -> Result<bool, li
     }
 }
 
-/// Takes the NIC out of the description that the domain's next start uses, if it is there. That needs no guest.
-fn forget_stored(client: &mut Client, domain: &Domain, target: Target<'_>, deadline: Deadline) -> Result<bool, Error> {
+/// Takes the NIC out of the description that the domain's next start uses, if somebody has made it persistent: with it, that
+/// start would wait for the data plane. That needs no guest. Returns whether it was there.
+///
+/// # Errors
+/// [`Error::StillStored`] if libvirt says that it removed the NIC, and did not; libvirt's.
+pub fn forget_stored(
+    client: &mut Client,
+    domain: &Domain,
+    target: Target<'_>,
+    deadline: Deadline,
+) -> Result<bool, Error> {
     match client.is_persistent(domain, deadline) {
         Ok(true) => {}
         Ok(false) => return Ok(false),
@@ -167,21 +213,4 @@ fn stored(client: &mut Client, domain: &Domain, target: Target<'_>, deadline: De
 /// What names a NIC without an alias to libvirt (virDomainNetFindIdx).
 fn by_mac(mac: &str) -> String {
     format!("<interface type='vhostuser'><mac address='{}'/></interface>", quick_xml::escape::escape(mac))
-}
-
-/// The alias that the NIC really has in the domain; `None` if it is not there, or the domain is not.
-fn alias_in(
-    client: &mut Client,
-    domain: &Domain,
-    target: Target<'_>,
-    deadline: Deadline,
-) -> Result<Option<String>, Error> {
-    match describe(client, domain, deadline) {
-        Ok(description) => {
-            let nic = description.find(target.mac, target.path, target.alias);
-            Ok(nic.map(|nic| nic.alias.clone().unwrap_or_else(|| target.alias.to_owned())))
-        }
-        Err(Error::Libvirt(error)) if error.is_no_domain() => Ok(None),
-        Err(error) => Err(error),
-    }
 }

@@ -103,6 +103,12 @@ impl Description {
         })
     }
 
+    /// The vhost-user NIC whose socket this is.
+    #[must_use]
+    pub fn at(&self, path: &str) -> Option<&Nic> {
+        self.nics.iter().find(|nic| nic.kind == "vhostuser" && nic.path.as_deref() == Some(path))
+    }
+
     /// Compares a NIC that is asked for with what is there. `queues_matter` says whether their number was asked for too.
     #[must_use]
     pub fn compare(&self, asked: &Interface, queues_matter: bool) -> Match {

@@ -29,7 +29,7 @@ pub enum Error {
     Description(xml::Error),
     /// libvirt failed or refused.
     Libvirt(libvirt::Error),
-    /// libvirt did not answer the attach in time. It, and with it the VM, may be waiting for the data plane.
+    /// libvirt did not answer the attach in time, or the connection was lost. The attach may still be carried out.
     AttachOpen(libvirt::Error),
     /// The guest still has the NIC at the deadline.
     NotReleased {
@@ -37,6 +37,8 @@ pub enum Error {
         alias: String,
         /// What libvirt said last, if it refused to ask the guest.
         last: Option<String>,
+        /// Whether the VM was paused then, so that its guest could not answer.
+        paused: bool,
     },
     /// libvirt removed the NIC from the domain's stored description, it said, and did not.
     StillStored {
@@ -73,22 +75,18 @@ impl fmt::Display for Error {
             Self::Obstacle(obstacle) => obstacle.fmt(f),
             Self::Busy(operation) => write!(
                 f,
-                "libvirt is busy with {operation} of the VM and would keep an attach waiting, so the VM was left as it is"
+                "libvirt is busy with {operation} of the VM and would keep a change waiting, so the VM was left as it is"
             ),
             Self::Description(error) => write!(f, "libvirt's description of the VM cannot be read: {error}"),
             Self::Libvirt(error) => error.fmt(f),
-            Self::AttachOpen(error) => write!(
-                f,
-                "{error}; QEMU waits for the data plane to connect to the NIC's socket and the VM stands still meanwhile: \
-                 look whether OVS runs, whether the port is there (ovs-vsctl find Interface type=dpdkvhostuserclient) and \
-                 whether its vhost-server-path shows the socket"
-            ),
-            Self::NotReleased { alias, last } => {
-                write!(
-                    f,
-                    "the guest has not let go of the NIC {}: is its operating system up, with PCI hot-plug?",
-                    quote::value(alias)
-                )?;
+            Self::AttachOpen(error) => write!(f, "it is not known whether libvirt plugs the NIC: {error}"),
+            Self::NotReleased { alias, last, paused } => {
+                let why = if *paused {
+                    "the VM is paused: resume it"
+                } else {
+                    "is its operating system up, with PCI hot-plug?"
+                };
+                write!(f, "the guest has not released the NIC {}: {why}", quote::value(alias))?;
                 last.as_ref().map_or(Ok(()), |last| write!(f, " ({last})"))
             }
             Self::StillStored { alias } => write!(

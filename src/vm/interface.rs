@@ -28,6 +28,17 @@ pub struct Interface {
     pub address: Option<PciAddress>,
 }
 
+/// The NIC as it is looked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// Its MAC address, if that is known.
+    pub mac: Option<&'a str>,
+    /// Its socket, as QEMU knows it.
+    pub path: &'a str,
+    /// The alias that it should have.
+    pub alias: &'a str,
+}
+
 /// The alias of a NIC by its interface name: `ua-` and the name. The few names with other characters than libvirt keeps
 /// (it drops such an alias silently) are spelled out, one to one: each other character, and `_`, becomes `_` and two
 /// hexadecimal digits per byte, and an ending makes the whole longer than any plain interface name can be.
@@ -96,6 +107,12 @@ impl fmt::Display for PciAddress {
 }
 
 impl Interface {
+    /// What tells this NIC from a domain's others.
+    #[must_use]
+    pub fn target(&self) -> Target<'_> {
+        Target { mac: Some(&self.mac), path: &self.path, alias: &self.alias }
+    }
+
     /// The XML that libvirt is asked with (formatdomain, "vhost-user interface"). Never an `<mtu>`: libvirt then looks for
     /// a host device that a vhost-user NIC does not have, and refuses.
     ///
@@ -166,6 +183,13 @@ pub struct Nic {
 }
 
 impl Nic {
+    /// What tells it from the domain's other NICs; `None` of one that has no socket or no alias.
+    #[must_use]
+    pub fn target(&self) -> Option<Target<'_>> {
+        let (path, alias) = (self.path.as_deref()?, self.alias.as_deref()?);
+        Some(Target { mac: Some(&self.mac), path, alias })
+    }
+
     /// Reads an `<interface>` element.
     #[must_use]
     pub fn from_xml(interface: &Element) -> Self {

@@ -292,8 +292,8 @@ fn an_argument_is_the_last_of_its_name() {
 
 #[test]
 fn a_record_is_read_as_it_was_written() {
-    let nic = (text(20), text(20), text(40), option::of(any::<u16>()), any::<bool>()).prop_map(
-        |(alias, mac, path, queues, attached)| Nic {
+    let nic = (text(20), text(20), text(40), option::of(any::<u16>()), any::<[bool; 2]>()).prop_map(
+        |(alias, mac, path, queues, [attached, detaching])| Nic {
             alias,
             socket: mac.clone(),
             domain: mac.clone(),
@@ -301,6 +301,7 @@ fn a_record_is_read_as_it_was_written() {
             path,
             queues,
             attached,
+            detaching,
         },
     );
     let records = (text(20), text(20), text(20), text(40), option::of(nic), any::<u64>());

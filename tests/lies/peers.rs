@@ -362,9 +362,9 @@ fn untruths() -> Vec<Row> {
             11,
             "could not be unplugged again",
         )),
-        lasting(told("DEL", "it was removed, and is still there", detach("pretends"), 11, "has not let go")),
+        lasting(told("DEL", "it was removed, and is still there", detach("pretends"), 11, "has not released")),
         lasting(told("DEL", "the XML does not show it, and QEMU has it", detach("hides"), 11, "still listens")),
-        lasting(told("DEL", "the guest was asked, and nothing was done", detach("never"), 11, "has not let go")),
+        lasting(told("DEL", "the guest was asked, and nothing was done", detach("never"), 11, "has not released")),
     ]
 }
 

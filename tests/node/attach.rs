@@ -208,7 +208,7 @@ fn a_guest_that_needs_time_is_waited_for_and_one_that_refuses_keeps_its_nic() {
     let began = Instant::now();
     let answer = del(&pod).set("detach_timeout", json!(2)).run(&node);
     assert_eq!(answer.code(), 11, "{answer:?}");
-    assert!(answer.text().contains("has not let go"), "{answer:?}");
+    assert!(answer.text().contains("has not released"), "{answer:?}");
     assert!(began.elapsed() >= Duration::from_secs(2));
     assert!(node.is_shared(&pod.uid) && node.holds(&format!("test -e {STATE}/pods/{}", pod.uid)), "it all stays");
     assert_eq!(double.count("detach-alias"), 1, "a guest is not pressed");

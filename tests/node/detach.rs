@@ -274,7 +274,10 @@ fn the_guest_is_asked_again_but_not_pressed() {
         assert!(asked.windows(2).all(|pair| pair[1] - pair[0] >= 10_000_000), "{detach}: {asked:?} us");
         if let Some(words) = words {
             assert_eq!(answer.code(), 11, "{detach}");
-            assert!(answer.text().contains("has not let go") && answer.text().contains(words), "{detach}: {answer:?}");
+            assert!(
+                answer.text().contains("has not released") && answer.text().contains(words),
+                "{detach}: {answer:?}"
+            );
             assert!(node.is_shared(&pod.uid), "it all stays");
             assert_eq!(nics(pod, Xml::Live), ["ua-net1"]);
         } else {

@@ -81,7 +81,7 @@ fn an_attachment_is_shown_with_what_is_there_of_it() {
         ("/nic/queues", json!(2)),
         ("/nic/attached", json!(true)),
         ("/nic/socket", json!({"path": socket, "host_path": format!("{target}/net1"), "ok": true})),
-        ("/nic/vm", json!({"uuid": "11111111222233334444555555555555", "ok": true})),
+        ("/nic/vm", json!({"uuid": "11111111222233334444555555555555", "nic": "plugged", "ok": true})),
         ("/nic/data_plane", json!({"ok": true})),
     ] {
         assert_eq!(one.pointer(pointer), Some(&value), "{pointer} in {one:#}");
@@ -237,7 +237,7 @@ fn a_libvirt_that_does_not_answer_is_not_waited_for_long() {
     let told = inspect(&node, &[&pod.uid]);
     let took = begun.elapsed();
     signal(nix::sys::signal::Signal::SIGCONT);
-    assert!(!told.ok && told.out.contains("VM:") && told.out.contains("MISSING"), "{told:?}");
+    assert!(!told.ok && told.out.contains("VM:") && told.out.contains("UNKNOWN"), "{told:?}");
     assert!(told.out.contains("Data plane:  connected"), "what can be told is told: {told:?}");
     assert!(took < std::time::Duration::from_secs(30), "{took:?}");
 }

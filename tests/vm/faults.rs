@@ -60,7 +60,7 @@ fn a_guest_that_uses_its_nic_and_lets_go_only_when_it_reboots() {
     pod.ping(&nic);
     for _ in 0..2 {
         let answer = kept(&pod, 40, || pod.call("del", "net1", &json!({"detach_timeout": 3})));
-        assert!(answer.json.to_string().contains("has not let go"), "{answer:#?}");
+        assert!(answer.json.to_string().contains("has not released"), "{answer:#?}");
         pod.ping(&nic);
     }
     lab(&["vm", &pod.name, "reboot"]);

@@ -1,0 +1,60 @@
+//! A guest's release of a NIC, with QEMU kept from waiting for a data plane that hangs.
+
+use std::thread;
+use std::time::Duration;
+
+use crate::cni::Error;
+use crate::dataplane::guard;
+use crate::deadline::Deadline;
+use crate::libvirt::{Client, Domain};
+use crate::quote;
+use crate::vm::detach;
+use crate::vm::interface::Target;
+
+use super::fault;
+use super::journal::Journal;
+use super::sandbox::Living;
+
+/// How long QEMU may take to remove its socket once the NIC is gone; it does so before libvirt hears of it.
+const SOCKET_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often that is looked for.
+const SOCKET_PAUSE: Duration = Duration::from_millis(2);
+
+/// Waits until no process of the pod listens at this path. Returns whether that is so: what can't be known is not.
+pub fn is_unused(living: &Living, path: &str, deadline: Deadline) -> bool {
+    let patience = deadline.at_most(SOCKET_PATIENCE);
+    loop {
+        if !living.may_listen(path) {
+            return true;
+        }
+        if patience.passed() {
+            return false;
+        }
+        thread::sleep(SOCKET_PAUSE);
+    }
+}
+
+/// Asks the guest to release the NIC with this alias, and waits until it has.
+///
+/// # Errors
+/// That it has not by the deadline: QEMU keeps the request, so the caller has recorded it before. Else libvirt's.
+pub fn release(
+    living: &Living,
+    client: &mut Client,
+    domain: &Domain,
+    (target, alias): (Target<'_>, &str),
+    deadline: Deadline,
+    journal: &mut Journal,
+) -> Result<(), Error> {
+    // A guest that releases the NIC makes QEMU stop its rings, and wait for the data plane to say where.
+    let ends = || living.accepted(target.path, None, deadline);
+    let released = guard::during(ends, || detach::release(client, domain, target, alias, deadline));
+    let (released, cut) = released.map_err(|error| fault::system("starting the guard", &error))?;
+    if cut > 0 {
+        journal.warn(format_args!("the data plane hung, and was cut off to let the VM run on ({cut} times)"));
+    }
+    released.map_err(|error| fault::held(&error))?;
+    journal.did(format_args!("detach {}", quote::value(alias)));
+    Ok(())
+}
