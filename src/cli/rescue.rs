@@ -1,7 +1,6 @@
 //! `rescue POD [NIC]`: frees a VM that stands still in an attach of a vhost-user NIC.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use clap::Args;
@@ -105,15 +104,13 @@ fn sockets(nic: &str, records: &[Record]) -> BTreeSet<String> {
 }
 
 fn described(freed: &Freed) -> String {
-    let mut text = String::new();
-    let (pid, path) = (freed.pid, clean(&freed.path));
-    // Writing to a string cannot fail.
-    let _ = match &freed.outcome {
-        Ok(Some(alias)) => {
-            writeln!(text, "QEMU {pid} waited at {path}: it runs again, and the NIC {} was unplugged.", clean(alias))
+    let waited = format!("QEMU {} waited at {}", freed.pid, clean(&freed.path));
+    match (&freed.outcome, freed.runs) {
+        (Ok(Some(alias)), _) => format!("{waited}: it runs again, and the NIC {} was unplugged.\n", clean(alias)),
+        (Ok(None), _) => format!("{waited}: it runs again, and no NIC came of the attach.\n"),
+        (Err(error), true) => {
+            format!("{waited}: it runs again, and its NIC is still to be unplugged. {}\n", clean(&error.to_string()))
         }
-        Ok(None) => writeln!(text, "QEMU {pid} waited at {path}: it runs again, and no NIC came of the attach."),
-        Err(error) => writeln!(text, "QEMU {pid} waited at {path}: {}", clean(&error.to_string())),
-    };
-    text
+        (Err(error), false) => format!("{waited}, and still does. {}\n", clean(&error.to_string())),
+    }
 }

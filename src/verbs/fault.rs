@@ -148,9 +148,9 @@ pub fn held(error: &vm::error::Error) -> Error {
 
 fn busy(error: &libvirt::Error) -> Error {
     Error::try_again(
-        "Another operation on the VM is stuck or still at work, such as a migration. If it is an attach of a vhost-user NIC by \
-         another client, the VM stands still until the NIC's data plane connects: look for QEMU's \"waiting for connection on\" in the VM's \
-         log, and whether OVS runs and has a port with that path.",
+        "Another operation on the VM is stuck or still at work, such as a migration. If it is another client's attach of a \
+         vhost-user NIC, the VM stands still until the NIC's data plane connects: vhostuser-hotplug rescue finds out, and frees \
+         the VM.",
     )
     .with_details(error)
 }

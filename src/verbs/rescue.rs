@@ -63,6 +63,8 @@ pub struct Freed {
     pub pid: i32,
     /// The socket at which it waited, as it knows it.
     pub path: String,
+    /// Whether it runs again.
+    pub runs: bool,
     /// The alias of the NIC that was unplugged, if any came of the attach; or what went wrong.
     pub outcome: Result<Option<String>, Error>,
 }
@@ -84,8 +86,9 @@ impl Rescue<'_> {
         };
         let stuck = self.stuck()?.into_iter().filter(|waiting| is_wanted(&waiting.path));
         let freed = stuck.map(|waiting| {
-            let outcome = self.free(&waiting, &store, journal);
-            Freed { pid: waiting.process.pid(), path: waiting.path, outcome }
+            let freed = AtomicBool::new(false);
+            let outcome = self.free(&waiting, &freed, &store, journal);
+            Freed { pid: waiting.process.pid(), path: waiting.path, runs: freed.into_inner(), outcome }
         });
         let freed = freed.collect();
         if let Ok(lock) = lock {
@@ -127,13 +130,18 @@ impl Rescue<'_> {
         Ok(stuck)
     }
 
-    fn free(&self, waiting: &Waiting<'_>, store: &Store, journal: &mut Journal) -> Result<Option<String>, Error> {
+    fn free(
+        &self,
+        waiting: &Waiting<'_>,
+        freed: &AtomicBool,
+        store: &Store,
+        journal: &mut Journal,
+    ) -> Result<Option<String>, Error> {
         let Waiting { process, path } = waiting;
         let (directory, name) = locate(process, path, self.deadline)?;
         let seat = Seat::new(directory.as_fd(), &name, Path::new(path));
-        let freed = AtomicBool::new(false);
         let waits = || self.living.waits_at(path, self.deadline).filter(|pid| *pid == process.pid());
-        let worked = standin::free(seat, waits, &freed, self.deadline, || {
+        let worked = standin::free(seat, waits, freed, self.deadline, || {
             let patience = self.deadline.at_most(FREED);
             while !freed.load(Ordering::Acquire) {
                 if patience.passed() {

@@ -1,12 +1,11 @@
 //! What the plugin leaves in OVS, what the guest is shown of it, and OVS that is killed, stopped, restarted or replaced.
 
-use std::io::Write;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::lab::{Answer, Nic, Pod, holds, lab, log, program};
+use super::lab::{Answer, Nic, Pod, holds, lab, log};
 
 /// Bits of the virtio network device's features.
 const HOST_TSO4: u32 = 11;
@@ -194,30 +193,9 @@ fn steps() -> Vec<(u32, Act)> {
 
 /// Calls the plugin's ADD, which stops itself after it has sent this many messages to the data plane.
 fn stopped_add(pod: &Pod, step: u32, port: &Value) -> Child {
-    let mut list: Value = serde_json::from_str(include_str!("../../conflist/hotplug.conflist")).unwrap();
-    let mut conf = list["plugins"][1].take();
-    let keys = conf.as_object_mut().unwrap();
-    keys.insert("cniVersion".to_owned(), list["cniVersion"].take());
-    keys.insert("name".to_owned(), list["name"].take());
-    keys.insert("log_level".to_owned(), json!("debug"));
-    keys.insert("prevResult".to_owned(), port.clone());
     let inject = format!("inject=sendmsg:signal=SIGSTOP:when={step}");
-    let strace = ["exec", "strace", "-f", "-qq", "-o", "/run/probe-steps", "-e", "trace=sendmsg", "-e", &inject];
-    let mut child = Command::new(program())
-        .args(strace)
-        .arg("/opt/cni/bin/vhostuser-hotplug")
-        .env("CNI_COMMAND", "ADD")
-        .env("CNI_CONTAINERID", pod.fact("CID"))
-        .env("CNI_IFNAME", "net1")
-        .env("CNI_NETNS", format!("/proc/{}/ns/net", pod.fact("PID")))
-        .env("CNI_ARGS", format!("K8S_POD_NAME={};K8S_POD_NAMESPACE={}", pod.name, pod.fact("NAMESPACE")))
-        .env("CNI_PATH", "/opt/cni/bin")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
+    let strace = ["strace", "-f", "-qq", "-o", "/run/probe-steps", "-e", "trace=sendmsg", "-e", &inject];
+    let child = pod.start_plugin(&strace, "add", "net1", &json!({}), port);
     let end = Instant::now() + Duration::from_secs(60);
     while !holds(&["exec", "grep", "-q", "stopped by SIGSTOP", "/run/probe-steps"]) {
         assert!(

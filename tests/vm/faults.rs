@@ -6,15 +6,8 @@ use serde_json::json;
 
 use super::lab::{Answer, Nic, Pod, holds, lab, log};
 
-/// A process of the pod's container, as the lab tells it now.
-fn pid(pod: &Pod, which: &str) -> String {
-    let facts = lab(&["info", &pod.name]);
-    let fact = facts.lines().find_map(|line| line.strip_prefix(which)?.strip_prefix('='));
-    fact.unwrap_or_else(|| panic!("no {which} in {facts}")).to_owned()
-}
-
 fn signal(pod: &Pod, signal: &str) {
-    lab(&["exec", "kill", &format!("-{signal}"), &pid(pod, "LIBVIRTD_PID")]);
+    lab(&["exec", "kill", &format!("-{signal}"), &pod.process("LIBVIRTD_PID")]);
 }
 
 fn start_libvirtd(pod: &Pod) {
@@ -255,7 +248,7 @@ struct Figures {
 }
 
 fn figures(pod: &Pod) -> Figures {
-    let (libvirtd, qemu) = (pid(pod, "LIBVIRTD_PID"), pid(pod, "QEMU_PID"));
+    let (libvirtd, qemu) = (pod.process("LIBVIRTD_PID"), pod.process("QEMU_PID"));
     let number = |script: &str| lab(&["exec", "sh", "-c", script]).trim().parse().unwrap();
     Figures {
         libvirtd_descriptors: number(&format!("ls /proc/{libvirtd}/fd | wc -l")),

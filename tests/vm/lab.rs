@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -75,6 +75,14 @@ pub struct Answer {
 }
 
 impl Answer {
+    pub fn of(output: &Output) -> Self {
+        Self {
+            ok: output.status.success(),
+            json: serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),
+            words: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
     pub fn nic(&self) -> Nic {
         assert!(self.ok, "{self:#?}\n{}", log());
         let text = |pointer: &str| self.json.pointer(pointer).and_then(Value::as_str).unwrap().to_owned();
@@ -93,12 +101,7 @@ impl Answer {
 
 /// Runs a command of the lab that calls plugins, with these variables.
 pub fn call(words: &[&str], variables: &[(&str, &str)], stdin: &str) -> Answer {
-    let output = output(words, variables, stdin);
-    Answer {
-        ok: output.status.success(),
-        json: serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),
-        words: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    Answer::of(&output(words, variables, stdin))
 }
 
 /// A network's configuration in a file; it goes with this value.
@@ -186,28 +189,50 @@ impl Pod {
 
     /// Calls the plugin alone, with what the ones before it in the chain would have answered.
     pub fn call_plugin_alone(&self, command: &str, ifname: &str, keys: &Value, result: &Value) -> Answer {
+        Answer::of(&self.start_plugin(&[], command, ifname, keys, result).wait_with_output().unwrap())
+    }
+
+    /// Starts the same as the last of these words.
+    pub fn start_plugin(&self, words: &[&str], command: &str, ifname: &str, keys: &Value, result: &Value) -> Child {
         let mut list: Value = serde_json::from_str(include_str!("../../conflist/hotplug.conflist")).unwrap();
         let mut conf = list["plugins"][1].take();
         let ours = conf.as_object_mut().unwrap();
-        ours.extend(keys.as_object().unwrap().clone());
         ours.insert("cniVersion".to_owned(), list["cniVersion"].take());
         ours.insert("name".to_owned(), list["name"].take());
         ours.insert("log_level".to_owned(), json!("debug"));
+        ours.extend(keys.as_object().unwrap().clone());
         if !result.is_null() {
             ours.insert("prevResult".to_owned(), result.clone());
         }
-        let netns = format!("/proc/{}/ns/net", self.fact("PID"));
-        let args = format!("K8S_POD_NAME={};K8S_POD_NAMESPACE={}", self.name, self.fact("NAMESPACE"));
-        let command = command.to_uppercase();
-        let variables = [
-            ("CNI_COMMAND", command.as_str()),
-            ("CNI_CONTAINERID", self.fact("CID")),
-            ("CNI_IFNAME", ifname),
-            ("CNI_NETNS", &netns),
-            ("CNI_ARGS", &args),
-            ("CNI_PATH", "/opt/cni/bin"),
-        ];
-        call(&["exec", "/opt/cni/bin/vhostuser-hotplug"], &variables, &conf.to_string())
+        let mut child = Command::new(program())
+            .arg("exec")
+            .args(words)
+            .arg("/opt/cni/bin/vhostuser-hotplug")
+            .env("CNI_COMMAND", command.to_uppercase())
+            .env("CNI_CONTAINERID", self.fact("CID"))
+            .env("CNI_IFNAME", ifname)
+            .env("CNI_NETNS", format!("/proc/{}/ns/net", self.fact("PID")))
+            .env("CNI_ARGS", format!("K8S_POD_NAME={};K8S_POD_NAMESPACE={}", self.name, self.fact("NAMESPACE")))
+            .env("CNI_PATH", "/opt/cni/bin")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
+        child
+    }
+
+    /// A process of the pod, as the lab tells it now: LIBVIRTD_PID, QEMU_PID.
+    pub fn process(&self, which: &str) -> String {
+        let facts = lab(&["info", &self.name]);
+        let fact = facts.lines().find_map(|line| line.strip_prefix(which)?.strip_prefix('='));
+        fact.unwrap_or_else(|| panic!("no {which} in {facts}")).to_owned()
+    }
+
+    /// The VM's description.
+    pub fn xml(&self) -> String {
+        lab(&["virsh", &self.name, "dumpxml", self.fact("DOMAIN")])
     }
 
     pub fn add(&self, ifname: &str) -> Answer {
