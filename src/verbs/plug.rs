@@ -25,7 +25,7 @@ use super::hypervisor::Hypervisor;
 use super::journal::Journal;
 use super::link::Link;
 use super::sandbox::Living;
-use super::{fault, prev_result};
+use super::{fault, fit, prev_result};
 
 /// Longest alias that is taken from a VM's description into a record, in bytes: one that libvirt makes has a dozen, one of
 /// a user's fits into the configuration's 64.
@@ -128,6 +128,7 @@ impl Plug<'_> {
                 ensure_free()?;
             }
             asked.queues = agreed(asked.queues, queues_matter, met.figures)?;
+            fit::ensure_accepted(&met.figures, description.memory_slots)?;
             link.plug(client, &domain, &asked, met, journal)?;
             nic.queues = Some(asked.queues);
         }
