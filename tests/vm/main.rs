@@ -14,6 +14,7 @@ mod install;
 mod lab;
 mod libcni;
 mod life;
+mod memory;
 mod migrate;
 mod native;
 mod people;
