@@ -26,6 +26,11 @@ const WIDE_MEMORY_SLOTS: u64 = 509;
 /// Most queue pairs and memory slots that are believed: virtio numbers queues with 16 bits.
 const COUNT_LIMIT: u64 = 1 << 15;
 
+/// Memory slots of a back end without CONFIGURE_MEM_SLOTS (QEMU's `VHOST_MEMORY_BASELINE_NREGIONS`).
+const BASELINE_SLOTS: u64 = 8;
+/// Most slots that QEMU uses (`VHOST_USER_MAX_RAM_SLOTS`; 32 on POWER).
+const QEMU_SLOT_LIMIT: u64 = 512;
+
 /// Protocol features that matter here; "Protocol features" of the specification.
 pub(super) mod protocol {
     pub const MQ: u64 = 1 << 0;
@@ -98,6 +103,29 @@ impl Figures {
             // QEMU refuses fewer slots than it was offered before.
             memory_slots: Some(self.memory_slots.unwrap_or(0).max(WIDE_MEMORY_SLOTS)),
         }
+    }
+
+    /// Returns how many memory slots QEMU grants this data plane (`vhost_user_backend_init`).
+    #[must_use]
+    pub fn slot_limit(&self) -> u32 {
+        if self.features & F_PROTOCOL_FEATURES == 0 {
+            return 0;
+        }
+        let slots = self.memory_slots.map_or(BASELINE_SLOTS, |slots| slots.min(QEMU_SLOT_LIMIT));
+        u32::try_from(slots).unwrap_or(u32::MAX)
+    }
+
+    /// Returns why QEMU refuses this data plane for any VM, or `None` if it doesn't.
+    #[must_use]
+    pub const fn refusal(&self) -> Option<&'static str> {
+        const WANTED: u64 = protocol::REPLY_ACK | protocol::BACKEND_REQ;
+        if self.features & F_PROTOCOL_FEATURES == 0 {
+            return Some("it doesn't offer VHOST_USER_F_PROTOCOL_FEATURES");
+        }
+        if self.features & F_IOMMU_PLATFORM != 0 && self.protocol_features & WANTED != WANTED {
+            return Some("it offers VIRTIO_F_IOMMU_PLATFORM without the protocol features REPLY_ACK and BACKEND_REQ");
+        }
+        None
     }
 
     /// The protocol features that a stand-in offers for this data plane: those that it can keep to, and no others. QEMU
@@ -186,6 +214,32 @@ mod tests {
     fn memory_slots_are_learnt_where_they_are_offered() {
         let (learnt, _) = learn(&[F_PROTOCOL_FEATURES, protocol::CONFIGURE_MEM_SLOTS, 32]);
         assert_eq!(learnt.unwrap().memory_slots, Some(32));
+    }
+
+    #[test]
+    fn slots_are_limited_as_qemu_limits_them() {
+        let figures = |features, memory_slots| Figures { features, protocol_features: 0, queues: 1, memory_slots };
+        for (features, slots, limit) in [
+            (0, None, 0),
+            (F_PROTOCOL_FEATURES, None, 8),
+            (F_PROTOCOL_FEATURES, Some(8), 8),
+            (F_PROTOCOL_FEATURES, Some(1), 1),
+            (F_PROTOCOL_FEATURES, Some(509), 509),
+            (F_PROTOCOL_FEATURES, Some(COUNT_LIMIT), 512),
+        ] {
+            assert_eq!(figures(features, slots).slot_limit(), limit, "{features:#x} {slots:?}");
+        }
+    }
+
+    #[test]
+    fn what_qemu_refuses_for_any_vm_is_known() {
+        let refused = |features, protocol_features| {
+            Figures { features, protocol_features, queues: 1, memory_slots: None }.refusal().is_some()
+        };
+        let (iommu, wanted) = (F_PROTOCOL_FEATURES | F_IOMMU_PLATFORM, protocol::REPLY_ACK | protocol::BACKEND_REQ);
+        assert!(refused(0, 0) && !refused(F_PROTOCOL_FEATURES, 0));
+        assert!(refused(iommu, 0) && refused(iommu, protocol::REPLY_ACK) && refused(iommu, protocol::BACKEND_REQ));
+        assert!(!refused(iommu, wanted) && refused(F_IOMMU_PLATFORM, wanted));
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod add;
 mod check;
 mod del;
 mod fault;
+mod fit;
 mod gc;
 mod hypervisor;
 pub mod journal;

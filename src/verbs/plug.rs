@@ -30,7 +30,7 @@ use super::nic_state::Recorded;
 use super::release::{is_unused, release};
 use super::sandbox::Living;
 use super::unfinished::{self, SocketName};
-use super::{fault, prev_result};
+use super::{fault, fit, prev_result};
 
 /// Longest alias that is taken from a VM's description into a record, in bytes: one that libvirt makes has a dozen, one of
 /// a user's fits into the configuration's 64.
@@ -143,6 +143,7 @@ impl Plug<'_> {
                 ensure_free()?;
             }
             asked.queues = agreed(asked.queues, queues_matter, met.figures)?;
+            fit::ensure_accepted(&met.figures, description.memory_slots)?;
             link.plug(client, &domain, &asked, met, ledger, journal)?;
             ledger.plugged(asked.queues)?;
         }

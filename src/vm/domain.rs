@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use super::interface::{Interface, Nic, PciAddress};
+use super::memory::MemorySlots;
 use super::xml::{self, Element};
 use crate::quote;
 
@@ -14,6 +15,8 @@ pub struct Description {
     pub vcpus: u32,
     /// Whether all of the guest's memory is shared, so that a data plane can map it.
     pub shared_memory: bool,
+    /// The memory slots that QEMU wants of a data plane.
+    pub memory_slots: MemorySlots,
     /// The NICs.
     pub nics: Vec<Nic>,
     /// Aliases of all devices.
@@ -87,6 +90,7 @@ impl Description {
         Ok(Self {
             vcpus: vcpus(&domain),
             shared_memory: shared_memory(&domain),
+            memory_slots: MemorySlots::of(&domain),
             nics: devices.children("interface").map(Nic::from_xml).collect(),
             aliases: aliases.map(str::to_owned).collect(),
             ports: ports(devices),

@@ -5,4 +5,5 @@ pub mod detach;
 pub mod domain;
 pub mod error;
 pub mod interface;
+pub mod memory;
 pub mod xml;

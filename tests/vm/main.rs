@@ -15,6 +15,7 @@ mod lab;
 mod leaving;
 mod libcni;
 mod life;
+mod memory;
 mod migrate;
 mod native;
 mod people;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::lab::{Pod, lab};
 
 /// The chain's ADD fails, libcni's DEL (as a runtime sends it then) succeeds, and nothing is left.
-fn refused(pod: &Pod, ifname: &str, keys: &Value, code: u64, words: &[&str]) {
+pub fn refused(pod: &Pod, ifname: &str, keys: &Value, code: u64, words: &[&str]) {
     let answer = pod.call("add", ifname, keys);
     assert_eq!(answer.code(), code, "{answer:#?}");
     let text = answer.json.to_string();

@@ -10,6 +10,11 @@ usage: lab pod NAME [OPTION...]     (NAME: lower-case letters, digits and '-')
   --uid UID             the pod's uid (default: a new one); of another pod: a new sandbox on the same volumes
   --namespace NS        its namespace (default: default)
   --vcpus N, --ports N  of the VM: CPUs (default 2), free PCIe root ports (default 4)
+  --cells N             of the VM: NUMA cells, the first of 256 MiB, the others of 32 MiB (default 1)
+  --dimms N             of the VM: DIMMs of 32 MiB, and slots for more ('lab vm NAME dimm'); 24 at most
+  --hugepages           the VM's memory is in 2 MiB pages: 128 of them, and 16 for each further cell or DIMM; LAB_HUGEPAGES
+                        for 'lab up' is how many the machine gets (default 640, of which OVS takes 512)
+  --vga                 the VM has a VGA adapter, which takes 128 KiB out of its memory
   --no-shared-memory    the VM's memory is private: a vhost-user NIC cannot work
   --stubborn            the guest takes a NIC (within 1 s) and uses it, but never lets it go before a reboot
   --no-virtio           the guest ignores hot-plug and has no driver: it neither uses a NIC nor lets it go
@@ -57,6 +62,10 @@ pod_options() {
             --ports) ports=${2:?}; shift ;;
             --libvirt) libvirt=${2:?}; shift ;;
             --cgroup) cgroup=${2:?}; shift ;;
+            --cells) cells=${2:?}; shift ;;
+            --dimms) dimms=${2:?}; shift ;;
+            --hugepages) pages=huge ;;
+            --vga) video=vga ;;
             --no-shared-memory) shared=no ;;
             --stubborn) guest=stubborn ;;
             --no-virtio) guest=novirtio ;;
@@ -75,7 +84,10 @@ pod_options() {
         shift
     done
     [[ $pod_uid =~ ^[A-Za-z0-9-]*$ && $namespace =~ ^[a-z0-9-]+$ ]] || die "pod: a uid or namespace of other characters"
-    [[ $vcpus$ports$attempt =~ ^[0-9]+$ ]] || die "pod: --vcpus, --ports and --attempt take numbers"
+    [[ $vcpus$ports$attempt$cells$dimms =~ ^[0-9]+$ ]] ||
+        die "pod: --vcpus, --ports, --cells, --dimms and --attempt take numbers"
+    [ "$cells" -gt 0 ] || die "pod: --cells takes 1 or more"
+    [ "${dimms:-0}" -le "$DIMM_SLOTS" ] || die "pod: --dimms takes $DIMM_SLOTS at most"
     [ -n "$libvirt" ] || default_libvirt
     [ "$cri" = no ] || [[ "$libvirt$cgroup$pause" =~ ^1[12]cgroupfsyes$ ]] ||
         die "pod: --cri goes with neither --libvirt 9, --cgroup nor --no-pause"
@@ -95,6 +107,7 @@ default_libvirt() {
 
 pod_create() {
     local name=${1:-} pod_uid='' namespace=default vcpus=2 ports=4 libvirt='' cgroup=cgroupfs
+    local cells=1 dimms='' pages=usual video=none
     local shared=yes guest=usual hotplug=acpi vm=yes daemon=yes volume=yes container=yes pause=yes session=no cri=no attempt=0 sockets=''
     running_set
     [[ $name =~ ^[a-z0-9][a-z0-9-]{0,40}$ ]] || { pod_usage >&2; die "pod: '$name' is no name for a pod"; }
@@ -118,7 +131,7 @@ pod_create() {
     if [ "$container" = yes ]; then
         pod_container
         if [ "$vm" = yes ]; then
-            domain_xml "$vcpus" "$ports" "$shared" "$guest" "$hotplug" >"$POD/domain.xml"
+            domain_xml "$vcpus" "$ports" "$shared" "$guest" "$hotplug" "$cells" "$dimms" "$pages" "$video" >"$POD/domain.xml"
             virsh_in define "$POD/domain.xml" >/dev/null
             vm_boot
         fi

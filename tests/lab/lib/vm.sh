@@ -2,18 +2,27 @@
 # The VM in a pod, and its guest. Sourced by ../lab; runs inside the node, after pod_load.
 
 GUEST_MEMORY=256
+# Size of a DIMM, and of every NUMA cell but the first, which has GUEST_MEMORY.
+SMALL_MEMORY=32
+# Slots for DIMMs that a VM with DIMMs has.
+DIMM_SLOTS=24
 GUEST_SOCKET=/run/lab/guest.sock
 GUEST_CONSOLE=/run/lab/console.log
 
-# domain_xml VCPUS PORTS SHARED GUEST HOTPLUG
+# domain_xml VCPUS PORTS SHARED GUEST HOTPLUG CELLS DIMMS PAGES VIDEO
+# DIMMS is a number, or empty for a VM that cannot have any.
 domain_xml() {
-    local vcpus=$1 ports=$2 shared=$3 guest=$4 hotplug=$5 port cpus access='' memory=''
+    local vcpus=$1 ports=$2 shared=$3 guest=$4 hotplug=$5 cells=$6 dimms=$7 pages=$8 video=$9
+    local port cell dimm cpus access='' memory='' total most=''
     # Warnings, too, such as where a CPU is that does not come back.
     local cmdline='console=ttyS0 quiet loglevel=5 panic=1' initrd=$GUEST_INITRD qemu=''
     [ ! -s "$RUN/initramfs.gz" ] || initrd=$RUN/initramfs.gz
     cpus=0$([ "$vcpus" = 1 ] || echo "-$((vcpus - 1))")
+    total=$((GUEST_MEMORY + (cells - 1 + ${dimms:-0}) * SMALL_MEMORY))
+    [ -z "$dimms" ] || most="<maxMemory slots='$DIMM_SLOTS' unit='MiB'>$((total + DIMM_SLOTS * SMALL_MEMORY))</maxMemory>"
     if [ "$shared" = yes ]; then
-        memory="<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
+        [ "$pages" = usual ] || memory="<hugepages><page size='2' unit='MiB'/></hugepages>"
+        memory="<memoryBacking>$memory<source type='memfd'/><access mode='shared'/></memoryBacking>"
         access=" memAccess='shared'"
     fi
     # acpiphp is built in; without it nobody in the guest answers the request to let a device go.
@@ -24,7 +33,8 @@ domain_xml() {
     cat <<XML
 <domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>$DOMAIN</name>
-  <memory unit='MiB'>$GUEST_MEMORY</memory>
+  $most
+  <memory unit='MiB'>$total</memory>
   $memory
   <vcpu>$vcpus</vcpu>
   <os>
@@ -34,19 +44,53 @@ domain_xml() {
     <cmdline>$cmdline</cmdline>
   </os>
   <features><acpi/><apic/></features>
-  <cpu><numa><cell id='0' cpus='$cpus' memory='$GUEST_MEMORY' unit='MiB'$access/></numa></cpu>
+  <cpu><numa>
+    <cell id='0' cpus='$cpus' memory='$GUEST_MEMORY' unit='MiB'$access/>
+$(for ((cell = 1; cell < cells; cell++)); do echo "    <cell id='$cell' memory='$SMALL_MEMORY' unit='MiB'$access/>"; done)
+  </numa></cpu>
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
     <controller type='pci' index='0' model='pcie-root'/>
 $(for ((port = 1; port <= ports; port++)); do echo "    <controller type='pci' index='$port' model='pcie-root-port'/>"; done)
     <controller type='usb' model='none'/>
+$(for ((dimm = 0; dimm < ${dimms:-0}; dimm++)); do dimm_xml; done)
     <serial type='file'><source path='$GUEST_CONSOLE'/><target port='0'/></serial>
     <serial type='unix'><source mode='bind' path='$GUEST_SOCKET'/><target port='1'/></serial>
+    <video><model type='$video'/></video>
     <memballoon model='none'/>
   </devices>
   $qemu
 </domain>
 XML
+}
+
+# A DIMM, for domain_xml and for 'virsh attach-device'.
+dimm_xml() {
+    echo "<memory model='dimm'><target><size unit='MiB'>$SMALL_MEMORY</size><node>0</node></target></memory>"
+}
+
+# vm_dimm NAME COUNT: plugs so many DIMMs into a VM that runs.
+vm_dimm() {
+    local count
+    pod_load "$1"
+    dimm_xml >"$POD/dimm.xml"
+    for ((count = 0; count < ${2:-1}; count++)); do
+        virsh_in attach-device "$DOMAIN" "$POD/dimm.xml" --live >/dev/null
+    done
+}
+
+# vm_regions NAME: the sections of the guest's memory in QEMU's memory map, by address: FIRST LAST BLOCK OFFSET, in
+# hexadecimal digits. These are what QEMU shares with a vhost-user back end, which has neighbours of one block joined.
+vm_regions() {
+    pod_load "$1"
+    # "rom" is RAM that the chipset write-protects; the names leave the firmware's own out.
+    monitor 'info mtree -f' | awk '
+        /^FlatView/ { shown += here; here = 0 }
+        /AS "memory", root: system/ { here = 1 }
+        here && !shown && $4 ~ /^r[ao]m\):/ && $5 ~ /^(pc\.ram|ram-node|memdimm)/ {
+            sub("-", " ", $1)
+            print $1, $5, $6 ~ /^@/ ? substr($6, 2) : 0
+        }'
 }
 
 # in_container COMMAND...: in the namespaces of the pod's container.
@@ -100,8 +144,10 @@ vm() {
             virsh_in reset "$DOMAIN" >/dev/null
             guest_wait
             ;;
+        dimm) vm_dimm "$1" "${3:-1}" ;;
+        regions) vm_regions "$1" ;;
         destroy | suspend | resume) virsh_in "$2" "$DOMAIN" >/dev/null ;;
-        *) die "vm takes start, destroy, reboot, suspend or resume" ;;
+        *) die "vm takes start, destroy, reboot, suspend, resume, dimm or regions" ;;
     esac
 }
 

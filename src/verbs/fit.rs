@@ -1,0 +1,58 @@
+//! Whether QEMU accepts the data plane as back end of the NIC, known before the VM is touched. QEMU never stops trying one
+//! that it refuses, and the VM stands still meanwhile.
+
+use crate::cni::Error;
+use crate::dataplane::figures::Figures;
+use crate::vm::memory::MemorySlots;
+
+/// Fails if QEMU is certain to refuse the data plane. Where the VM's memory may or may not fit, this succeeds.
+pub fn ensure_accepted(figures: &Figures, wanted: MemorySlots) -> Result<(), Error> {
+    if let Some(reason) = figures.refusal() {
+        return Err(Error::libvirt(format!(
+            "QEMU refuses this data plane for any VM, because {reason}: change its configuration, or use another."
+        ))
+        .with_details(figures));
+    }
+    let limit = figures.slot_limit();
+    if wanted.at_least <= limit {
+        return Ok(());
+    }
+    let (least, or_more) = (wanted.at_least, if wanted.at_most > wanted.at_least { " or more" } else { "" });
+    Err(Error::libvirt(format!(
+        "The VM's memory is in {least}{or_more} regions and the data plane can map {limit}: give the VM fewer NUMA cells \
+         and memory devices (DIMM, NVDIMM, virtio-mem), or use a data plane with more memory slots (protocol feature \
+         CONFIGURE_MEM_SLOTS). DPDK has 8, up to 26.07."
+    ))
+    .with_details(figures))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::error::code;
+
+    /// DPDK 24.11.
+    const OVS: Figures =
+        Figures { features: 0xd7c6_6a7ca, protocol_features: 0x10cbf, queues: 128, memory_slots: None };
+
+    #[test]
+    fn a_vm_with_too_many_regions_is_refused_with_both_numbers() {
+        let slots = |at_least, at_most| MemorySlots { at_least, at_most };
+        for wanted in [slots(1, 1), slots(8, 8), slots(8, 9), slots(1, u32::MAX)] {
+            assert_eq!(ensure_accepted(&OVS, wanted), Ok(()), "{wanted:?}");
+        }
+        let error = ensure_accepted(&OVS, slots(9, 9)).unwrap_err();
+        assert_eq!(error.code, code::LIBVIRT);
+        assert!(error.msg.contains("in 9 regions") && error.msg.contains("map 8"), "{error}");
+        let error = ensure_accepted(&OVS, slots(9, 12)).unwrap_err();
+        assert!(error.msg.contains("in 9 or more regions"), "{error}");
+        assert_eq!(ensure_accepted(&Figures { memory_slots: Some(32), ..OVS }, slots(32, 32)), Ok(()));
+    }
+
+    #[test]
+    fn a_data_plane_without_protocol_features_is_refused_for_any_vm() {
+        let error = ensure_accepted(&Figures { features: 1 << 32, ..OVS }, MemorySlots::default()).unwrap_err();
+        assert_eq!(error.code, code::LIBVIRT);
+        assert!(error.msg.contains("PROTOCOL_FEATURES"), "{error}");
+    }
+}
