@@ -3,13 +3,13 @@
 //! A QEMU that waits for a back end takes the first that it can use. So a stand-in that any QEMU takes ends the attach within
 //! milliseconds, and the VM runs on. The NIC that comes of it is of no use to any data plane, so libvirt unplugs it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter::once_with;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cni::Error;
 use crate::config::Config;
@@ -31,12 +31,11 @@ use super::sandbox::Living;
 use super::waiting::Waiting;
 use super::{fault, ledger};
 
-/// How long a QEMU must wait before it is freed. A data plane that looks once a second ends most waits by itself.
+/// How long a QEMU must be seen to wait before it is freed. A data plane that looks once a second ends most waits by itself.
 const PATIENCE: Duration = Duration::from_millis(1200);
 
-/// How often it is looked at meanwhile, and how much longer: a back end that it refuses makes it stop waiting for a moment.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
-const LOOKS: u32 = 6;
+/// How often it is looked at meanwhile. A back end that QEMU refuses makes it stop waiting for a moment, again and again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How long a stand-in may take to get QEMU out of its wait.
 const FREED: Duration = Duration::from_secs(2);
@@ -108,26 +107,20 @@ impl Rescue<'_> {
                 .with_details(error)
             })
         };
-        let first = look()?;
-        if first.is_empty() {
-            return Ok(first);
-        }
-        thread::sleep(PATIENCE);
-        let (mut unsure, mut stuck) = (first, Vec::new());
-        for _ in 0..LOOKS {
-            let now = look()?;
-            let is_same = |one: &Waiting<'_>, other: &Waiting<'_>| {
-                one.process.pid() == other.process.pid() && one.path == other.path
-            };
-            let (still, others) = unsure.into_iter().partition(|one| now.iter().any(|other| is_same(one, other)));
-            stuck.extend::<Vec<_>>(still);
-            unsure = others;
-            if unsure.is_empty() {
+        let (begun, mut seen) = (Instant::now(), BTreeMap::new());
+        loop {
+            let since = begun.elapsed();
+            for waiting in look()? {
+                let key = (waiting.process.pid(), waiting.path.clone());
+                seen.entry(key).or_insert((since, since, waiting)).1 = since;
+            }
+            if seen.is_empty() && since > PATIENCE / 4 || since > PATIENCE {
                 break;
             }
             thread::sleep(LOOK_AGAIN);
         }
-        Ok(stuck)
+        let long = |(first, last, _): &(Duration, Duration, _)| *last - *first > PATIENCE / 2;
+        Ok(seen.into_values().filter(long).map(|(_, _, waiting)| waiting).collect())
     }
 
     fn free(

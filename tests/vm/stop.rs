@@ -54,13 +54,13 @@ impl Partner {
 
 /// A message to libvirt: its number among those of its thread, and what it is.
 #[derive(Clone, Debug)]
-struct Step {
-    nth: u32,
-    name: String,
+pub struct Step {
+    pub nth: u32,
+    pub name: String,
 }
 
 /// The messages of a call that nothing disturbs.
-fn steps(pod: &Pod, command: &str, result: &Value) -> Vec<Step> {
+pub fn steps(pod: &Pod, command: &str, result: &Value) -> Vec<Step> {
     let strace = ["strace", "-f", "-qq", "-x", "-s", "20", "-o", TRACE, "-e", "trace=sendto"];
     let answer = pod.start_plugin(&strace, command, "net1", &json!({}), result).wait_with_output().unwrap();
     assert!(answer.status.success(), "{answer:?}");
