@@ -79,7 +79,10 @@ pub fn tell(lie: &Lie, head: Head, payload: &[u8], writer: &Writer) -> bool {
             silence()
         }
         Lie::Close | Lie::DoneButClose => false,
-        Lie::Exit => std::process::exit(0),
+        Lie::Exit => {
+            crate::monitor::end_all();
+            std::process::exit(0)
+        }
         Lie::Gift(count) => gift(&stream, &honest, *count),
         Lie::Unsolicited => say(&Head { serial: head.serial.wrapping_add(100), ..head }.frame(payload)) && say(&honest),
         Lie::Twice => say(&honest) && say(&honest),
