@@ -375,6 +375,8 @@ pub enum Lie {
     Close,
     /// The whole daemon ends, as in a restart.
     Exit,
+    /// The whole daemon stops (SIGSTOP); QEMU goes on. For use after an answer.
+    Stop,
     /// Descriptors come with the answer.
     Gift(usize),
     /// An answer to a call that was not made comes first.
