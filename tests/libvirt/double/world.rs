@@ -45,6 +45,8 @@ struct State {
     next_callback: i32,
     /// How often each call was made.
     calls: HashMap<String, u32>,
+    /// The domains whose QEMU somebody waits for.
+    awaited: Vec<[u8; 16]>,
 }
 
 #[derive(Clone)]
@@ -129,18 +131,55 @@ impl World {
         Self { script, state: Mutex::new(state), changed: Condvar::new(), log }
     }
 
-    /// Starts a QEMU for each domain that runs. Only the process' first thread may do this.
+    /// Starts the QEMU of the first domain that runs. Only the process' first thread may do this.
     pub fn boot(self: &Arc<Self>, script: &Path) {
-        let running = self.lock().domains.iter().filter(|domain| domain.id >= 0).map(|domain| domain.uuid).collect();
-        let running: Vec<[u8; 16]> = running;
+        let running = self.look(|domain| domain.id >= 0, |domain| domain.uuid);
+        running.into_iter().for_each(|uuid| self.start(uuid, script));
+    }
+
+    /// Starts the QEMUs of the others, each when it is first needed: some scripts have thousands of domains. Only the process'
+    /// first thread may do this.
+    pub fn boot_on_demand(self: &Arc<Self>, script: &Path) {
+        let mut state = self.lock();
+        loop {
+            if let Some(uuid) = state.awaited.pop() {
+                drop(state);
+                self.start(uuid, script);
+                self.changed.notify_all();
+                state = self.lock();
+            } else {
+                state = self.changed.wait(state).unwrap();
+            }
+        }
+    }
+
+    fn start(self: &Arc<Self>, uuid: [u8; 16], script: &Path) {
+        if !matches!(self.by_uuid(uuid, |domain| domain.id >= 0 && domain.monitor.is_none()), Ok(true)) {
+            return;
+        }
         let stop = match self.script.stop {
             Some(Stopped::Libvirtd(step)) => Some(step),
             _ => None,
         };
-        for uuid in running {
-            let world = Arc::clone(self);
-            let monitor = Monitor::start(script, stop, move |event| world.heard(uuid, event));
-            self.change(uuid, |domain| domain.monitor = Some(Arc::new(monitor)));
+        let world = Arc::clone(self);
+        let monitor = Monitor::start(script, stop, move |event| world.heard(uuid, event));
+        self.change(uuid, |domain| domain.monitor = Some(Arc::new(monitor)));
+    }
+
+    /// A domain's QEMU.
+    fn monitor(&self, uuid: [u8; 16]) -> Result<Arc<Monitor>, Refusal> {
+        let mut state = self.lock();
+        loop {
+            let domain = state.domains.iter().find(|domain| domain.uuid == uuid).ok_or_else(gone)?;
+            if let Some(monitor) = &domain.monitor {
+                return Ok(Arc::clone(monitor));
+            }
+            if domain.id < 0 {
+                return Err(gone());
+            }
+            state.awaited.push(uuid);
+            self.changed.notify_all();
+            state = self.changed.wait(state).unwrap();
         }
     }
 
@@ -157,8 +196,7 @@ impl World {
 
     /// Has a domain's QEMU execute a command.
     fn execute(&self, uuid: [u8; 16], step: Step, alias: &str, arguments: &Value) -> Result<(), Refusal> {
-        let monitor = self.by_uuid(uuid, |domain| domain.monitor.clone())?.ok_or_else(gone)?;
-        monitor.execute(step, alias, arguments).map_err(|why| Refusal::new(1, 10, why))
+        self.monitor(uuid)?.execute(step, alias, arguments).map_err(|why| Refusal::new(1, 10, why))
     }
 
     /// Notes that everything that a client sent over this connection was done.
