@@ -6,7 +6,7 @@
 //! with the client under test. It is a process of its own because a client may ask the kernel whose process listens, and in
 //! which namespace.
 //!
-//! Each running domain has a QEMU (the first from the beginning, others once they are needed), a child of the process (see `machine.rs`). SIGSTOP for the one or the other is what it
+//! Each running domain has a QEMU (where there are many, some only once they are needed), a child of the process (see `machine.rs`). SIGSTOP for the one or the other is what it
 //! is in life: libvirtd stopped, with the VM running on and whatever QEMU was last told under way; or QEMU stopped, with
 //! libvirtd answering, and a job of the domain held by whoever waits for the monitor. Either ends with libvirtd: a VM that
 //! outlives its daemon is not among the double's arts.

@@ -23,6 +23,8 @@ pub type Writer = Arc<Mutex<UnixStream>>;
 pub const LIVE: i32 = 1;
 /// Flag: what is stored.
 pub const CONFIG: i32 = 2;
+/// How many domains have their QEMU from the beginning, as all have in life.
+const FROM_THE_BEGINNING: usize = 4;
 /// How long libvirt waits for the guest in a detach by XML.
 const DETACH_WAIT: Duration = Duration::from_secs(5);
 
@@ -131,9 +133,12 @@ impl World {
         Self { script, state: Mutex::new(state), changed: Condvar::new(), log }
     }
 
-    /// Starts the QEMU of the first domain that runs. Only the process' first thread may do this.
+    /// Starts the QEMUs of the first domains that run. Only the process' first thread may do this.
     pub fn boot(self: &Arc<Self>, script: &Path) {
-        let running = self.look(|domain| domain.id >= 0, |domain| domain.uuid);
+        let state = self.lock();
+        let running = state.domains.iter().filter(|domain| domain.id >= 0).map(|domain| domain.uuid);
+        let running: Vec<_> = running.take(FROM_THE_BEGINNING).collect();
+        drop(state);
         running.into_iter().for_each(|uuid| self.start(uuid, script));
     }
 
