@@ -128,8 +128,8 @@ fn a_daemon_that_hangs_and_goes_on() {
     signals::send("STOP", pid);
     place.try_again(&place.short("DEL"), "DEL");
     assert!(node.is_shared(&place.pod.uid), "whether the VM has the NIC is not known");
-    let check = place.short("CHECK").run(&node);
-    assert_eq!(check.code(), 104, "{check:?}");
+    // Not 104: whether the NIC is missing is not known.
+    place.try_again(&place.short("CHECK"), "CHECK");
     signals::go_on(double.child.id());
     place.call("CHECK").run(&node).succeeded();
     place.call("DEL").run(&node).succeeded();

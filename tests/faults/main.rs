@@ -23,4 +23,5 @@ mod many;
 mod records;
 mod scene;
 mod signals;
+mod stop;
 mod strace;

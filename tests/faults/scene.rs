@@ -14,7 +14,7 @@ pub struct Scene<'a> {
     pub node: &'a Node,
     pub pod: Pod<'a>,
     pub double: Double,
-    _plane: DataPlane,
+    pub plane: DataPlane,
 }
 
 impl<'a> Scene<'a> {
@@ -27,7 +27,12 @@ impl<'a> Scene<'a> {
         let pod = Pod::new(node);
         let double = Double::start(&pod, changes);
         let plane = DataPlane::start(node, &pod, "net1");
-        Self { node, pod, double, _plane: plane }
+        Self { node, pod, double, plane }
+    }
+
+    /// Ends the data plane.
+    pub fn lose_plane(&mut self) {
+        self.plane.end();
     }
 
     /// Where the runtime wants to be told of the NIC.

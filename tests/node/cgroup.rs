@@ -39,8 +39,11 @@ impl Cgroup {
         panic!("no cgroup hierarchy of this machine can be written, so nothing by cgroup can be shown here");
     }
 
+    /// Moves a process here, with what it has started: libvirtd with its QEMU.
     pub fn add(&self, pid: u32) {
         std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        children.split_whitespace().for_each(|child| self.add(child.parse().unwrap()));
     }
 }
 

@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use super::libvirt::example;
 use super::node::patience::until;
 use super::node::{Node, Pod, end};
+use super::signals::{self, program};
 
 /// A data plane that keeps trying a NIC's socket; it ends with this value.
 pub struct DataPlane(Child);
@@ -39,6 +40,21 @@ impl DataPlane {
         // The command that took it into the node stops along with it.
         let stat = format!("/proc/{}/stat", self.0.id());
         until("the data plane stops", || std::fs::read_to_string(&stat).unwrap().contains(") T "));
+    }
+
+    /// Its pid, as the machine sees it.
+    pub fn pid(&self) -> u32 {
+        program(self.0.id())
+    }
+
+    /// Lets one that was stopped go on.
+    pub fn go_on_all(&self) {
+        signals::go_on(self.0.id());
+    }
+
+    /// Ends it.
+    pub fn end(&mut self) {
+        end(&mut self.0);
     }
 
     /// Lets one that has stopped itself go on.

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::{Client, Uri, Xml};
 
+use super::node::patience::until;
 use super::node::{Pod, end, new_uid};
+use super::signals::program;
 
 /// A running domain with two free ports, two vCPUs and shared memory.
 pub const DOMAIN: &str = include_str!("../libvirt/domains/plain.xml");
@@ -32,6 +34,9 @@ pub fn example(name: &str) -> PathBuf {
 pub struct Double {
     /// Its starter, nsenter(1).
     pub child: Child,
+    /// libvirtd's pid, as the machine sees it, and its QEMUs'.
+    pub libvirtd: u32,
+    qemus: Vec<u32>,
     directory: PathBuf,
 }
 
@@ -69,7 +74,8 @@ impl Double {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n", "the double did not start");
-        Self { child, directory }
+        let libvirtd = program(child.id());
+        Self { child, libvirtd, qemus: children(libvirtd), directory }
     }
 
     /// The calls received so far, as (name, arguments).
@@ -91,6 +97,23 @@ impl Double {
             .filter(|line| line["call"] == *of || line["event"] == *of)
             .map(|line| line["t_us"].as_u64().unwrap())
             .collect()
+    }
+
+    /// The lines of its log so far.
+    pub fn log(&self) -> Vec<Value> {
+        let log = std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Whether the VM stands still: QEMU's main loop waits for a back end to come, or for one's answer.
+    pub fn vm_waits(&self) -> bool {
+        let said: Vec<_> = self.log().into_iter().filter(|line| line["vm"].is_string()).collect();
+        said.last().is_some_and(|line| line["vm"] == "waits")
+    }
+
+    /// The first domain's QEMU, as the machine sees it.
+    pub fn qemu(&self) -> u32 {
+        self.qemus[0]
     }
 
     /// How often it was called so.
@@ -119,9 +142,19 @@ fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(30))
 }
 
+/// The processes that a process' first thread has started.
+fn children(of: u32) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
+    children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
 impl Drop for Double {
     fn drop(&mut self) {
         end(&mut self.child);
+        // They go with libvirtd, a moment later; whoever comes next is to find nobody at a NIC's socket.
+        let is_gone =
+            |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "));
+        until("QEMU ends", || self.qemus.iter().all(is_gone));
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }

@@ -6,6 +6,7 @@
 mod attach;
 mod busy;
 mod cgroup;
+#[allow(dead_code, reason = "shared with other groups, which use the rest")]
 mod dataplane;
 mod detach;
 mod doctor;
@@ -13,6 +14,7 @@ mod gc;
 mod hostile;
 mod identity;
 mod install;
+#[allow(dead_code, reason = "shared with other groups, which use the rest")]
 mod libvirt;
 mod multus;
 mod node;

@@ -13,6 +13,9 @@ mod libvirt;
 #[path = "../node/node.rs"]
 #[allow(dead_code, reason = "shared with the group tests/node, which uses the rest")]
 mod node;
+#[path = "../faults/signals.rs"]
+#[allow(dead_code, reason = "shared with the group tests/faults, which uses the rest")]
+mod signals;
 
 mod canary;
 mod places;

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, raise};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::script::Lie;
@@ -79,7 +80,14 @@ pub fn tell(lie: &Lie, head: Head, payload: &[u8], writer: &Writer) -> bool {
             silence()
         }
         Lie::Close | Lie::DoneButClose => false,
-        Lie::Exit => std::process::exit(0),
+        Lie::Exit => {
+            crate::monitor::end_all();
+            std::process::exit(0)
+        }
+        Lie::Stop => {
+            raise(Signal::SIGSTOP).expect("a process may stop itself");
+            true
+        }
         Lie::Gift(count) => gift(&stream, &honest, *count),
         Lie::Unsolicited => say(&Head { serial: head.serial.wrapping_add(100), ..head }.frame(payload)) && say(&honest),
         Lie::Twice => say(&honest) && say(&honest),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The whole script.
 #[derive(Deserialize)]
@@ -28,9 +28,52 @@ pub struct Script {
     pub job_timeout_ms: u64,
     #[serde(default)]
     pub lies: Vec<Order>,
+    /// libvirtd or QEMU stops itself (SIGSTOP) at this step, once.
+    pub stop: Option<Stopped>,
+    /// The VM is paused while this file is there: each domain's state says so, and no guest answers.
+    pub paused_while: Option<PathBuf>,
     /// The double ends when its standard input does: with whoever started it, however that one ends.
     #[serde(default)]
     pub until_eof: bool,
+}
+
+impl Script {
+    /// Whether reading the XML waits for a change that is under way: so it is in libvirt 11.0 to 11.4
+    /// (`qemuDomainGetXMLDesc` takes a job), and neither before nor after.
+    pub fn reading_takes_job(&self) -> bool {
+        (11_000_000..11_005_000).contains(&self.lib_version)
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused_while.as_ref().is_some_and(|file| file.exists())
+    }
+}
+
+/// Who stops, and before which step.
+#[derive(Clone, Copy, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub enum Stopped {
+    /// Before this command is sent.
+    Libvirtd(Step),
+    /// When this command was received, and before anything of it is done.
+    Qemu(Step),
+}
+
+/// What libvirt has QEMU do for a NIC, in this order.
+#[derive(Clone, Copy, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Unlinks, binds, listens.
+    ChardevAdd,
+    /// Waits for a back end.
+    NetdevAdd,
+    /// No command: within `netdev-add`, when the back end has answered the first question.
+    Handshake,
+    DeviceAdd,
+    /// Asks the guest.
+    DeviceDel,
+    /// Closes the socket, once the guest has released the device.
+    NetdevDel,
 }
 
 fn both_uris() -> Vec<String> {
@@ -82,7 +125,7 @@ pub struct Domain {
 }
 
 /// How an attach goes, after libvirt's own checks.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Attach {
     /// Whether the socket is really bound and listened on, as QEMU does.
@@ -96,7 +139,29 @@ pub struct Attach {
     pub shows: Shows,
     /// How QEMU speaks to the first who dials the interface's socket.
     pub qemu: Qemu,
+    /// What QEMU wants of a back end, where it makes the handshake.
+    pub wants: Wants,
     pub refuse: Option<Refuse>,
+}
+
+/// What QEMU wants of a back end, beside as many queue pairs as the interface has.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Wants {
+    /// How many regions of memory the VM has that a back end must map (`used + reserved` in `vhost_dev_init`), whatever its
+    /// XML shows.
+    pub memory_slots: u64,
+    /// Virtio features; stands for whatever makes a QEMU hang up that no check foresees.
+    pub features: u64,
+    /// Features of the protocol, likewise.
+    pub protocol_features: u64,
+}
+
+impl Default for Wants {
+    fn default() -> Self {
+        // The low memory of a VM takes two.
+        Self { memory_slots: 2, features: 0, protocol_features: 0 }
+    }
 }
 
 impl Default for Attach {
@@ -108,6 +173,7 @@ impl Default for Attach {
             ignore: false,
             shows: Shows::default(),
             qemu: Qemu::default(),
+            wants: Wants::default(),
             refuse: None,
         }
     }
@@ -165,8 +231,8 @@ pub enum DataPlane {
     Own,
     /// Somebody else: the attach waits for the first to connect, without end, as QEMU does. Any connection will do.
     Wait,
-    /// As `wait`, and the first who connects must also answer the first questions of vhost-user (features, protocol
-    /// features, queues) and offer as many queues as the interface has; others are dropped.
+    /// As `wait`, and who connects must also go through vhost-user's handshake as far as QEMU makes it before the guest's
+    /// driver comes, and offer what QEMU wants; others are hung up on. QEMU has one back end at a time.
     Handshake,
     /// Nobody: the attach returns, the socket listens.
     None,
@@ -179,6 +245,8 @@ pub struct Detach {
     pub guest: Guest,
     /// How long the guest takes.
     pub after_ms: u64,
+    /// While this file is there the guest answers nothing, as one that boots; requests stay pending until it is gone.
+    pub deaf_while: Option<PathBuf>,
     /// Whether DEVICE_REMOVED is sent.
     pub event: bool,
     /// Leaves the socket file behind, as a killed QEMU does.
@@ -188,7 +256,7 @@ pub struct Detach {
 
 impl Default for Detach {
     fn default() -> Self {
-        Self { guest: Guest::default(), after_ms: 0, event: true, leave_socket: false, refuse: None }
+        Self { guest: Guest::default(), after_ms: 0, deaf_while: None, event: true, leave_socket: false, refuse: None }
     }
 }
 
@@ -307,6 +375,8 @@ pub enum Lie {
     Close,
     /// The whole daemon ends, as in a restart.
     Exit,
+    /// The whole daemon stops (SIGSTOP); QEMU goes on. For use after an answer.
+    Stop,
     /// Descriptors come with the answer.
     Gift(usize),
     /// An answer to a call that was not made comes first.

@@ -33,6 +33,7 @@ pub fn connection(world: &Arc<World>, number: usize, stream: &UnixStream) {
         }
     }
     world.unsubscribe(number);
+    world.ended(number);
     let _ = stream.shutdown(std::net::Shutdown::Both);
 }
 
@@ -184,11 +185,13 @@ fn answer(
         }
         "state" => {
             let known = world.known(args.domain()?);
-            known.and_then(|uuid| world.by_uuid(uuid, |domain| out.word(domain.state).word(1)))
+            let paused = world.script.is_paused();
+            let state = |domain: &crate::world::Domain| if paused && domain.id >= 0 { 3 } else { domain.state };
+            known.and_then(|uuid| world.by_uuid(uuid, |domain| out.word(state(domain)).word(1)))
         }
         "job" => {
             let known = world.known(args.domain()?);
-            known.and_then(|uuid| world.by_uuid(uuid, |domain| job(out, domain.operation)))
+            known.and_then(|uuid| world.operation(uuid)).map(|operation| job(out, operation))
         }
         "persistent" => {
             let known = world.known(args.domain()?);

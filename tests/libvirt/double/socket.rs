@@ -1,112 +1,148 @@
-//! The interface's socket: QEMU's side of vhost-user, as far as the file system and /proc/net/unix can see it.
+//! The interface's socket: QEMU's side of vhost-user.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::qemu::tell;
-use crate::script::Qemu;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind_unix, listen, socket};
 
-const PAUSE: Duration = Duration::from_millis(5);
+use crate::handshake::{self, Memory};
+use crate::qemu::tell;
+use crate::script::{Attach, DataPlane, Qemu};
+
+/// How long a QEMU has for its lies before it is done with its command.
+const LIE: Duration = Duration::from_millis(300);
 
 /// A socket that listens until it is dropped.
 pub struct Socket {
     path: String,
-    stop: Arc<AtomicBool>,
-    peers: Arc<AtomicUsize>,
+    listener: UnixListener,
+    attach: Attach,
+    queues: u64,
+    memory: Memory,
+    /// Who is connected: the back end; several only where anybody will do.
+    peers: Vec<UnixStream>,
+    /// Whether a lie was told, and that counts as a back end.
+    lied: bool,
     /// The double's own data plane.
-    _own: Option<UnixStream>,
-    /// Whether the file stays when QEMU goes.
-    pub leave: bool,
+    own: Option<UnixStream>,
 }
 
 impl Socket {
-    /// Replaces whatever is at `path`, as QEMU does. With `dial` the double is its own peer; with `greet`, a number of
-    /// queues, a peer counts once it has answered QEMU's first questions and offers that many. A QEMU that lies does so to
-    /// the first, and greets nobody.
-    pub fn listen(path: &str, dial: bool, greet: Option<u64>, qemu: Qemu) -> std::io::Result<Self> {
-        let _ = std::fs::remove_file(path);
-        let listener = UnixListener::bind(path)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o775))?;
-        let own = if dial { Some(UnixStream::connect(path)?) } else { None };
-        let (stop, peers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let thread = (Arc::clone(&stop), Arc::clone(&peers));
-        std::thread::spawn(move || hold(&listener, greet, qemu, &thread.0, &thread.1));
-        Ok(Self { path: path.to_owned(), stop, peers, _own: own, leave: false })
+    /// Listens at `path` as QEMU does (`unix_listen_saddr` in util/qemu-sockets.c): whatever is there is unlinked first, and
+    /// what cannot be unlinked, a directory for one, is an error; then come bind(2) and listen(2), with a queue of one.
+    pub fn listen(path: &str, attach: &Attach) -> Result<Self, String> {
+        let failed = |what: &str, error: &std::io::Error| {
+            let error = error.to_string();
+            Err(format!("{what} {path}: {}", error.split(" (os error").next().unwrap_or_default()))
+        };
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return failed("Failed to unlink socket", &error),
+            _ => {}
+        }
+        let bound = || -> std::io::Result<OwnedFd> {
+            let fd = socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+            bind_unix(&fd, &SocketAddrUnix::new(path)?)?;
+            listen(&fd, 1)?;
+            Ok(fd)
+        };
+        let listener = match bound() {
+            Ok(fd) => UnixListener::from(fd),
+            Err(error) => return failed("Failed to bind socket to", &error),
+        };
+        let ready = || {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o775))?;
+            (attach.data_plane == DataPlane::Own).then(|| UnixStream::connect(path)).transpose()
+        };
+        match ready() {
+            Ok(own) => Ok(Self {
+                path: path.to_owned(),
+                listener,
+                attach: attach.clone(),
+                queues: 1,
+                memory: Memory::default(),
+                peers: Vec::new(),
+                lied: false,
+                own,
+            }),
+            Err(error) => failed("Failed to bind socket to", &error),
+        }
     }
 
-    /// How many peers are connected.
-    pub fn peers(&self) -> Arc<AtomicUsize> {
-        Arc::clone(&self.peers)
+    /// Waits, without end, until a back end is accepted (`net_vhost_user_init`: the loop ends with `s->started`).
+    pub fn wait_connected(&mut self, queues: u64, in_the_midst: impl Fn(), dropped: impl Fn(&str)) {
+        self.queues = queues;
+        while self.peers.is_empty() && !self.lied && self.attach.data_plane != DataPlane::None {
+            self.listener.set_nonblocking(false).unwrap();
+            let (peer, _) = self.listener.accept().expect("a connection can be accepted");
+            let lie = std::mem::take(&mut self.attach.qemu);
+            if lie != Qemu::Honest {
+                std::thread::spawn(move || tell(lie, &peer));
+                std::thread::sleep(LIE);
+                // The next who comes is taken as he is.
+                (self.lied, self.attach.data_plane) = (true, DataPlane::Wait);
+            } else {
+                self.greet(peer, &in_the_midst, &dropped);
+            }
+        }
+        self.listener.set_nonblocking(true).unwrap();
+    }
+
+    /// Speaks with who has connected; hangs up on it if it is of no use.
+    fn greet(&mut self, peer: UnixStream, in_the_midst: &impl Fn(), dropped: &impl Fn(&str)) {
+        peer.set_nonblocking(false).unwrap();
+        if self.attach.data_plane == DataPlane::Handshake {
+            let begun = handshake::begin(&peer, self.queues, &self.attach.wants, &mut self.memory, in_the_midst);
+            if let Err(why) = begun {
+                return dropped(&why);
+            }
+        }
+        peer.set_nonblocking(true).unwrap();
+        self.peers.push(peer);
+    }
+
+    /// Whether somebody waits to be taken. QEMU has one back end at a time: with one there, it accepts nobody
+    /// (`tcp_chr_new_client` takes the listener's callback away), and who connects waits.
+    pub fn is_called(&mut self) -> bool {
+        self.peers.retain_mut(|peer| match peer.read(&mut [0; 4096]) {
+            Ok(count) => count > 0,
+            Err(error) => error.kind() == ErrorKind::WouldBlock,
+        });
+        if self.attach.data_plane == DataPlane::Handshake && !self.peers.is_empty() {
+            return false;
+        }
+        poll(&mut [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1)
+    }
+
+    /// Takes the next who has connected.
+    pub fn take_next(&mut self, dropped: impl Fn(&str)) {
+        if let Ok((peer, _)) = self.listener.accept() {
+            self.greet(peer, &|| {}, &dropped);
+        }
+    }
+
+    /// Says to the back end that the device is in use.
+    pub fn enable(&self) {
+        if let Some(peer) = self.peers.first().filter(|_| self.attach.data_plane == DataPlane::Handshake) {
+            handshake::enable(peer, &self.memory);
+        }
+    }
+
+    /// Leaves the file behind, as a QEMU that is killed does.
+    pub fn leave(mut self) {
+        self.path.clear();
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        if !self.leave {
+        // socket_listen_cleanup.
+        if !self.path.is_empty() {
             let _ = std::fs::remove_file(&self.path);
         }
+        drop(self.own.take());
     }
-}
-
-/// Accepts peers and keeps them for as long as they stay.
-fn hold(listener: &UnixListener, greet: Option<u64>, mut qemu: Qemu, stop: &AtomicBool, count: &AtomicUsize) {
-    listener.set_nonblocking(true).unwrap();
-    let greet = greet.filter(|_| qemu == Qemu::Honest);
-    let (mut peers, mut lied_to): (Vec<UnixStream>, usize) = (Vec::new(), 0);
-    while !stop.load(Ordering::SeqCst) {
-        if let Ok((peer, _)) = listener.accept()
-            && greet.is_none_or(|queues| greeted(&peer, queues).is_some())
-        {
-            match std::mem::take(&mut qemu) {
-                Qemu::Honest => {
-                    peer.set_nonblocking(true).unwrap();
-                    peers.push(peer);
-                }
-                lie => {
-                    lied_to += 1;
-                    std::thread::spawn(move || tell(lie, &peer));
-                }
-            }
-        }
-        peers.retain_mut(|peer| match peer.read(&mut [0; 4096]) {
-            Ok(count) => count > 0,
-            Err(error) => error.kind() == ErrorKind::WouldBlock,
-        });
-        count.store(peers.len() + lied_to, Ordering::SeqCst);
-        std::thread::sleep(PAUSE);
-    }
-}
-
-/// vhost-user: VHOST_USER_GET_FEATURES, VHOST_USER_GET_PROTOCOL_FEATURES, VHOST_USER_GET_QUEUE_NUM.
-const GET_FEATURES: u32 = 1;
-const GET_PROTOCOL_FEATURES: u32 = 15;
-const GET_QUEUE_NUM: u32 = 17;
-/// VHOST_USER_F_PROTOCOL_FEATURES.
-const F_PROTOCOL_FEATURES: u64 = 1 << 30;
-/// VHOST_USER_PROTOCOL_F_MQ.
-const F_MQ: u64 = 1;
-
-/// The first questions of QEMU to a vhost-user back end. A peer that hangs up, says something else or offers fewer
-/// queues is dropped, and QEMU waits for the next.
-fn greeted(peer: &UnixStream, queues: u64) -> Option<()> {
-    peer.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    let has_protocol = ask(peer, GET_FEATURES)? & F_PROTOCOL_FEATURES != 0;
-    let has_queues = has_protocol && ask(peer, GET_PROTOCOL_FEATURES)? & F_MQ != 0;
-    let offered = if has_queues { ask(peer, GET_QUEUE_NUM)? } else { 1 };
-    (offered >= queues).then_some(())
-}
-
-/// One question of vhost-user without a payload, whose answer is a number. Its words are the machine's own.
-fn ask(mut peer: &UnixStream, request: u32) -> Option<u64> {
-    let words = |flags: u32, size: u32| [request, flags, size].map(u32::to_ne_bytes).concat();
-    peer.write_all(&words(1, 0)).ok()?;
-    let mut reply = [0; 20];
-    peer.read_exact(&mut reply).ok()?;
-    let (head, number) = reply.split_first_chunk::<12>()?;
-    (head[..] == words(1 | 4, 8)).then(|| u64::from_ne_bytes(number.try_into().unwrap()))
 }

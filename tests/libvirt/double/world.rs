@@ -1,19 +1,19 @@
-//! What is true in the double's world, over all connections: domains, their NICs, who listens for what.
+//! What libvirtd knows, over all connections: domains, their NICs, who listens for what.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::Ordering;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::checks::{accepted, allowed, unsupported_flags};
 use crate::devices::{Device, devices, free_port, without};
-use crate::script::{DataPlane, Guest, Lie, Qemu, Refuse, Script};
-use crate::socket::Socket;
+use crate::log::Log;
+use crate::monitor::Monitor;
+use crate::script::{Lie, Refuse, Script, Step, Stopped};
 use crate::wire::{Head, Out, Refusal};
 
 /// The end of a connection that several threads write to, a whole frame at a time.
@@ -23,8 +23,8 @@ pub type Writer = Arc<Mutex<UnixStream>>;
 pub const LIVE: i32 = 1;
 /// Flag: what is stored.
 pub const CONFIG: i32 = 2;
-/// How long a QEMU has for its lies.
-const LIE: Duration = Duration::from_millis(300);
+/// How many domains have their QEMU from the beginning, as all have in life.
+const FROM_THE_BEGINNING: usize = 4;
 /// How long libvirt waits for the guest in a detach by XML.
 const DETACH_WAIT: Duration = Duration::from_secs(5);
 
@@ -37,7 +37,7 @@ pub struct World {
     pub script: Script,
     state: Mutex<State>,
     changed: Condvar,
-    log: Option<Mutex<File>>,
+    log: Log,
 }
 
 #[derive(Default)]
@@ -47,6 +47,8 @@ struct State {
     next_callback: i32,
     /// How often each call was made.
     calls: HashMap<String, u32>,
+    /// The domains whose QEMU somebody waits for.
+    awaited: Vec<[u8; 16]>,
 }
 
 #[derive(Clone)]
@@ -67,8 +69,8 @@ pub struct Domain {
     pub xml: String,
     pub stored: Option<String>,
     pub operation: Option<i32>,
-    sockets: HashMap<String, Socket>,
-    asks: HashMap<String, u32>,
+    /// Its QEMU, if it runs.
+    monitor: Option<Arc<Monitor>>,
     busy: bool,
     /// A domain that was not persistent and has ended: no call finds it any more.
     gone: bool,
@@ -77,6 +79,23 @@ pub struct Domain {
 impl Domain {
     pub fn encode(&self, out: Out) -> Out {
         out.text(&self.name).raw(&self.uuid).word(self.id)
+    }
+
+    /// The XML that the flags name.
+    fn text(&self, flags: i32) -> &String {
+        self.stored.as_ref().filter(|_| flags & CONFIG != 0).unwrap_or(&self.xml)
+    }
+
+    /// Removes a device from the live XML.
+    fn forget(&mut self, alias: &str) {
+        let all = devices(&self.xml, 2).expect("the XML is well-formed");
+        if let Some(device) = all.iter().find(|device| device.alias == alias) {
+            self.xml = without(&self.xml, &device.place);
+        }
+    }
+
+    fn text_mut(&mut self, flags: i32) -> &mut String {
+        self.stored.as_mut().filter(|_| flags & CONFIG != 0).unwrap_or(&mut self.xml)
     }
 }
 
@@ -110,27 +129,89 @@ impl World {
             ..Domain::default()
         };
         let state = State { domains: script.domains.iter().map(domain).collect(), ..State::default() };
-        let open = |path| OpenOptions::new().create(true).append(true).open(path).expect("the log can be written");
-        let log = script.log.as_ref().map(|path| Mutex::new(open(path)));
+        let log = Log::open(&script);
         Self { script, state: Mutex::new(state), changed: Condvar::new(), log }
+    }
+
+    /// Starts the QEMUs of the first domains that run. Only the process' first thread may do this.
+    pub fn boot(self: &Arc<Self>, script: &Path) {
+        let state = self.lock();
+        let running = state.domains.iter().filter(|domain| domain.id >= 0).map(|domain| domain.uuid);
+        let running: Vec<_> = running.take(FROM_THE_BEGINNING).collect();
+        drop(state);
+        running.into_iter().for_each(|uuid| self.start(uuid, script));
+    }
+
+    /// Starts the QEMUs of the others, each when it is first needed: some scripts have thousands of domains. Only the process'
+    /// first thread may do this.
+    pub fn boot_on_demand(self: &Arc<Self>, script: &Path) {
+        let mut state = self.lock();
+        loop {
+            if let Some(uuid) = state.awaited.pop() {
+                drop(state);
+                self.start(uuid, script);
+                self.changed.notify_all();
+                state = self.lock();
+            } else {
+                state = self.changed.wait(state).unwrap();
+            }
+        }
+    }
+
+    fn start(self: &Arc<Self>, uuid: [u8; 16], script: &Path) {
+        if !matches!(self.by_uuid(uuid, |domain| domain.id >= 0 && domain.monitor.is_none()), Ok(true)) {
+            return;
+        }
+        let stop = match self.script.stop {
+            Some(Stopped::Libvirtd(step)) => Some(step),
+            _ => None,
+        };
+        let world = Arc::clone(self);
+        let monitor = Monitor::start(script, stop, move |event| world.heard(uuid, event));
+        self.change(uuid, |domain| domain.monitor = Some(Arc::new(monitor)));
+    }
+
+    /// A domain's QEMU.
+    fn monitor(&self, uuid: [u8; 16]) -> Result<Arc<Monitor>, Refusal> {
+        let mut state = self.lock();
+        loop {
+            let domain = state.domains.iter().find(|domain| domain.uuid == uuid).ok_or_else(gone)?;
+            if let Some(monitor) = &domain.monitor {
+                return Ok(Arc::clone(monitor));
+            }
+            if domain.id < 0 {
+                return Err(gone());
+            }
+            state.awaited.push(uuid);
+            self.changed.notify_all();
+            state = self.changed.wait(state).unwrap();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
-    /// Writes one line into the log: what happened, and when, in microseconds since 1970.
-    fn note(&self, mut what: Value) {
-        if let Some(log) = &self.log {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-            what["t_us"] = json!(u64::try_from(now.as_micros()).unwrap());
-            log.lock().unwrap().write_all(format!("{what}\n").as_bytes()).unwrap();
+    /// Changes a domain, if there is one.
+    fn change(&self, uuid: [u8; 16], change: impl FnOnce(&mut Domain)) {
+        if let Some(domain) = self.lock().domains.iter_mut().find(|domain| domain.uuid == uuid) {
+            change(domain);
         }
+    }
+
+    /// Has a domain's QEMU execute a command.
+    fn execute(&self, uuid: [u8; 16], step: Step, alias: &str, arguments: &Value) -> Result<(), Refusal> {
+        self.monitor(uuid)?.execute(step, alias, arguments).map_err(|why| Refusal::new(1, 10, why))
+    }
+
+    /// Notes that everything that a client sent over this connection was done.
+    pub fn ended(&self, connection: usize) {
+        self.log.note(json!({"connection": connection, "ended": true}));
     }
 
     /// Writes one line about a call and counts it; the lie to tell in return, if one was ordered.
     pub fn called(&self, connection: usize, call: &str, args: &Value) -> Option<Lie> {
-        self.note(json!({"connection": connection, "call": call, "args": args}));
+        self.log.note(json!({"connection": connection, "call": call, "args": args}));
         let mut state = self.lock();
         let count = state.calls.entry(call.to_owned()).or_default();
         *count += 1;
@@ -205,7 +286,7 @@ impl World {
             })
             .collect();
         drop(state);
-        self.note(json!({"event": procedure, "heard": letters.len()}));
+        self.log.note(json!({"event": procedure, "heard": letters.len()}));
         for (writer, frame) in letters {
             // A client that is gone hears nothing.
             let _ = writer.lock().unwrap().write_all(&frame);
@@ -250,10 +331,24 @@ impl World {
         Err(Refusal::new(68, 10, message))
     }
 
-    /// The XML, live or stored; what does not run is described by what is stored. Takes a job, as libvirt 11.3 does.
+    /// The long job of a domain. To tell it libvirt waits for a change that is under way: it takes a job in every release
+    /// (`qemuDomainGetJobStatsInternal`).
+    pub fn operation(&self, uuid: [u8; 16]) -> Result<Option<i32>, Refusal> {
+        self.job(uuid, |world| {
+            world.by_uuid(uuid, |domain| allowed(domain, LIVE))??;
+            world.by_uuid(uuid, |domain| domain.operation)
+        })
+    }
+
+    /// The XML, live or stored; what does not run is described by what is stored. Waits for a change that is under way
+    /// where the script's libvirt does.
     pub fn xml(&self, uuid: [u8; 16], stored: bool) -> Result<String, Refusal> {
         let xml = |d: &Domain| d.stored.as_ref().filter(|_| stored || d.id < 0).unwrap_or(&d.xml).clone();
-        self.job(uuid, |world| world.by_uuid(uuid, xml))
+        if self.script.reading_takes_job() {
+            self.job(uuid, |world| world.by_uuid(uuid, xml))
+        } else {
+            self.by_uuid(uuid, xml)
+        }
     }
 
     pub fn attach(&self, uuid: [u8; 16], xml: &str, flags: i32) -> Result<(), Refusal> {
@@ -270,56 +365,40 @@ impl World {
             if world.script.attach.ignore {
                 return Ok(());
             }
-            let (alias, socket) = world.plug(uuid, xml, flags)?;
-            // The guest stands still here until somebody dials; libvirt sets no limit to that.
-            let peers =
-                socket.as_ref().map(Socket::peers).filter(|_| world.script.attach.data_plane != DataPlane::None);
-            while peers.as_ref().is_some_and(|peers| peers.load(Ordering::SeqCst) == 0) {
-                std::thread::sleep(Duration::from_millis(5));
+            let device = world.accepted(uuid, xml, flags)?;
+            if world.script.attach.socket && flags & CONFIG == 0 {
+                let (alias, queues) = (&device.alias, device.queues.parse().unwrap_or(1));
+                world.execute(uuid, Step::ChardevAdd, alias, &json!({"path": device.path}))?;
+                // The guest stands still here until somebody dials; libvirt sets no limit to that.
+                world.execute(uuid, Step::NetdevAdd, alias, &json!({"queues": queues}))?;
+                world.execute(uuid, Step::DeviceAdd, alias, &Value::Null)?;
             }
-            // QEMU has a handshake to make before the command that plugs is done.
-            if world.script.attach.qemu != Qemu::Honest {
-                std::thread::sleep(LIE);
-            }
-            if let (Some(socket), Some(domain)) = (socket, world.lock().domains.iter_mut().find(|d| d.uuid == uuid)) {
-                domain.sockets.insert(alias.clone(), socket);
-            }
-            world.tell(uuid, DEVICE_ADDED, |out| out.text(&alias));
+            // Only now the definition has it (the end of qemuDomainAttachNetDevice).
+            world.insert(uuid, &device, flags);
+            world.tell(uuid, DEVICE_ADDED, |out| out.text(&device.alias));
             Ok(())
         })
     }
 
-    /// Checks the interface as libvirt does and puts it into the XML that the flags name.
-    fn plug(&self, uuid: [u8; 16], xml: &str, flags: i32) -> Result<(String, Option<Socket>), Refusal> {
-        let mut state = self.lock();
-        let domain = state.domains.iter_mut().find(|d| d.uuid == uuid).ok_or_else(gone)?;
-        let stored = flags & CONFIG != 0;
-        let text = if stored { domain.stored.as_mut().unwrap_or(&mut domain.xml) } else { &mut domain.xml };
-        let there = devices(text, 2).expect("the script's XML is well-formed");
-        let mut device = accepted(xml, text, &there)?;
+    /// Checks the interface as libvirt does, and gives it its place.
+    fn accepted(&self, uuid: [u8; 16], xml: &str, flags: i32) -> Result<Device, Refusal> {
+        let text = self.by_uuid(uuid, |domain| domain.text(flags).clone())?;
+        let there = devices(&text, 2).expect("the script's XML is well-formed");
+        let mut device = accepted(xml, &text, &there)?;
         let full = || Refusal::new(1, 20, "internal error: No more available PCI slots");
         device.bus = Some(device.bus.or_else(|| free_port(&there)).ok_or_else(full)?);
-        let attach = &self.script.attach;
-        let socket = if attach.socket && !stored {
-            let queues = device.queues.parse().unwrap_or(1);
-            let greet = (attach.data_plane == DataPlane::Handshake).then_some(queues);
-            let own = attach.data_plane == DataPlane::Own;
-            let socket = Socket::listen(&device.path, own, greet, attach.qemu).map_err(|error| {
-                let what = error.to_string();
-                let what = what.split(" (os error").next().unwrap_or_default().to_owned();
-                let command = "internal error: unable to execute QEMU command 'chardev-add': Failed to add chardev";
-                let what =
-                    format!("{command} 'char{}': Failed to bind socket to {}: {what}", device.alias, device.path);
-                Refusal::new(1, 10, what)
-            })?;
-            Some(socket)
-        } else {
-            None
-        };
-        let at = text.find("</devices>").expect("the script's XML has devices");
-        let at = text[..at].rfind('\n').map_or(at, |line| line + 1);
-        text.insert_str(at, &device.shown(attach.shows));
-        Ok((device.alias, socket))
+        Ok(device)
+    }
+
+    /// Puts an interface into the XML that the flags name.
+    fn insert(&self, uuid: [u8; 16], device: &Device, flags: i32) {
+        self.change(uuid, |domain| {
+            let text = domain.text(flags);
+            let at = text.find("</devices>").expect("the script's XML has devices");
+            let at = text[..at].rfind('\n').map_or(at, |line| line + 1);
+            let text = [&text[..at], &device.shown(self.script.attach.shows), &text[at..]].concat();
+            *domain.text_mut(flags) = text;
+        });
     }
 
     fn ordered(&self, call: &str, refuse: Option<&Refuse>) -> Option<Refusal> {
@@ -359,27 +438,12 @@ impl World {
                 }
                 return Ok(alias);
             }
-            let asks = {
-                let mut state = world.lock();
-                let domain = state.domains.iter_mut().find(|d| d.uuid == uuid).ok_or_else(gone)?;
-                let asks = domain.asks.entry(alias.clone()).or_default();
-                *asks += 1;
-                *asks
-            };
-            let (world, name) = (Arc::clone(self), alias.clone());
-            let after = Duration::from_millis(self.script.detach.after_ms);
-            let guest = self.script.detach.guest;
-            let answer = match (guest, asks) {
-                (Guest::Never, _) | (Guest::SecondAsk, 1) => None,
-                (Guest::SecondAsk, _) => Some(Guest::Obeys),
-                (Guest::RefusesOnce, asks) => Some(if asks == 1 { Guest::Refuses } else { Guest::Obeys }),
-                (guest, _) => Some(guest),
-            };
-            if let Some(answer) = answer {
-                std::thread::spawn(move || {
-                    std::thread::sleep(after);
-                    world.let_go(uuid, &name, answer);
-                });
+            // What QEMU does not have any more is as good as removed (qemuDomainDeleteDevice).
+            match world.execute(uuid, Step::DeviceDel, &alias, &Value::Null) {
+                Err(refusal) if refusal.message.as_ref().is_some_and(|why| why.ends_with("not found")) => {
+                    world.unplug(uuid, &alias);
+                }
+                asked => asked?,
             }
             Ok(alias)
         })
@@ -392,44 +456,50 @@ impl World {
         })
     }
 
-    /// The guest has made up its mind.
-    fn let_go(&self, uuid: [u8; 16], alias: &str, answer: Guest) {
-        match answer {
-            Guest::Refuses => self.tell(uuid, REMOVAL_FAILED, |out| out.text(alias)),
-            Guest::Stops => {
-                self.tell(uuid, LIFECYCLE, |out| out.word(6).word(2));
-                if let Some(domain) = self.lock().domains.iter_mut().find(|domain| domain.uuid == uuid) {
-                    (domain.id, domain.state, domain.gone) = (-1, 5, domain.stored.is_none());
-                    domain.sockets.clear();
+    /// An event of a domain's QEMU, or its end. Its work is done elsewhere: the monitor must be read meanwhile.
+    fn heard(self: &Arc<Self>, uuid: [u8; 16], event: Value) {
+        let world = Arc::clone(self);
+        std::thread::spawn(move || {
+            let alias = event["alias"].as_str().unwrap_or_default();
+            match event["event"].as_str() {
+                // processDeviceDeletedEvent: a job, and the rest of the device.
+                Some("DEVICE_DELETED") => {
+                    let removed = world.job(uuid, |world| {
+                        world.unplug(uuid, alias);
+                        Ok(())
+                    });
+                    if removed.is_ok() && world.script.detach.event {
+                        world.tell(uuid, DEVICE_REMOVED, |out| out.text(alias));
+                    }
                 }
-                self.tell(uuid, LIFECYCLE, |out| out.word(5).word(1));
+                Some("DEVICE_UNPLUG_GUEST_ERROR") => world.tell(uuid, REMOVAL_FAILED, |out| out.text(alias)),
+                Some("SHUTDOWN") => world.stopped(uuid, &[(6, 2), (5, 1)]),
+                Some("PRETENDS") => world.tell(uuid, DEVICE_REMOVED, |out| out.text(alias)),
+                Some("HIDES") => world.change(uuid, |domain| domain.forget(alias)),
+                // It was killed: the end of the monitor.
+                _ => world.stopped(uuid, &[(5, 5)]),
             }
-            Guest::Pretends => self.tell(uuid, DEVICE_REMOVED, |out| out.text(alias)),
-            Guest::Hides => {
-                if let Some(domain) = self.lock().domains.iter_mut().find(|domain| domain.uuid == uuid) {
-                    let all = devices(&domain.xml, 2).expect("the XML is well-formed");
-                    let device = all.iter().find(|device| device.alias == alias).expect("it was found before");
-                    domain.xml = without(&domain.xml, &device.place);
-                }
-            }
-            _ => {
-                self.unplug(uuid, alias);
-                if self.script.detach.event {
-                    self.tell(uuid, DEVICE_REMOVED, |out| out.text(alias));
-                }
-            }
-        }
+        });
     }
 
+    /// A domain has stopped; `events` of its life tell of it, the last one when no call finds it running.
+    fn stopped(&self, uuid: [u8; 16], events: &[(i32, i32)]) {
+        let Some(((event, detail), before)) = events.split_last() else { return };
+        let Ok(0..) = self.by_uuid(uuid, |domain| domain.id) else { return };
+        for (event, detail) in before {
+            self.tell(uuid, LIFECYCLE, |out| out.word(*event).word(*detail));
+        }
+        self.change(uuid, |domain| {
+            (domain.id, domain.state, domain.gone) = (-1, 5, domain.stored.is_none());
+            domain.monitor = None;
+        });
+        self.tell(uuid, LIFECYCLE, |out| out.word(*event).word(*detail));
+    }
+
+    /// What libvirt does once the guest has released a device (`qemuDomainRemoveNetDevice`).
     fn unplug(&self, uuid: [u8; 16], alias: &str) {
-        let mut state = self.lock();
-        let Some(domain) = state.domains.iter_mut().find(|domain| domain.uuid == uuid) else { return };
-        let all = devices(&domain.xml, 2).expect("the XML is well-formed");
-        if let Some(device) = all.iter().find(|device| device.alias == alias) {
-            domain.xml = without(&domain.xml, &device.place);
-        }
-        if let Some(mut socket) = domain.sockets.remove(alias) {
-            socket.leave = self.script.detach.leave_socket;
-        }
+        // QEMU may have gone meanwhile.
+        let _ = self.execute(uuid, Step::NetdevDel, alias, &Value::Null);
+        self.change(uuid, |domain| domain.forget(alias));
     }
 }
