@@ -77,6 +77,7 @@ impl Socket {
         self.queues = queues;
         while self.peers.is_empty() && !self.lied && self.attach.data_plane != DataPlane::None {
             self.listener.set_nonblocking(false).unwrap();
+            self.wait_as_glib_does();
             let (peer, _) = self.listener.accept().expect("a connection can be accepted");
             let lie = std::mem::take(&mut self.attach.qemu);
             if lie != Qemu::Honest {
@@ -89,6 +90,14 @@ impl Socket {
             }
         }
         self.listener.set_nonblocking(true).unwrap();
+    }
+
+    /// In a poll(2) without a timeout, of the socket and one descriptor more, by which GLib's main loop is woken
+    /// (`qio_net_listener_wait_client` in io/net-listener.c): that is how a QEMU that waits is told from one that runs.
+    fn wait_as_glib_does(&self) {
+        let (wake, _waker) = UnixStream::pair().expect("a pair of sockets");
+        let polled = [&wake as &dyn AsFd, &self.listener].map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
+        while poll(&mut polled.clone(), PollTimeout::NONE) == Err(nix::errno::Errno::EINTR) {}
     }
 
     /// Speaks with who has connected; hangs up on it if it is of no use.
