@@ -69,9 +69,10 @@ impl Options {
         let mut journal = Journal::of_command("rescue", &uid);
         let rescue = Rescue { config, uid: &uid, living: &living, deadline };
         let freed = rescue.run(wanted.as_ref(), &mut journal);
-        let failed = freed
-            .as_ref()
-            .map_or_else(|error| Some(error), |freed| freed.iter().find_map(|one| one.outcome.as_ref().err()));
+        let failed = match &freed {
+            Ok(freed) => freed.iter().find_map(|one| one.outcome.as_ref().err()),
+            Err(error) => Some(error),
+        };
         journal.close(failed);
         freed.map_err(|error| error.to_string())
     }

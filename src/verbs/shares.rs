@@ -1,9 +1,18 @@
-//! Which attachments of a pod a share is there for. A pod may have several shares: one for each of its volumes, and one
+//! Which attachments of a pod a share is there for, and who still uses it. A pod may have several shares: one for each of its volumes, and one
 //! for each directory that `socket_base_dir` has named while it lived.
 
+use std::path::Path;
+
+use crate::cni::Error;
+use crate::dataplane::connected;
+use crate::deadline::Deadline;
 use crate::pod::identity::PodUid;
-use crate::record::{Record, Store};
+use crate::pod::volume::Volume;
+use crate::record::{Nic, Record, Store};
 use crate::share::Share;
+
+use super::fault;
+use super::sandbox::Living;
 
 /// The share that a recorded attachment needs.
 pub fn of(record: &Record, uid: &PodUid) -> Share {
@@ -13,4 +22,44 @@ pub fn of(record: &Record, uid: &PodUid) -> Share {
 /// Whether an attachment of the pod needs the share, but for those that are about to go.
 pub fn is_needed(share: &Share, store: &Store, uid: &PodUid, goes: impl Fn(&Record) -> bool) -> bool {
     store.of_pod(uid).iter().any(|record| !goes(record) && of(record, uid) == *share)
+}
+
+/// Whether some process of the pod still has a socket in the volume, through any of the pod's mounts. What there is no time
+/// to look at may have.
+pub fn is_in_use(volume: &Volume, living: &Living, deadline: Deadline) -> bool {
+    let names = volume.sockets().unwrap_or_default();
+    if names.is_empty() {
+        return false;
+    }
+    let (Ok(location), Ok(sockets)) = (volume.location(), living.unix_sockets()) else { return true };
+    let points = living.mount_points(&location, deadline);
+    let is_in_it = |path: &str| {
+        let (path, name) = (Path::new(path), Path::new(path).file_name().and_then(|name| name.to_str()));
+        path.parent().is_some_and(|parent| points.contains(parent)) && name.is_some_and(|name| names.contains(name))
+    };
+    deadline.passed() || connected::listening(&sockets).any(is_in_it)
+}
+
+/// Puts back what a failed ADD found: its earlier record, if it had one, and no share where there was none. A share stays
+/// while a socket in it is in use: whoever waits there, such as a QEMU in another client's attach, is reached through it.
+pub fn restore(
+    store: &Store,
+    (share, volume, mounted): (&Share, &Volume, bool),
+    before: Option<Record>,
+    now: &Record,
+    (uid, living): (&PodUid, Option<&Living>),
+    deadline: Deadline,
+) -> Result<(), Error> {
+    if let Some(mut before) = before {
+        // What the guest was asked meanwhile is not taken back.
+        let is_leaving = |nic: &Nic| now.nic.as_ref().is_some_and(|now| now.detaching && now.path == nic.path);
+        before.nic.iter_mut().filter(|nic| is_leaving(nic)).for_each(|nic| nic.detaching = true);
+        return store.write(uid, &before).map_err(|error| fault::record(&error));
+    }
+    let in_use = || living.is_some_and(|living| is_in_use(volume, living, deadline));
+    let goes = |other: &Record| other.is_of(&now.container_id, &now.ifname);
+    if mounted && !is_needed(share, store, uid, goes) && !in_use() {
+        share.remove().map_err(|error| fault::share(&error))?;
+    }
+    store.remove(uid, &now.container_id, &now.ifname).map_err(|error| fault::record(&error))
 }

@@ -99,7 +99,7 @@ impl Undo<'_> {
         let in_use = volume
             .as_ref()
             .zip(living.as_ref())
-            .is_some_and(|(volume, living)| any_in_use(volume, living, self.deadline));
+            .is_some_and(|(volume, living)| shares::is_in_use(volume, living, self.deadline));
         let goes = |other: &Record| dead.contains(other) || self.is_this(other);
         for share in
             [self.share(record.as_ref())].into_iter().chain(dead.iter().map(|other| shares::of(other, self.uid)))
@@ -359,46 +359,6 @@ pub fn untell(record: Option<&Record>, journal: &mut Journal) {
         Ok(false) => {}
         Err(error) => journal.warn(error),
     }
-}
-
-/// Whether some process of the pod still has a socket in the volume, through any of the pod's mounts. What there is no time
-/// to look at may have.
-fn any_in_use(volume: &Volume, living: &Living, deadline: Deadline) -> bool {
-    let names = volume.sockets().unwrap_or_default();
-    if names.is_empty() {
-        return false;
-    }
-    let (Ok(location), Ok(sockets)) = (volume.location(), living.unix_sockets()) else { return true };
-    let points = living.mount_points(&location, deadline);
-    let is_in_it = |path: &str| {
-        let (path, name) = (Path::new(path), Path::new(path).file_name().and_then(|name| name.to_str()));
-        path.parent().is_some_and(|parent| points.contains(parent)) && name.is_some_and(|name| names.contains(name))
-    };
-    deadline.passed() || connected::listening(&sockets).any(is_in_it)
-}
-
-/// Puts back what a failed ADD found: its earlier record, if it had one, and no share where there was none. A share stays
-/// while a socket in it is in use: whoever waits there, such as a QEMU in another client's attach, is reached through it.
-pub fn restore(
-    store: &Store,
-    (share, volume, mounted): (&Share, &Volume, bool),
-    before: Option<Record>,
-    now: &Record,
-    (uid, living): (&PodUid, Option<&Living>),
-    deadline: Deadline,
-) -> Result<(), Error> {
-    if let Some(mut before) = before {
-        // What the guest was asked meanwhile is not taken back.
-        let is_leaving = |nic: &Nic| now.nic.as_ref().is_some_and(|now| now.detaching && now.path == nic.path);
-        before.nic.iter_mut().filter(|nic| is_leaving(nic)).for_each(|nic| nic.detaching = true);
-        return store.write(uid, &before).map_err(|error| fault::record(&error));
-    }
-    let in_use = || living.is_some_and(|living| any_in_use(volume, living, deadline));
-    let goes = |other: &Record| other.is_of(&now.container_id, &now.ifname);
-    if mounted && !shares::is_needed(share, store, uid, goes) && !in_use() {
-        share.remove().map_err(|error| fault::share(&error))?;
-    }
-    store.remove(uid, &now.container_id, &now.ifname).map_err(|error| fault::record(&error))
 }
 
 /// Lets go of the pod's lock, for good if nothing of the pod is recorded.
