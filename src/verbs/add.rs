@@ -151,7 +151,7 @@ impl Pod<'_> {
             && !failure.open
             && plugged.is_none()
             && let Err(error) =
-                shares::restore(store, (&share, &volume, mounted), before, &record, (uid, living.as_ref()), deadline)
+                shares::restore(store, (&share, &volume, mounted), before, &record, (uid, living.as_ref()))
         {
             journal.warn(format_args!("what was done could not be undone: {error}"));
         }

@@ -2,6 +2,7 @@
 //! for each directory that `socket_base_dir` has named while it lived.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::cni::Error;
 use crate::dataplane::connected;
@@ -13,6 +14,9 @@ use crate::share::Share;
 
 use super::fault;
 use super::sandbox::Living;
+
+/// How long a failed ADD looks who uses the share that it has made.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The share that a recorded attachment needs.
 pub fn of(record: &Record, uid: &PodUid) -> Share {
@@ -48,7 +52,6 @@ pub fn restore(
     before: Option<Record>,
     now: &Record,
     (uid, living): (&PodUid, Option<&Living>),
-    deadline: Deadline,
 ) -> Result<(), Error> {
     if let Some(mut before) = before {
         // What the guest was asked meanwhile is not taken back.
@@ -56,7 +59,8 @@ pub fn restore(
         before.nic.iter_mut().filter(|nic| is_leaving(nic)).for_each(|nic| nic.detaching = true);
         return store.write(uid, &before).map_err(|error| fault::record(&error));
     }
-    let in_use = || living.is_some_and(|living| is_in_use(volume, living, deadline));
+    // The call's own deadline may have passed.
+    let in_use = || living.is_some_and(|living| is_in_use(volume, living, Deadline::after(LOOK)));
     let goes = |other: &Record| other.is_of(&now.container_id, &now.ifname);
     if mounted && !is_needed(share, store, uid, goes) && !in_use() {
         share.remove().map_err(|error| fault::share(&error))?;
