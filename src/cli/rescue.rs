@@ -1,6 +1,8 @@
 //! `rescue POD [NIC]`: frees a VM that stands still in an attach of a vhost-user NIC.
 
 use std::collections::BTreeSet;
+use std::io::stderr;
+use std::thread;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,11 +16,14 @@ use crate::logging;
 use crate::pod::identity::PodUid;
 use crate::privilege::{self, Task};
 use crate::record::{Record, Store};
-use crate::verbs::rescue::{Freed, Rescue};
+use crate::verbs::rescue::{Found, Outcome, Rescue};
 use crate::verbs::{journal::Journal, sandbox};
 
 /// How long a rescue takes at most, unless its option says otherwise: a guest may take its time to release a NIC.
 const TIMEOUT: u64 = 40;
+
+/// How long after its deadline a rescue may still be at work.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// The options of `rescue`.
 #[derive(Debug, Args)]
@@ -40,7 +45,7 @@ pub fn run(options: &Options) -> Answer {
     match place::enter_host().and_then(|()| options.rescue()) {
         Ok(freed) if freed.is_empty() => Answer::of("No QEMU of the pod waits for a back end.\n".to_owned(), true),
         Ok(freed) => {
-            let sound = freed.iter().all(|one| one.outcome.is_ok());
+            let sound = freed.iter().all(|one| one.outcome.error().is_none());
             Answer::of(freed.iter().map(described).collect(), sound)
         }
         Err(why) => Answer::failure(why),
@@ -48,10 +53,11 @@ pub fn run(options: &Options) -> Answer {
 }
 
 impl Options {
-    fn rescue(&self) -> Result<Vec<Freed>, String> {
+    fn rescue(&self) -> Result<Vec<Found>, String> {
         let config = &self.place.config();
         privilege::confine(Task::Talk);
         let deadline = Deadline::after(Duration::from_secs(self.timeout));
+        end_soon_after(deadline);
         let (uid, living) = match self.pod.strip_prefix("pid:") {
             Some(pid) => {
                 let pid = pid.parse().map_err(|_| format!("{} is no process id", clean(pid)))?;
@@ -70,7 +76,7 @@ impl Options {
         let rescue = Rescue { config, uid: &uid, living: &living, deadline };
         let freed = rescue.run(wanted.as_ref(), &mut journal);
         let failed = match &freed {
-            Ok(freed) => freed.iter().find_map(|one| one.outcome.as_ref().err()),
+            Ok(freed) => freed.iter().find_map(|one| one.outcome.error()),
             Err(error) => Some(error),
         };
         journal.close(failed);
@@ -98,20 +104,35 @@ impl Options {
     }
 }
 
+/// Makes sure that the command ends soon after its deadline: a socket may be on a file system of the tenant's, which need not
+/// answer. The kernel frees the pod's lock then.
+fn end_soon_after(deadline: Deadline) {
+    let watch = move || {
+        thread::sleep(deadline.and(GRACE).remaining());
+        let why =
+            "vhostuser-hotplug: rescue was given up after its deadline: a file system of the pod does not answer\n";
+        let _ = super::write(stderr(), why);
+        std::process::exit(1);
+    };
+    // Without a thread it is as good as any command that nothing holds up.
+    drop(thread::Builder::new().spawn(watch));
+}
+
 /// The names under which the sockets of a NIC are known.
 fn sockets(nic: &str, records: &[Record]) -> BTreeSet<String> {
     let recorded = records.iter().filter(|record| record.ifname == nic).filter_map(|record| record.nic.as_ref());
     recorded.map(|nic| nic.path.clone()).chain([nic.to_owned()]).collect()
 }
 
-fn described(freed: &Freed) -> String {
-    let waited = format!("QEMU {} waited at {}", freed.pid, clean(&freed.path));
-    match (&freed.outcome, freed.runs) {
-        (Ok(Some(alias)), _) => format!("{waited}: it runs again, and the NIC {} was unplugged.\n", clean(alias)),
-        (Ok(None), _) => format!("{waited}: it runs again, and no NIC came of the attach.\n"),
-        (Err(error), true) => {
-            format!("{waited}: it runs again, and its NIC is still to be unplugged. {}\n", clean(&error.to_string()))
+fn described(found: &Found) -> String {
+    let became = match &found.outcome {
+        Outcome::Unplugged(alias) => format!("it runs again, and the NIC {} was unplugged.", clean(alias)),
+        Outcome::Failed => "it runs again, and no NIC came of the attach.".to_owned(),
+        Outcome::Connected => "it runs again, since a data plane has connected meanwhile.".to_owned(),
+        Outcome::Plugged(error) => {
+            format!("it runs again, and its NIC is still to be unplugged. {}", clean(&error.to_string()))
         }
-        (Err(error), false) => format!("{waited}, and still does. {}\n", clean(&error.to_string())),
-    }
+        Outcome::Waits(error) => format!("it still waits. {}", clean(&error.to_string())),
+    };
+    format!("QEMU {} waited at {}: {became}\n", found.pid, clean(&found.path))
 }

@@ -18,6 +18,8 @@ pub struct BackEnd {
     agreed: u64,
     status: u64,
     started: bool,
+    /// How often the handshake has come to the first ring.
+    handshakes: u32,
     bases: BTreeMap<u32, u32>,
 }
 
@@ -25,7 +27,15 @@ impl BackEnd {
     /// One that offers what this data plane offers.
     #[must_use]
     pub fn new(figures: Figures) -> Self {
-        Self { figures, offered: figures.stand_in(), agreed: 0, status: 0, started: false, bases: BTreeMap::new() }
+        Self {
+            figures,
+            offered: figures.stand_in(),
+            agreed: 0,
+            status: 0,
+            started: false,
+            handshakes: 0,
+            bases: BTreeMap::new(),
+        }
     }
 
     /// The answer to a message, if it has one.
@@ -36,6 +46,13 @@ impl BackEnd {
     /// # Errors
     /// [`Fault::Nonsense`] for what cannot be answered, or was not offered: the connection is to be closed then, so that
     /// the front end does not wait.
+    ///
+    /// [`Fault::Anew`] where QEMU makes its handshake twice on one connection, and the connection is to be closed, too. It does
+    /// so if it has refused a back end before: its loop (`net_vhost_user_init`) then hears of the connection by the event handler
+    /// that the first round has left, and once more when it sets the handler again. Each time it watches the connection for its
+    /// end, and forgets the first watch: after that connection QEMU 10.0 spins on a closed descriptor, and crashes once the NIC has
+    /// gone and the descriptor is another's. A connection that ends in the second handshake takes the first watch along, and the
+    /// attach has succeeded all the same.
     pub fn answer(&mut self, message: &Message) -> Result<Option<Message>, Fault> {
         let word = |value: u64| Ok(Some(message.reply(&value.to_ne_bytes())));
         if message.is_reply || !(1..=LAST_REQUEST).contains(&message.request) {
@@ -73,6 +90,12 @@ impl BackEnd {
                 self.bases.insert(ring, base);
             }
             request::SET_FEATURES | request::SET_MEM_TABLE => self.started = true,
+            request::SET_VRING_CALL if !self.started && is_of_first_ring(message) => {
+                self.handshakes = self.handshakes.saturating_add(1);
+                if self.handshakes > 1 {
+                    return Err(Fault::Anew);
+                }
+            }
             // Rings, eventfds, MTU, RARP…: nothing here uses them.
             _ => {}
         }
@@ -88,6 +111,11 @@ impl BackEnd {
     pub fn is_started(&self) -> bool {
         self.started
     }
+}
+
+/// Whether a message that may come with a descriptor is about ring 0: the ring is in the lower 8 bits.
+fn is_of_first_ring(message: &Message) -> bool {
+    message.word().is_some_and(|word| word & 0xff == 0)
 }
 
 fn nonsense(message: &Message) -> Fault {
@@ -139,6 +167,23 @@ mod tests {
             assert_eq!(asked(back_end, request, &[0; 8], false), None, "request {request}");
         }
         assert_eq!(asked(back_end, 6, &[0; 16], false), Some(word(0)));
+    }
+
+    #[test]
+    fn a_second_handshake_on_one_connection_is_not_gone_along_with() {
+        let call = |ring: u64| Message::ask(request::SET_VRING_CALL, &word(ring | 1 << 8));
+        let back_end = &mut BackEnd::new(OVS);
+        for ring in [0, 1, 2, 3] {
+            assert_eq!(back_end.answer(&call(ring)), Ok(None));
+        }
+        assert_eq!(back_end.answer(&call(0)), Err(Fault::Anew));
+        // A driver that starts the NIC sets its rings again, and a guest's reboot once more.
+        let back_end = &mut BackEnd::new(OVS);
+        assert_eq!(back_end.answer(&call(0)), Ok(None));
+        assert_eq!(asked(back_end, request::SET_FEATURES, &word(0), false), None);
+        for _ in 0..3 {
+            assert_eq!(back_end.answer(&call(0)), Ok(None));
+        }
     }
 
     #[test]

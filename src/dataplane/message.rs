@@ -81,6 +81,8 @@ pub enum Fault {
     Nonsense(String),
     /// It refused what this request asked of it.
     Refused(u32),
+    /// It began its handshake anew on the same connection.
+    Anew,
     /// It offered the first of these virtio features, and now offers the second.
     Changed(u64, u64),
     /// The connection failed: in words.
@@ -93,6 +95,7 @@ impl fmt::Display for Fault {
             Self::Closed => f.write_str("it closed the connection"),
             Self::Silent => f.write_str("it did not answer in time"),
             Self::Nonsense(what) => write!(f, "it does not speak vhost-user: {what}"),
+            Self::Anew => f.write_str("it began its handshake anew, as QEMU does after a back end that it refused"),
             Self::Refused(request) => write!(f, "it refused request {request}"),
             Self::Changed(before, now) => write!(f, "it offered features={before:#x}, and now offers {now:#x}"),
             Self::Broken(error) => write!(f, "the connection failed: {error}"),

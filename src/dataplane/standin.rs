@@ -55,7 +55,7 @@ const QUIET_PATIENCE: Duration = Duration::from_millis(500);
 const MESSAGE_LIMIT: u32 = 20_000;
 
 /// How often a QEMU that may come to wait is looked at; it takes some reads of `/proc` each time.
-const LOOK_FOR_WAITING: Duration = Duration::from_millis(20);
+const LOOK_FOR_WAITING: Duration = Duration::from_millis(5);
 
 /// What a stand-in did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -199,8 +199,11 @@ impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_
                 match self.seat.connect() {
                     Ok(Some(stream)) if peer.is_at(&stream) => return Some(stream),
                     Ok(_) => {}
-                    // Something else than QEMU's socket, for now.
-                    Err(error) => self.served.fault = Some(Fault::Broken(error.to_string())),
+                    // Something else than QEMU's socket, for now. A fault of a connection counts for more.
+                    Err(error) if self.served.requests == 0 => {
+                        self.served.fault = Some(Fault::Broken(error.to_string()));
+                    }
+                    Err(_) => {}
                 }
             }
             if is_over_within(leave, self.look_again) {

@@ -13,7 +13,7 @@ use super::process::{self, Process};
 use crate::sys;
 
 /// Most processes of a sandbox that are looked at; a pod may fork as many as it is allowed.
-const PROCESS_LIMIT: usize = 4096;
+pub const PROCESS_LIMIT: usize = 4096;
 
 /// Most links that lead from one to the next before the namespace comes.
 const LINK_LIMIT: usize = 8;

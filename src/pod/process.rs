@@ -11,6 +11,9 @@ use crate::sys;
 /// Longest cgroup table that is read, in bytes: cgroup v1 has a line for each of some dozen controllers.
 const CGROUP_LIMIT: u64 = 64 << 10;
 
+/// Longest name of a process that is read, in bytes (`TASK_COMM_LEN` is 16; kernel threads have up to 64).
+const NAME_LIMIT: u64 = 64;
+
 /// Longest table of unix sockets that is read, in bytes: some 200 000 sockets.
 const SOCKETS_LIMIT: u64 = 16 << 20;
 
@@ -47,6 +50,14 @@ impl Process {
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         sys::link(self.proc.as_fd()).join(name)
+    }
+
+    /// Its name (`comm`, proc(5)): the first 15 bytes of its program's, unless it chose another.
+    ///
+    /// # Errors
+    /// Those of reading the file.
+    pub fn name(&self) -> Result<String, sys::Error> {
+        sys::read_text(&self.path("comm"), NAME_LIMIT).map(|name| name.trim_end().to_owned())
     }
 
     /// Device and inode of one of its namespaces: "net", "mnt".

@@ -149,8 +149,8 @@ pub fn held(error: &vm::error::Error) -> Error {
 fn busy(error: &libvirt::Error) -> Error {
     Error::try_again(
         "Another operation on the VM is stuck or still at work, such as a migration. If it is another client's attach of a \
-         vhost-user NIC, the VM stands still until the NIC's data plane connects: vhostuser-hotplug rescue finds out, and frees \
-         the VM.",
+         vhost-user NIC, the VM stands still until the NIC's data plane connects: run vhostuser-hotplug rescue, \
+         which frees such a VM.",
     )
     .with_details(error)
 }

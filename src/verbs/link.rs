@@ -28,6 +28,7 @@ use super::journal::Journal;
 use super::ledger::Ledger;
 use super::nic_state::{Heard, NicState, Recorded, judge};
 use super::plug::Failure;
+use super::release::release;
 use super::sandbox::Living;
 use super::unfinished;
 
@@ -286,8 +287,8 @@ impl Link<'_> {
         let then = if blocked {
             "If libvirt carries it out later, it fails: a directory is at the NIC's socket until the next ADD or DEL"
         } else if self.living.waits_at(self.inside, Deadline::after(LOOK_FOR_WAITING)).is_some() {
-            "QEMU waits for the data plane, and the VM stands still meanwhile: look whether OVS runs, with a port that has this \
-             vhost-server-path; the next ADD or DEL, or vhostuser-hotplug rescue, frees the VM"
+            "QEMU waits for the data plane, and the VM stands still: check that OVS runs, with a port that has this \
+             vhost-server-path. The next ADD or DEL, or vhostuser-hotplug rescue, frees the VM"
         } else {
             "The next ADD or DEL goes on from there"
         };
@@ -308,14 +309,10 @@ impl Link<'_> {
             let found = detach::find(client, domain, target, self.deadline).map_err(|error| fault::held(&error))?;
             let Some(alias) = found else { return Ok(()) };
             ledger.leaving(&asked.path)?;
-            let released = detach::release(client, domain, target, &alias, self.deadline);
-            released.map_err(|error| fault::held(&error))
+            release(self.living, client, domain, (target, &alias), self.deadline, journal)
         };
         match taken() {
-            Ok(()) => {
-                journal.did("detach");
-                ("so it was unplugged again", false)
-            }
+            Ok(()) => ("so it was unplugged again", false),
             Err(error) => {
                 journal.warn(format_args!("the NIC could not be unplugged again: {error}"));
                 ("and it could not be unplugged again: DEL will do it", true)

@@ -167,6 +167,11 @@ impl Plug<'_> {
         journal: &mut Journal,
     ) -> Result<(), Failure> {
         let (living, deadline, path) = (self.living, self.half_of_the_rest(), &asked.path);
+        // The earlier call may have meant another of the pod's VMs.
+        let nics = ledger.of_pod().into_iter().filter_map(|record| record.nic);
+        let sent_to: Vec<String> = nics.filter(|nic| nic.path == *path).map(|nic| nic.domain).collect();
+        let running = client.running_domains(deadline).map_err(|error| fault::libvirt(&error))?;
+        let domain = running.iter().find(|one| sent_to.contains(&one.uuid_digits())).unwrap_or(domain);
         let socket = SocketName { volume: self.volume, name: socket, path };
         let outcome =
             unfinished::end(&socket, living, (client, domain), deadline, journal, |client, journal, freed| {
@@ -177,7 +182,8 @@ impl Plug<'_> {
                 let alias = detach::find(client, domain, target, deadline).map_err(|error| fault::held(&error))?;
                 let Some(alias) = alias else { return Ok(()) };
                 ledger.leaving(path)?;
-                release(living, client, domain, (target, &alias), deadline, journal)
+                release(living, client, domain, (target, &alias), deadline, journal)?;
+                is_unused(living, path, deadline).map(drop)
             });
         outcome?;
         let unblocked = Seat::new(self.volume.fd(), socket.name, self.volume.path()).unblock();
@@ -200,12 +206,12 @@ impl Plug<'_> {
         let released = release(self.living, client, domain, (target, &alias), deadline, journal);
         released.map_err(|error| {
             let msg = format!(
-                "A DEL asked the guest to release this NIC, and it has not done so yet. {} An ADD after that plugs the NIC anew.",
+                "This NIC is leaving: the guest was asked to release it, and must do so before the NIC is plugged anew. {}",
                 error.msg
             );
             Error { msg, ..error }
         })?;
-        is_unused(self.living, target.path, deadline);
+        is_unused(self.living, target.path, deadline)?;
         Ok(true)
     }
 

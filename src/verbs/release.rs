@@ -21,15 +21,18 @@ const SOCKET_PATIENCE: Duration = Duration::from_secs(2);
 /// How often that is looked for.
 const SOCKET_PAUSE: Duration = Duration::from_millis(2);
 
-/// Waits until no process of the pod listens at this path. Returns whether that is so: what can't be known is not.
-pub fn is_unused(living: &Living, path: &str, deadline: Deadline) -> bool {
+/// Waits until no process of the pod listens at this path. Returns whether that is so.
+///
+/// # Errors
+/// That of listing the pod's sockets.
+pub fn is_unused(living: &Living, path: &str, deadline: Deadline) -> Result<bool, Error> {
     let patience = deadline.at_most(SOCKET_PATIENCE);
     loop {
-        if !living.may_listen(path) {
-            return true;
+        if !living.listens(path)? {
+            return Ok(true);
         }
         if patience.passed() {
-            return false;
+            return Ok(false);
         }
         thread::sleep(SOCKET_PAUSE);
     }
@@ -38,7 +41,7 @@ pub fn is_unused(living: &Living, path: &str, deadline: Deadline) -> bool {
 /// Asks the guest to release the NIC with this alias, and waits until it has.
 ///
 /// # Errors
-/// That it has not by the deadline: QEMU keeps the request, so the caller has recorded it before. Else libvirt's.
+/// That it has not by the deadline. The caller must record the request first, because QEMU keeps it. Otherwise libvirt's error.
 pub fn release(
     living: &Living,
     client: &mut Client,

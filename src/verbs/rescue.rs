@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 use crate::cni::Error;
 use crate::config::Config;
 use crate::dataplane::seat::Seat;
@@ -20,7 +22,7 @@ use crate::libvirt::{Access, Client, Domain};
 use crate::pod::identity::PodUid;
 use crate::pod::process::Process;
 use crate::quote;
-use crate::record::Store;
+use crate::record::{Record, Store};
 use crate::sys::{self, Walk};
 use crate::vm::attach;
 
@@ -34,8 +36,14 @@ use super::{fault, ledger};
 /// How long a QEMU must be seen to wait before it is freed. A data plane that looks once a second ends most waits by itself.
 const PATIENCE: Duration = Duration::from_millis(1200);
 
-/// How often it is looked at meanwhile. A back end that QEMU refuses makes it stop waiting for a moment, again and again.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How often it is looked at meanwhile. A back end that QEMU refuses, again and again, makes it wait for moments only.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// How many looks tell that it waits no more.
+const LOOKS: u32 = 40;
+
+/// How many of these looks must find it waiting.
+const SIGHTINGS: u32 = 4;
 
 /// How long a stand-in may take to get QEMU out of its wait.
 const FREED: Duration = Duration::from_secs(2);
@@ -57,15 +65,39 @@ pub struct Rescue<'a> {
 
 /// A QEMU that waited.
 #[derive(Debug)]
-pub struct Freed {
+pub struct Found {
     /// Its pid.
     pub pid: i32,
     /// The socket at which it waited, as it knows it.
     pub path: String,
-    /// Whether it runs again.
-    pub runs: bool,
-    /// The alias of the NIC that was unplugged, if any came of the attach; or what went wrong.
-    pub outcome: Result<Option<String>, Error>,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// What became of a QEMU that waited.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It runs again, and the NIC with this alias was unplugged.
+    Unplugged(String),
+    /// It runs again, and the attach failed: there is no NIC.
+    Failed,
+    /// It runs again, since a data plane has connected meanwhile.
+    Connected,
+    /// It runs again, and its NIC could not be unplugged: why.
+    Plugged(Error),
+    /// It still waits: why.
+    Waits(Error),
+}
+
+impl Outcome {
+    /// Why it is not well, if it is not.
+    #[must_use]
+    pub fn error(&self) -> Option<&Error> {
+        match self {
+            Self::Unplugged(_) | Self::Failed | Self::Connected => None,
+            Self::Plugged(error) | Self::Waits(error) => Some(error),
+        }
+    }
 }
 
 impl Rescue<'_> {
@@ -73,7 +105,7 @@ impl Rescue<'_> {
     ///
     /// # Errors
     /// That it cannot be known which QEMU waits.
-    pub fn run(&self, wanted: Option<&BTreeSet<String>>, journal: &mut Journal) -> Result<Vec<Freed>, Error> {
+    pub fn run(&self, wanted: Option<&BTreeSet<String>>, journal: &mut Journal) -> Result<Vec<Found>, Error> {
         let store = Store::new(&self.config.state_dir);
         let lock = store.lock(self.uid, self.deadline.at_most(LOCK_PATIENCE));
         if let Err(error) = &lock {
@@ -83,88 +115,123 @@ impl Rescue<'_> {
             let name = Path::new(path).file_name().and_then(|name| name.to_str());
             wanted.is_none_or(|wanted| wanted.contains(path) || name.is_some_and(|name| wanted.contains(name)))
         };
-        let stuck = self.stuck()?.into_iter().filter(|waiting| is_wanted(&waiting.path));
-        let freed = stuck.map(|waiting| {
-            let freed = AtomicBool::new(false);
-            let outcome = self.free(&waiting, &freed, &store, journal);
-            Freed { pid: waiting.process.pid(), path: waiting.path, runs: freed.into_inner(), outcome }
-        });
-        let freed = freed.collect();
+        let mut stuck = self.stuck(wanted.is_some())?;
+        stuck.retain(|waiting| is_wanted(&waiting.path));
+        let count = u32::try_from(stuck.len()).unwrap_or(u32::MAX);
+        let mut found = Vec::new();
+        for (waiting, left) in stuck.iter().zip((1..=count).rev()) {
+            // A guest may take its time to release its NIC, and the next VM stands still meanwhile.
+            let deadline = self.deadline.at_most(self.deadline.remaining() / left);
+            let outcome = self.free(waiting, deadline, lock.is_ok(), &store, journal);
+            found.push(Found { pid: waiting.process.pid(), path: waiting.path.clone(), outcome });
+        }
         if let Ok(lock) = lock {
             super::undo::let_go(lock, &store, self.uid);
         }
-        Ok(freed)
+        Ok(found)
     }
 
-    /// The QEMUs that have waited for long.
-    fn stuck(&self) -> Result<Vec<Waiting<'_>>, Error> {
-        let look = || {
-            self.living.waiting(self.deadline).map_err(|error| {
-                Error::io(
-                    "It cannot be known whether a QEMU of the pod waits for a back end: that takes the right to trace its \
-                     process (kernel.yama.ptrace_scope below 3, and CAP_SYS_PTRACE).",
-                )
-                .with_details(error)
-            })
-        };
+    /// The QEMUs that have waited for long: those named so, or any process if a socket is `named`.
+    fn stuck(&self, named: bool) -> Result<Vec<Waiting<'_>>, Error> {
+        let is_qemu = |process: &&Process| named || process.name().is_ok_and(|name| name.starts_with("qemu"));
+        let candidates: Vec<&Process> = self.living.everyone().filter(is_qemu).collect();
         let (begun, mut seen) = (Instant::now(), BTreeMap::new());
         loop {
             let since = begun.elapsed();
-            for waiting in look()? {
+            let waiting = self.living.waiting(candidates.iter().copied(), self.deadline);
+            for waiting in waiting.map_err(|error| unseen(&error))? {
                 let key = (waiting.process.pid(), waiting.path.clone());
-                seen.entry(key).or_insert((since, since, waiting)).1 = since;
+                let (_, last, count, _) = seen.entry(key).or_insert((since, since, 0_u32, waiting));
+                (*last, *count) = (since, count.saturating_add(1));
             }
-            if seen.is_empty() && since > PATIENCE / 4 || since > PATIENCE {
+            if since > PATIENCE || (seen.is_empty() && since > PATIENCE / 2) {
                 break;
             }
             thread::sleep(LOOK_AGAIN);
         }
-        let long = |(first, last, _): &(Duration, Duration, _)| *last - *first > PATIENCE / 2;
-        Ok(seen.into_values().filter(long).map(|(_, _, waiting)| waiting).collect())
+        let is_long = |(first, last, count, _): &(Duration, Duration, u32, _)| {
+            *last - *first > PATIENCE / 2 && *count >= SIGHTINGS
+        };
+        Ok(seen.into_values().filter(is_long).map(|(.., waiting)| waiting).collect())
     }
 
     fn free(
         &self,
         waiting: &Waiting<'_>,
-        freed: &AtomicBool,
+        deadline: Deadline,
+        is_locked: bool,
         store: &Store,
         journal: &mut Journal,
-    ) -> Result<Option<String>, Error> {
-        let Waiting { process, path } = waiting;
-        let (directory, name) = locate(process, path, self.deadline)?;
+    ) -> Outcome {
+        let Waiting { process, path, .. } = waiting;
+        let (directory, name) = match locate(process, path, deadline) {
+            Ok(located) => located,
+            Err(error) => return Outcome::Waits(error),
+        };
         let seat = Seat::new(directory.as_fd(), &name, Path::new(path));
-        let waits = || self.living.waits_at(path, self.deadline).filter(|pid| *pid == process.pid());
-        let worked = standin::free(seat, waits, freed, self.deadline, || {
-            let patience = self.deadline.at_most(FREED);
-            while !freed.load(Ordering::Acquire) {
-                if patience.passed() {
-                    return Err(Error::try_again(format!(
-                        "The process {} waits at {}, and does not speak with a vhost-user back end that connects there: it is \
-                         no QEMU in an attach, or the socket's name leads to another.",
-                        process.pid(),
-                        quote::value(path)
-                    )));
-                }
-                thread::sleep(LOOK_AGAIN.min(patience.remaining()));
+        let freed = AtomicBool::new(false);
+        let waits = || waiting.is_now().then(|| process.pid());
+        let worked = standin::free(seat, waits, &freed, deadline, || {
+            let patience = deadline.at_most(FREED);
+            while !freed.load(Ordering::Acquire) && !patience.passed() {
+                thread::sleep(LOOK_AGAIN);
             }
-            journal.did(format_args!("free QEMU {} at {}", process.pid(), quote::value(path)));
-            self.unplug(path, store, journal)
+            // Once more, for it may be refusing somebody.
+            let is_stuck = (0..LOOKS).any(|_| {
+                thread::sleep(LOOK_AGAIN);
+                waiting.is_now()
+            });
+            match (freed.load(Ordering::Acquire), is_stuck) {
+                (_, true) => Outcome::Waits(Error::try_again(format!(
+                    "Process {} does not go on with a vhost-user back end that connects to {}: it is no QEMU in an attach, or \
+                     something else is at the socket's name.",
+                    process.pid(),
+                    quote::value(path)
+                ))),
+                (false, false) => Outcome::Connected,
+                (true, false) => {
+                    journal.did(format_args!("free QEMU {} at {}", process.pid(), quote::value(path)));
+                    match self.unplug(path, deadline, is_locked, store, journal) {
+                        Ok(Some(alias)) => Outcome::Unplugged(alias),
+                        Ok(None) => Outcome::Failed,
+                        Err(error) => Outcome::Plugged(error),
+                    }
+                }
+            }
         });
-        worked.map_err(|error| fault::system("starting the stand-in", &error))?.0
+        match worked {
+            Ok((outcome, _)) => outcome,
+            Err(error) => Outcome::Waits(fault::system("starting the stand-in", &error)),
+        }
     }
 
     /// Unplugs the NIC that came of an attach. Returns its alias, if there is one.
-    fn unplug(&self, path: &str, store: &Store, journal: &mut Journal) -> Result<Option<String>, Error> {
-        let reached = Hypervisor::reach(self.config, self.uid, self.living, Access::Full, self.deadline);
+    fn unplug(
+        &self,
+        path: &str,
+        deadline: Deadline,
+        is_locked: bool,
+        store: &Store,
+        journal: &mut Journal,
+    ) -> Result<Option<String>, Error> {
+        let is_recorded = |record: &Record| record.nic.as_ref().is_some_and(|nic| nic.path == path);
+        if !is_locked && store.of_pod(self.uid).iter().any(is_recorded) {
+            return Err(Error::try_again("The NIC is left to the call that holds the pod's lock."));
+        }
+        let reached = Hypervisor::reach(self.config, self.uid, self.living, Access::Full, deadline);
         let mut libvirt = reached.map_err(|error| error.told())?;
         let client = &mut libvirt.client;
-        let running = client.running_domains(self.deadline).map_err(|error| fault::libvirt(&error))?;
+        let running = client.running_domains(deadline).map_err(|error| fault::libvirt(&error))?;
+        let mut failed = None;
         for domain in &running {
-            if let Some(alias) = self.unplug_from(client, domain, path, store, journal)? {
-                return Ok(Some(alias));
+            match self.unplug_from(client, domain, path, deadline, store, journal) {
+                Ok(Some(alias)) => return Ok(Some(alias)),
+                Ok(None) => {}
+                // Another one may have it.
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(None)
+        failed.map_or(Ok(None), Err)
     }
 
     fn unplug_from(
@@ -172,18 +239,36 @@ impl Rescue<'_> {
         client: &mut Client,
         domain: &Domain,
         path: &str,
+        deadline: Deadline,
         store: &Store,
         journal: &mut Journal,
     ) -> Result<Option<String>, Error> {
-        let settled = attach::settle(client, domain, self.deadline);
-        let described = settled.and_then(|()| attach::describe(client, domain, self.deadline));
+        let settled = attach::settle(client, domain, deadline);
+        let described = settled.and_then(|()| attach::describe(client, domain, deadline));
         let description = described.map_err(|error| fault::held(&error))?;
         let Some(nic) = description.at(path) else { return Ok(None) };
-        let Some(target) = nic.target() else { return Ok(None) };
+        let target = nic.target().ok_or_else(|| {
+            Error::libvirt("libvirt shows the NIC without an alias: unplug it with virsh detach-device.")
+        })?;
         // So that no ADD takes it for plugged.
         ledger::record_removal(store, self.uid, path)?;
-        release(self.living, client, domain, (target, target.alias), self.deadline, journal)?;
+        release(self.living, client, domain, (target, target.alias), deadline, journal)?;
         Ok(Some(target.alias.to_owned()))
+    }
+}
+
+/// It cannot be known who waits.
+fn unseen(error: &sys::Error) -> Error {
+    match error.errno() {
+        Errno::EPERM | Errno::EACCES => Error::io(
+            "Cannot tell whether a QEMU of the pod waits for a back end: that takes the right to trace its process \
+             (kernel.yama.ptrace_scope below 3, and CAP_SYS_PTRACE).",
+        )
+        .with_details(error),
+        Errno::ETIMEDOUT => {
+            Error::try_again("The time was up before it was known whether a QEMU of the pod waits: raise --timeout.")
+        }
+        _ => fault::system("looking for a QEMU that waits", error),
     }
 }
 
@@ -191,7 +276,7 @@ impl Rescue<'_> {
 fn locate(process: &Process, path: &str, deadline: Deadline) -> Result<(OwnedFd, String), Error> {
     let unreachable = |why: String| {
         Error::try_again(format!(
-            "QEMU {} waits at {}, which cannot be reached: {why}. Only its end (virsh destroy) ends the wait.",
+            "Cannot reach the socket {1} at which QEMU {0} waits: {why}. To end the wait, destroy the VM (virsh destroy).",
             process.pid(),
             quote::value(path)
         ))
@@ -199,7 +284,7 @@ fn locate(process: &Process, path: &str, deadline: Deadline) -> Result<(OwnedFd,
     let whole = Path::new(path);
     let (parent, name) = (whole.parent(), whole.file_name().and_then(|name| name.to_str()));
     let (Some(parent), Some(name), true) = (parent.map(Path::to_owned), name, whole.is_absolute()) else {
-        return Err(unreachable("its name is no absolute path".to_owned()));
+        return Err(unreachable("its path is not absolute".to_owned()));
     };
     let root = process.root().map_err(|error| unreachable(error.to_string()))?;
     // A file system of the pod's need not answer.

@@ -12,7 +12,7 @@ use crate::deadline::Deadline;
 use crate::pod::cgroup;
 use crate::pod::identity::{self, PodUid};
 use crate::pod::mounts::Location;
-use crate::pod::netns::Sandbox;
+use crate::pod::netns::{PROCESS_LIMIT, Sandbox};
 use crate::pod::process::{self, Process};
 use crate::pod::volume::Volume;
 use crate::sys;
@@ -61,7 +61,7 @@ pub fn of_pid(pid: i32, config: &Config) -> Result<(PodUid, Living), Error> {
     let processes = sandbox.processes().map_err(|error| fault::netns(&error))?;
     let uid = identity::of_processes(&processes, &config.kubelet_dir, &config.volume_name);
     let uid = uid.map_err(|error| fault::identity(&error))?.ok_or_else(|| {
-        Error::invalid_environment("No process beside this one tells the pod, by its cgroup or by the pod's volume.")
+        Error::invalid_environment("Cannot identify the pod: no process in this network namespace has a pod's cgroup, or mounts the pod's volume.")
     })?;
     let living = Living::of(&uid, sandbox).map_err(|error| fault::system("listing processes", &error))?;
     let living = living.ok_or_else(|| Error::try_again("The pod's processes have ended."))?;
@@ -216,13 +216,17 @@ impl Living {
     /// sandbox's own process does not. `false` where that cannot be known by the deadline.
     pub fn has_no_vm(&self, volume: &Volume, deadline: Deadline) -> bool {
         let Ok(location) = volume.location() else { return false };
-        let sees = |process: &Process| match process.mount_point(&location) {
-            Ok(point) => point.is_some(),
+        let Ok(others) = self.sandbox.processes() else { return false };
+        if others.len() >= PROCESS_LIMIT {
+            return false;
+        }
+        let mut seen = BTreeSet::new();
+        let sees = |process: &Process| match process.namespace("mnt").map(|namespace| seen.insert(namespace)) {
+            Ok(false) => false,
+            Ok(true) => process.mount_point(&location).map_or_else(|error| !error.is_absent(), |point| point.is_some()),
             Err(error) => !error.is_absent(),
         };
-        !process::of_each_container(&self.processes).any(sees)
-            && !self.others().iter().any(|process| !deadline.passed() && sees(process))
-            && !deadline.passed()
+        !self.processes.iter().chain(&others).take_while(|_| !deadline.passed()).any(sees) && !deadline.passed()
     }
 
     /// The processes in the sandbox that are not in the pod's cgroup, which takes a look at every process of the node.

@@ -31,7 +31,7 @@ pub fn is_needed(share: &Share, store: &Store, uid: &PodUid, goes: impl Fn(&Reco
 /// Whether some process of the pod still has a socket in the volume, through any of the pod's mounts. What there is no time
 /// to look at may have.
 pub fn is_in_use(volume: &Volume, living: &Living, deadline: Deadline) -> bool {
-    let names = volume.sockets().unwrap_or_default();
+    let Ok(names) = volume.sockets() else { return true };
     if names.is_empty() {
         return false;
     }

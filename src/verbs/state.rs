@@ -118,8 +118,9 @@ impl<'a> Scene<'a> {
         let looking = |error| Flaw::Unseen(fault::system("looking at the NIC's socket", &error));
         match self.volume()?.entry(&nic.socket).map_err(looking)? {
             Entry::Socket => Ok(()),
-            Entry::Absent | Entry::Other => {
-                Err(Flaw::Missing(format!("{} is not in the pod's volume", quote::value(&nic.socket))))
+            Entry::Absent => Err(Flaw::Missing(format!("{} is not in the pod's volume", quote::value(&nic.socket)))),
+            Entry::Other => {
+                Err(Flaw::Missing(format!("{} in the pod's volume is not a socket", quote::value(&nic.socket))))
             }
         }
     }

@@ -13,8 +13,8 @@ use crate::pod::volume::{Entry, Volume};
 use crate::quote;
 use crate::record::{Lock, Nic, Record, Store};
 use crate::share::Share;
-use crate::vm::detach;
 use crate::vm::interface::{Target, alias_of};
+use crate::vm::{attach, detach};
 
 use super::fault;
 use super::hypervisor::Hypervisor;
@@ -76,12 +76,17 @@ impl Undo<'_> {
     /// goes on from there.
     pub fn run(&self, journal: &mut Journal) -> Result<(), Error> {
         let record = self.store.find(self.uid, self.container_id, self.ifname);
-        let volume = self.volume(record.as_ref().map_or(&self.config.volume_name, |record| &record.volume), journal);
+        let name = record.as_ref().map_or(&self.config.volume_name, |record| &record.volume);
+        let opened = Volume::open(&self.config.kubelet_dir, self.uid.as_str(), name);
+        let is_gone = matches!(opened, Ok(None));
+        // One that is not what it must be is left alone, with all that is in it.
+        let volume = opened.inspect_err(|error| journal.warn(error)).ok().flatten();
         let living = Living::find(self.uid, self.netns, record.as_ref().map(|record| record.netns.as_path()));
         journal.saw(format_args!("pod: {} processes", living.as_ref().map_or(0, |living| living.processes.len())));
 
         if let Some(sought) = self.sought(record.as_ref(), volume.as_ref(), living.as_ref())? {
-            let unplug = |living: &Living| self.unplug(&sought, record.as_ref(), volume.as_ref(), living, journal);
+            let unplug =
+                |living: &Living| self.unplug(&sought, record.as_ref(), (volume.as_ref(), is_gone), living, journal);
             let found = living.as_ref().map_or(Ok(false), unplug)?;
             // What else listens there is the business of the VM's own definition.
             let is_ours = found || sought.origin != Origin::Brought;
@@ -225,7 +230,7 @@ impl Undo<'_> {
         &self,
         sought: &Sought,
         record: Option<&Record>,
-        volume: Option<&Volume>,
+        (volume, is_gone): (Option<&Volume>, bool),
         living: &Living,
         journal: &mut Journal,
     ) -> Result<bool, Error> {
@@ -243,7 +248,7 @@ impl Undo<'_> {
                         }
                         Ok(false)
                     }
-                    _ if volume.is_none_or(|volume| living.has_no_vm(volume, self.deadline)) => Ok(false),
+                    _ if volume.map_or(is_gone, |volume| living.has_no_vm(volume, self.deadline)) => Ok(false),
                     _ => Err(unsure(nic, told)),
                 };
             }
@@ -258,6 +263,9 @@ impl Undo<'_> {
         };
         let mut found = false;
         for domain in domains.iter().filter(is_it) {
+            if recorded.opening && volume.is_none() {
+                attach::settle(client, domain, self.deadline).map_err(|error| fault::held(&error))?;
+            }
             let outcome = match volume.filter(|_| recorded.opening) {
                 None => self.unplug_from(sought, record, &mut *client, domain, living, journal),
                 Some(volume) => {
@@ -320,7 +328,7 @@ impl Undo<'_> {
         journal: &mut Journal,
     ) -> Result<(), Error> {
         let looking = |error| fault::system("looking at the NIC's socket", &error);
-        if living.is_some_and(|living| !is_unused(living, &nic.path, self.deadline)) {
+        if !living.map_or(Ok(true), |living| is_unused(living, &nic.path, self.deadline))? {
             if volume.entry(&nic.socket).map_err(looking)? == Entry::Socket {
                 return Err(unfinished::left_over(&nic.path, &nic.alias));
             }

@@ -59,10 +59,18 @@ pub fn end<T>(
 
 /// Somebody listens at the socket of a NIC that the VM does not have, as after an attach in whose midst libvirt ended.
 pub fn left_over(path: &str, alias: &str) -> Error {
+    // The alias may be the tenant's, and an operator types the commands.
+    let is_plain = alias.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    let how = match is_plain {
+        true => format!(
+            "remove it with virsh qemu-monitor-command DOMAIN --hmp 'netdev_del host{alias}' and 'chardev-remove \
+             char{alias}', or restart the VM"
+        ),
+        false => "restart the VM".to_owned(),
+    };
     Error::try_again(format!(
-        "The VM does not have the NIC, but a process of the pod still listens at its socket {}. If libvirt ended in the middle \
-         of an attach, QEMU has kept the socket: remove it with virsh qemu-monitor-command DOMAIN --hmp 'netdev_del host{alias}' \
-         and 'chardev-remove char{alias}', or restart the VM.",
+        "The VM does not have the NIC, but a process of the pod still listens at its socket {}. If libvirt ended in the \
+         middle of an attach, QEMU has kept the socket: {how}.",
         quote::value(path)
     ))
 }

@@ -1,6 +1,7 @@
 //! QEMUs of a pod that wait in an attach for a back end, whoever sent it.
 
 use std::cell::OnceCell;
+use std::path::Path;
 
 use nix::errno::Errno;
 
@@ -17,17 +18,31 @@ pub struct Waiting<'a> {
     pub process: &'a Process,
     /// The socket's path, as the process bound it.
     pub path: String,
+    /// The socket's descriptor in the process.
+    descriptor: i32,
+}
+
+impl Waiting<'_> {
+    /// Whether it waits now. One that is in the midst of refusing a back end does not.
+    pub fn is_now(&self) -> bool {
+        let polled = waiting::descriptors(&self.process.path(""), self.process.pid());
+        polled.is_ok_and(|polled| polled.contains(&self.descriptor))
+    }
 }
 
 impl Living {
-    /// Returns the processes of the pod that wait for a back end, as far as can be seen by the deadline.
+    /// Returns those of these processes that wait for a back end, as far as can be seen by the deadline.
     ///
     /// # Errors
     /// That of listing the pod's sockets; `EPERM` or `EACCES` if none is found and some process may not be looked at, since the
-    /// plugin may not trace it.
-    pub fn waiting(&self, deadline: Deadline) -> Result<Vec<Waiting<'_>>, sys::Error> {
+    /// plugin may not trace it; `ETIMEDOUT` if none is found and there was no time to look at all.
+    pub fn waiting<'a>(
+        &self,
+        processes: impl Iterator<Item = &'a Process>,
+        deadline: Deadline,
+    ) -> Result<Vec<Waiting<'a>>, sys::Error> {
         let (mut found, mut refused, sockets) = (Vec::new(), None, OnceCell::new());
-        for process in self.everyone().take_while(|_| !deadline.passed()) {
+        for process in processes.take_while(|_| !deadline.passed()) {
             match waiting::descriptors(&process.path(""), process.pid()) {
                 Ok(polled) if polled.is_empty() => {}
                 Ok(polled) => {
@@ -35,21 +50,25 @@ impl Living {
                         let _ = sockets.set(self.unix_sockets()?);
                     }
                     let list = sockets.get().map_or("", String::as_str);
-                    let inodes = polled.iter().filter_map(|descriptor| inode_of(process, *descriptor));
-                    let paths = inodes.filter_map(|inode| connected::path_of_listener(list, inode));
-                    found.extend(paths.map(|path| Waiting { process, path: path.to_owned() }));
+                    found.extend(polled.into_iter().filter_map(|descriptor| {
+                        let path = connected::path_of_listener(list, inode_of(process, descriptor)?)?.to_owned();
+                        Some(Waiting { process, path, descriptor })
+                    }));
                 }
                 Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EACCES) => refused = Some(error),
                 // It has ended, or has gone on since.
                 Err(_) => {}
             }
         }
+        if deadline.passed() {
+            refused = Some(sys::Error::of("read", Path::new("/proc"), &Errno::ETIMEDOUT.into()));
+        }
         refused.filter(|_| found.is_empty()).map_or(Ok(found), Err)
     }
 
     /// Returns the process that waits for a back end at this path; `None` if there is none, or it cannot be known.
     pub fn waits_at(&self, path: &str, deadline: Deadline) -> Option<i32> {
-        let waiting = self.waiting(deadline).ok()?;
+        let waiting = self.waiting(self.everyone(), deadline).ok()?;
         waiting.iter().find(|waiting| waiting.path == path).map(|waiting| waiting.process.pid())
     }
 }

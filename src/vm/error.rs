@@ -73,10 +73,9 @@ impl fmt::Display for Error {
             }
             Self::Conflict(text) => f.write_str(text),
             Self::Obstacle(obstacle) => obstacle.fmt(f),
-            Self::Busy(operation) => write!(
-                f,
-                "libvirt is busy with {operation} of the VM and would keep a change waiting, so the VM was left as it is"
-            ),
+            Self::Busy(operation) => {
+                write!(f, "libvirt is busy with {operation} of the VM, so nothing was changed: try again when it ends")
+            }
             Self::Description(error) => write!(f, "libvirt's description of the VM cannot be read: {error}"),
             Self::Libvirt(error) => error.fmt(f),
             Self::AttachOpen(error) => write!(f, "it is not known whether libvirt plugs the NIC: {error}"),
@@ -84,7 +83,7 @@ impl fmt::Display for Error {
                 let why = if *paused {
                     "the VM is paused: resume it"
                 } else {
-                    "is its operating system up, with PCI hot-plug?"
+                    "check that its operating system is up and supports PCI hot-plug"
                 };
                 write!(f, "the guest has not released the NIC {}: {why}", quote::value(alias))?;
                 last.as_ref().map_or(Ok(()), |last| write!(f, " ({last})"))
