@@ -172,6 +172,16 @@ fn trial(pod: &Pod, command: &str, step: &Step, partner: Partner, next: Next) {
     assert_eq!(pod.leftovers(), Vec::<String>::new(), "{told}");
 }
 
+/// QEMU in its handshake with the stand-in is left to the double. The stand-in goes at the plugin's deadline; a QEMU that goes
+/// on after that refuses the connection, OVS's is the next, and QEMU 10.0 has a defect there (docs/no-freeze.md, "Limits").
+fn is_for_the_double(step: &Step, partner: Partner) -> bool {
+    let is = matches!(partner, Partner::Qemu) && step.name == "attach";
+    if is {
+        println!("NOT TRIED on the real parts: QEMU stopped after the attach was sent");
+    }
+    is
+}
+
 /// The trials: each step, partner and sequel, or a selection.
 fn trials(found: &[Step], kinds: &[&str]) -> Vec<(Step, Partner, Next)> {
     if std::env::var_os("STOP_STEPS").is_some() {
@@ -200,6 +210,9 @@ fn at_the_steps_of(command: &str, kinds: &[&str], libvirt: &str) {
     let trials = trials(&found, kinds);
     println!("{command}: {} trials", trials.len());
     for (step, partner, next) in trials {
+        if is_for_the_double(&step, partner) {
+            continue;
+        }
         trial(&pod, command, &step, partner, next);
     }
 }
