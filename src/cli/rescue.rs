@@ -32,8 +32,8 @@ pub struct Options {
     pod: String,
     /// The NIC, or its socket's path or name, if not all of the pod's
     nic: Option<String>,
-    /// How long it may take in all
-    #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT)]
+    /// How long it may take in all, 5 at least
+    #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT, value_parser = clap::value_parser!(u64).range(5..))]
     timeout: u64,
     #[command(flatten)]
     place: Place,
@@ -127,6 +127,8 @@ fn sockets(nic: &str, records: &[Record]) -> BTreeSet<String> {
 fn described(found: &Found) -> String {
     let became = match &found.outcome {
         Outcome::Unplugged(alias) => format!("it runs again, and the NIC {} was unplugged.", clean(alias)),
+        Outcome::Freed => "it runs again.".to_owned(),
+        Outcome::Ended => "it went on, and the VM has ended.".to_owned(),
         Outcome::Failed => "it runs again, and no NIC came of the attach.".to_owned(),
         Outcome::Connected => "it runs again, since a data plane has connected meanwhile.".to_owned(),
         Outcome::Plugged(error) => {

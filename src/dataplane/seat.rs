@@ -9,8 +9,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::AtFlags;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
-use nix::sys::stat::{Mode, SFlag, fchmod, mkdirat};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::sys::{self, Walk};
@@ -132,11 +133,22 @@ impl<'a> Seat<'a> {
     /// # Errors
     /// mkdirat(2)'s.
     pub fn block(&self) -> Result<bool, sys::Error> {
-        match mkdirat(self.directory, self.name, Mode::from_bits_truncate(0o700)) {
+        match sys::without_umask(|| mkdirat(self.directory, self.name, Mode::from_bits_truncate(0o700))) {
             Ok(()) => Ok(true),
             Err(Errno::EEXIST) => Ok(false),
             Err(errno) => Err(self.failed("mkdirat", errno)),
         }
+    }
+
+    /// Whether a directory such as [`Seat::block`] makes is at the name: root's alone.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        let stat = fstatat(self.directory, self.name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        // It may have got the volume's set-group-ID bit.
+        stat.is_ok_and(|stat| {
+            let is_directory = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR;
+            is_directory && stat.st_mode & 0o777 == 0o700 && stat.st_uid == 0
+        })
     }
 
     /// Removes the directory that [`Seat::block`] made. Anything else stays, a directory that holds something included.
@@ -145,6 +157,9 @@ impl<'a> Seat<'a> {
     /// # Errors
     /// unlinkat(2)'s.
     pub fn unblock(&self) -> Result<bool, sys::Error> {
+        if !self.is_blocked() {
+            return Ok(false);
+        }
         match unlinkat(self.directory, self.name, UnlinkatFlags::RemoveDir) {
             Ok(()) => Ok(true),
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENOTEMPTY) => Ok(false),

@@ -105,15 +105,15 @@ pub fn during<T, E>(
 }
 
 /// Does some work while a QEMU waits in an attach for a back end, or may come to wait. The stand-in gets it out of that: it
-/// offers what any QEMU takes. So a NIC that comes of the attach is of no use and has to be unplugged. The work should do that,
-/// since the stand-in stays until the work ends. `waits` returns the process that waits at the seat, if one does; the
-/// stand-in connects to no other. `freed` is set when QEMU has spoken with it.
+/// offers what any QEMU takes. So a NIC that comes of the attach is of no use and has to be unplugged. The stand-in stays until
+/// the work has ended, and the guest's driver has started the NIC. `waits` returns the processes that wait at the seat; the stand-in
+/// connects to no other. `freed` is set when QEMU has spoken with it.
 ///
 /// # Errors
 /// That no thread could be made; the work is not begun then.
 pub fn free<T>(
     seat: Seat<'_>,
-    waits: impl Fn() -> Option<i32> + Send,
+    waits: impl Fn() -> Vec<i32> + Send,
     freed: &AtomicBool,
     deadline: Deadline,
     work: impl FnOnce() -> T,
@@ -126,9 +126,9 @@ pub fn free<T>(
             freed.store(true, Ordering::Release);
             BTreeSet::new()
         },
-        peer: move || waits().map(Peer::Process),
+        peer: move || Some(waits()).filter(|waits| !waits.is_empty()).map(Peer::OneOf),
         look_again: LOOK_FOR_WAITING,
-        plugged: &AtomicBool::new(false),
+        plugged: &AtomicBool::new(true),
         served: Served::default(),
     };
     stand_in.beside(work)
@@ -138,8 +138,8 @@ pub fn free<T>(
 enum Peer {
     /// Whoever listens at the seat.
     Any,
-    /// This process alone.
-    Process(i32),
+    /// One of these processes.
+    OneOf(Vec<i32>),
 }
 
 struct StandIn<'a, F, P> {
@@ -266,7 +266,7 @@ impl Peer {
     fn is_at(&self, stream: &UnixStream) -> bool {
         match self {
             Self::Any => true,
-            Self::Process(pid) => getsockopt(stream, PeerCredentials).is_ok_and(|peer| peer.pid() == *pid),
+            Self::OneOf(pids) => getsockopt(stream, PeerCredentials).is_ok_and(|peer| pids.contains(&peer.pid())),
         }
     }
 }

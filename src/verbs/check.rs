@@ -47,8 +47,9 @@ fn missing(scene: &Scene<'_>, nic: Option<&Nic>, config: &Config, deadline: Dead
     };
     judge("mount", scene.mount())?;
     let (Some(nic), Ok(_)) = (nic, scene.volume()) else { return Ok(missing) };
-    judge("socket", scene.socket(nic))?;
+    // First what may be unknown: a socket that is not there yet is not missing.
     judge("NIC", scene.vm(nic, config, deadline).nic.part(nic))?;
+    judge("socket", scene.socket(nic))?;
     if scene.is_alive() {
         judge("data plane", scene.data_plane(nic, deadline))?;
     }

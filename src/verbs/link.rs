@@ -63,8 +63,8 @@ impl Link<'_> {
     pub fn ensure_unused(&self, alias: &str) -> Result<(), Error> {
         match judge(Recorded::default(), Heard::Nothing, || self.living.listens(self.inside)) {
             NicState::Unknown(error) => Err(error),
-            NicState::Opening => Err(match self.living.waits_at(self.inside, self.deadline) {
-                Some(pid) => waits_for_another(pid, self.inside, self.outside),
+            NicState::Opening => Err(match self.living.wait_at(self.inside, self.deadline).first() {
+                Some(pid) => waits_for_another(*pid, self.inside, self.outside),
                 None => unfinished::left_over(self.inside, alias),
             }),
             _ => Ok(()),
@@ -286,7 +286,7 @@ impl Link<'_> {
         });
         let then = if blocked {
             "If libvirt carries it out later, it fails: a directory is at the NIC's socket until the next ADD or DEL"
-        } else if self.living.waits_at(self.inside, Deadline::after(LOOK_FOR_WAITING)).is_some() {
+        } else if !self.living.wait_at(self.inside, Deadline::after(LOOK_FOR_WAITING)).is_empty() {
             "QEMU waits for the data plane, and the VM stands still: check that OVS runs, with a port that has this \
              vhost-server-path. The next ADD or DEL, or vhostuser-hotplug rescue, frees the VM"
         } else {

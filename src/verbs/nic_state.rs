@@ -1,4 +1,5 @@
-//! Whether the VM has a NIC: the one answer that ADD, DEL, CHECK, GC, `list` and `inspect` go by.
+//! Whether the VM has a NIC: the one answer that ADD, DEL, CHECK, GC, `list` and `inspect` go by. CHECK, `list` and `inspect` ask
+//! for it always, ADD and DEL where libvirt does not show the NIC.
 //!
 //! ```text
 //!            ADD sends the attach       libvirt shows the NIC          DEL asks the guest        libvirt shows it no more
@@ -23,7 +24,8 @@ pub enum NicState {
     Different(String),
     /// An attach was sent, and may still be carried out; or somebody listens at the NIC's socket and the VM does not show it.
     Opening,
-    /// The VM has it, and the guest was asked to release it: it goes as soon as the guest answers.
+    /// The VM has it, and the guest was asked to release it, or must be: it may go at any time. If the guest refused, the next DEL
+    /// or ADD asks again.
     Leaving,
     /// The VM does not have it, and nothing is under way that would change that.
     Absent,
@@ -55,7 +57,7 @@ impl Recorded {
 
 impl From<&Nic> for Recorded {
     fn from(nic: &Nic) -> Self {
-        Self { opening: !nic.attached && !nic.detaching, leaving: nic.detaching }
+        Self { opening: !nic.attached, leaving: nic.detaching }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The NIC's part of ADD: find the pod's libvirt, prepare the NIC, link it with the data plane.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use crate::cni::mac::Mac;
 use crate::cni::{Error, Request};
@@ -12,7 +13,7 @@ use crate::device_info::DeviceInfo;
 use crate::libvirt::{Access, Client, Domain};
 use crate::pod::identity::PodUid;
 use crate::pod::process::Process;
-use crate::pod::volume::Volume;
+use crate::pod::volume::{Entry, Volume};
 use crate::quote;
 use crate::record::Nic;
 use crate::share::{self, SUN_PATH, Share};
@@ -20,11 +21,11 @@ use crate::vm::attach;
 use crate::vm::detach;
 use crate::vm::domain::Description;
 use crate::vm::error::Error as VmError;
-use crate::vm::interface::{Interface, alias_of};
+use crate::vm::interface::{Interface, Target, alias_of};
 
 use super::hypervisor::Hypervisor;
 use super::journal::Journal;
-use super::ledger::Ledger;
+use super::ledger::{self, Ledger};
 use super::link::Link;
 use super::nic_state::Recorded;
 use super::release::{is_unused, release};
@@ -83,6 +84,7 @@ impl Plug<'_> {
         let (config, deadline) = (self.config, self.deadline);
         let mac = self.mac()?;
         let socket = config.socket_name(&self.request.ifname)?;
+        self.end_earlier_attaches(socket, ledger, journal)?;
         let mut libvirt =
             Hypervisor::reach(config, self.uid, self.living, Access::Full, deadline).map_err(|error| error.told())?;
         journal.saw("libvirt");
@@ -92,9 +94,7 @@ impl Plug<'_> {
         let domain = attach::choose(client, config.domain.as_deref(), deadline)?;
         let recorded = Recorded::of(&ledger.of_pod(), &path);
         let asked = self.interface(mac, path);
-        if recorded.opening {
-            self.end_earlier_attach(&asked, socket, (&mut *client, &domain), ledger, journal)?;
-        }
+        self.ensure_not_elsewhere(&asked, (&mut *client, &domain), ledger)?;
         let mut description = attach::describe(client, &domain, deadline).map_err(|error| fault::held(&error))?;
         if recorded.leaving && self.end_removal(&asked, &description, (&mut *client, &domain), journal)? {
             description = attach::describe(client, &domain, deadline).map_err(|error| fault::held(&error))?;
@@ -123,6 +123,16 @@ impl Plug<'_> {
         };
         let was_there = shown.is_some();
         if let Some(there) = shown {
+            let entry =
+                self.volume.entry(socket).map_err(|error| fault::system("looking at the NIC's socket", &error))?;
+            if entry != Entry::Socket {
+                let error = Error::try_again(format!(
+                    "The VM has this NIC, and its socket {} is gone from the volume, so no data plane can connect to it any \
+                     more: unplug the NIC (DEL), and plug it anew.",
+                    quote::value(&outside)
+                ));
+                return Err(Failure { error, open: true });
+            }
             let alias = there.alias.filter(|alias| alias.len() <= ALIAS_LIMIT).unwrap_or(nic.alias.clone());
             ledger.keep(Nic { alias, queues: Some(there.queues), attached: true, ..nic })?;
             journal.saw("already plugged");
@@ -157,37 +167,76 @@ impl Plug<'_> {
         self.tell(ledger, journal).map_err(Failure::from)
     }
 
-    /// Waits for the end of an attach that an earlier ADD sent. What a stand-in had to bring about is unplugged.
-    fn end_earlier_attach(
+    /// Waits for the end of attaches that earlier ADDs sent for this socket, each to the VM that its record names. What a stand-in
+    /// had to bring about is unplugged.
+    fn end_earlier_attaches(
         &self,
-        asked: &Interface,
         socket: &str,
-        (client, domain): (&mut Client, &Domain),
         ledger: &mut Ledger<'_>,
         journal: &mut Journal,
     ) -> Result<(), Failure> {
-        let (living, deadline, path) = (self.living, self.half_of_the_rest(), &asked.path);
-        // The earlier call may have meant another of the pod's VMs.
         let nics = ledger.of_pod().into_iter().filter_map(|record| record.nic);
-        let sent_to: Vec<String> = nics.filter(|nic| nic.path == *path).map(|nic| nic.domain).collect();
-        let running = client.running_domains(deadline).map_err(|error| fault::libvirt(&error))?;
-        let domain = running.iter().find(|one| sent_to.contains(&one.uuid_digits())).unwrap_or(domain);
-        let socket = SocketName { volume: self.volume, name: socket, path };
-        let outcome =
-            unfinished::end(&socket, living, (client, domain), deadline, journal, |client, journal, freed| {
-                if !freed {
-                    return Ok(());
-                }
-                let target = asked.target();
-                let alias = detach::find(client, domain, target, deadline).map_err(|error| fault::held(&error))?;
-                let Some(alias) = alias else { return Ok(()) };
-                ledger.leaving(path)?;
-                release(living, client, domain, (target, &alias), deadline, journal)?;
-                is_unused(living, path, deadline).map(drop)
-            });
-        outcome?;
-        let unblocked = Seat::new(self.volume.fd(), socket.name, self.volume.path()).unblock();
-        unblocked.map_err(|error| fault::system("freeing the NIC's socket", &error))?;
+        for nic in nics.filter(|nic| nic.socket == socket && Recorded::from(nic).opening) {
+            self.end_earlier_attach(&nic, ledger, journal)?;
+        }
+        let seat = Seat::new(self.volume.fd(), socket, self.volume.path());
+        if seat.is_blocked() {
+            // Its record may be lost. The VM that is chosen below is settled before anything is plugged.
+            seat.unblock().map_err(|error| fault::system("freeing the NIC's socket", &error))?;
+        }
+        Ok(())
+    }
+
+    fn end_earlier_attach(&self, nic: &Nic, ledger: &mut Ledger<'_>, journal: &mut Journal) -> Result<(), Failure> {
+        let (living, deadline) = (self.living, self.half_of_the_rest());
+        let socket = SocketName { volume: self.volume, name: &nic.socket, path: &nic.path };
+        let (store, uid) = (ledger.store, ledger.uid);
+        let mark = || ledger::record_removal(store, uid, &nic.path);
+        let target = Target { mac: Some(&nic.mac), path: &nic.path, alias: &nic.alias };
+        unfinished::end(&socket, living, deadline, journal, mark, |journal, freed| {
+            let reached = Hypervisor::reach(self.config, self.uid, living, Access::Full, deadline);
+            let mut libvirt = reached.map_err(|error| error.told())?;
+            let client = &mut libvirt.client;
+            let running = client.running_domains(deadline).map_err(|error| fault::libvirt(&error))?;
+            // Nothing comes of it any more if its VM has ended.
+            let Some(domain) = running.iter().find(|one| one.uuid_digits() == nic.domain) else { return Ok(()) };
+            attach::settle(client, domain, deadline).map_err(|error| fault::held(&error))?;
+            journal.saw("attach ended");
+            if !freed.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            let alias = detach::find(client, domain, target, deadline).map_err(|error| fault::held(&error))?;
+            let Some(alias) = alias else { return Ok(()) };
+            ledger.leaving(&nic.path)?;
+            release(living, client, domain, (target, &alias), deadline, journal)?;
+            is_unused(living, &nic.path, deadline).map(drop)
+        })?;
+        Ok(())
+    }
+
+    /// Makes sure that no other VM of the pod has this NIC: the second one would take the socket's name from the first.
+    fn ensure_not_elsewhere(
+        &self,
+        asked: &Interface,
+        (client, domain): (&mut Client, &Domain),
+        ledger: &Ledger<'_>,
+    ) -> Result<(), Failure> {
+        let nics = ledger.of_pod().into_iter().filter_map(|record| record.nic);
+        let elsewhere = |nic: &Nic| nic.path == asked.path && nic.domain != domain.uuid_digits();
+        let others: Vec<String> = nics.filter(elsewhere).map(|nic| nic.domain).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let running = client.running_domains(self.deadline).map_err(|error| fault::libvirt(&error))?;
+        for other in running.iter().filter(|one| others.contains(&one.uuid_digits())) {
+            let there = detach::find(client, other, asked.target(), self.deadline);
+            if there.map_err(|error| fault::held(&error))?.is_some() {
+                return Err(Failure::from(Error::conflict(format!(
+                    "The VM {} of the pod has this NIC already: unplug it there first (DEL).",
+                    quote::value(&other.name)
+                ))));
+            }
+        }
         Ok(())
     }
 

@@ -48,6 +48,9 @@ const SIGHTINGS: u32 = 4;
 /// How long a stand-in may take to get QEMU out of its wait.
 const FREED: Duration = Duration::from_secs(2);
 
+/// How often is looked for more that wait, once some were freed.
+const ROUNDS: u32 = 8;
+
 /// How long the pod's lock is waited for. A call that holds it for longer does not serve a QEMU that waits.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -83,6 +86,10 @@ pub enum Outcome {
     Failed,
     /// It runs again, since a data plane has connected meanwhile.
     Connected,
+    /// It runs again, and its NIC is to be unplugged.
+    Freed,
+    /// It ran again, and has ended: a libvirt that was started anew while QEMU waited ends it.
+    Ended,
     /// It runs again, and its NIC could not be unplugged: why.
     Plugged(Error),
     /// It still waits: why.
@@ -94,7 +101,7 @@ impl Outcome {
     #[must_use]
     pub fn error(&self) -> Option<&Error> {
         match self {
-            Self::Unplugged(_) | Self::Failed | Self::Connected => None,
+            Self::Unplugged(_) | Self::Failed | Self::Connected | Self::Freed | Self::Ended => None,
             Self::Plugged(error) | Self::Waits(error) => Some(error),
         }
     }
@@ -115,15 +122,34 @@ impl Rescue<'_> {
             let name = Path::new(path).file_name().and_then(|name| name.to_str());
             wanted.is_none_or(|wanted| wanted.contains(path) || name.is_some_and(|name| wanted.contains(name)))
         };
-        let mut stuck = self.stuck(wanted.is_some())?;
-        stuck.retain(|waiting| is_wanted(&waiting.path));
-        let count = u32::try_from(stuck.len()).unwrap_or(u32::MAX);
-        let mut found = Vec::new();
-        for (waiting, left) in stuck.iter().zip((1..=count).rev()) {
-            // A guest may take its time to release its NIC, and the next VM stands still meanwhile.
-            let deadline = self.deadline.at_most(self.deadline.remaining() / left);
-            let outcome = self.free(waiting, deadline, lock.is_ok(), &store, journal);
-            found.push(Found { pid: waiting.process.pid(), path: waiting.path.clone(), outcome });
+        // All of them first: a guest may take its time to release a NIC, and the next VM stands still meanwhile. And again, for
+        // attaches that have waited behind one another come one by one.
+        let mut found: Vec<Found> = Vec::new();
+        for round in 0..ROUNDS {
+            let mut stuck = self.stuck(wanted.is_some(), round > 0)?;
+            stuck.retain(|waiting| is_wanted(&waiting.path));
+            let new = |waiting: &Waiting<'_>| {
+                let is_it = |one: &Found| one.pid == waiting.process.pid() && one.path == waiting.path;
+                !found.iter().any(|one| is_it(one) && matches!(one.outcome, Outcome::Waits(_)))
+            };
+            stuck.retain(new);
+            if stuck.is_empty() {
+                break;
+            }
+            let count = u32::try_from(stuck.len()).unwrap_or(u32::MAX);
+            for (waiting, left) in stuck.iter().zip((1..=count).rev()) {
+                let deadline = self.deadline.at_most(self.deadline.remaining() / left.saturating_add(1));
+                let outcome = self.free(waiting, deadline, lock.is_ok(), &store, journal);
+                found.push(Found { pid: waiting.process.pid(), path: waiting.path.clone(), outcome });
+            }
+        }
+        for one in found.iter_mut().filter(|one| matches!(one.outcome, Outcome::Freed)) {
+            one.outcome = match self.unplug(&one.path, lock.is_ok(), &store, journal) {
+                Ok(Some(alias)) => Outcome::Unplugged(alias),
+                Ok(None) if Process::open(one.pid).is_err() => Outcome::Ended,
+                Ok(None) => Outcome::Failed,
+                Err(error) => Outcome::Plugged(error),
+            };
         }
         if let Ok(lock) = lock {
             super::undo::let_go(lock, &store, self.uid);
@@ -131,8 +157,10 @@ impl Rescue<'_> {
         Ok(found)
     }
 
-    /// The QEMUs that have waited for long: those named so, or any process if a socket is `named`.
-    fn stuck(&self, named: bool) -> Result<Vec<Waiting<'_>>, Error> {
+    /// The QEMUs that have waited for long: those named so, or any process if a socket is `named`. `again` if others were freed
+    /// just now: nobody is waited for then.
+    fn stuck(&self, named: bool, again: bool) -> Result<Vec<Waiting<'_>>, Error> {
+        let patience = if again { PATIENCE / 2 } else { PATIENCE };
         let is_qemu = |process: &&Process| named || process.name().is_ok_and(|name| name.starts_with("qemu"));
         let candidates: Vec<&Process> = self.living.everyone().filter(is_qemu).collect();
         let (begun, mut seen) = (Instant::now(), BTreeMap::new());
@@ -144,13 +172,13 @@ impl Rescue<'_> {
                 let (_, last, count, _) = seen.entry(key).or_insert((since, since, 0_u32, waiting));
                 (*last, *count) = (since, count.saturating_add(1));
             }
-            if since > PATIENCE || (seen.is_empty() && since > PATIENCE / 2) {
+            if since > patience || (seen.is_empty() && since > patience / 2) {
                 break;
             }
             thread::sleep(LOOK_AGAIN);
         }
         let is_long = |(first, last, count, _): &(Duration, Duration, u32, _)| {
-            *last - *first > PATIENCE / 2 && *count >= SIGHTINGS
+            *last - *first > patience / 2 && *count >= SIGHTINGS
         };
         Ok(seen.into_values().filter(is_long).map(|(.., waiting)| waiting).collect())
     }
@@ -170,7 +198,7 @@ impl Rescue<'_> {
         };
         let seat = Seat::new(directory.as_fd(), &name, Path::new(path));
         let freed = AtomicBool::new(false);
-        let waits = || waiting.is_now().then(|| process.pid());
+        let waits = || Vec::from_iter(waiting.is_now().then(|| process.pid()));
         let worked = standin::free(seat, waits, &freed, deadline, || {
             let patience = deadline.at_most(FREED);
             while !freed.load(Ordering::Acquire) && !patience.passed() {
@@ -191,11 +219,9 @@ impl Rescue<'_> {
                 (false, false) => Outcome::Connected,
                 (true, false) => {
                     journal.did(format_args!("free QEMU {} at {}", process.pid(), quote::value(path)));
-                    match self.unplug(path, deadline, is_locked, store, journal) {
-                        Ok(Some(alias)) => Outcome::Unplugged(alias),
-                        Ok(None) => Outcome::Failed,
-                        Err(error) => Outcome::Plugged(error),
-                    }
+                    // So that no ADD takes the NIC for plugged.
+                    let marked = if is_locked { ledger::record_removal(store, self.uid, path) } else { Ok(()) };
+                    marked.map_or_else(Outcome::Plugged, |()| Outcome::Freed)
                 }
             }
         });
@@ -209,11 +235,11 @@ impl Rescue<'_> {
     fn unplug(
         &self,
         path: &str,
-        deadline: Deadline,
         is_locked: bool,
         store: &Store,
         journal: &mut Journal,
     ) -> Result<Option<String>, Error> {
+        let deadline = self.deadline;
         let is_recorded = |record: &Record| record.nic.as_ref().is_some_and(|nic| nic.path == path);
         if !is_locked && store.of_pod(self.uid).iter().any(is_recorded) {
             return Err(Error::try_again("The NIC is left to the call that holds the pod's lock."));
@@ -224,7 +250,7 @@ impl Rescue<'_> {
         let running = client.running_domains(deadline).map_err(|error| fault::libvirt(&error))?;
         let mut failed = None;
         for domain in &running {
-            match self.unplug_from(client, domain, path, deadline, store, journal) {
+            match self.unplug_from(client, domain, path, journal) {
                 Ok(Some(alias)) => return Ok(Some(alias)),
                 Ok(None) => {}
                 // Another one may have it.
@@ -239,10 +265,9 @@ impl Rescue<'_> {
         client: &mut Client,
         domain: &Domain,
         path: &str,
-        deadline: Deadline,
-        store: &Store,
         journal: &mut Journal,
     ) -> Result<Option<String>, Error> {
+        let deadline = self.deadline;
         let settled = attach::settle(client, domain, deadline);
         let described = settled.and_then(|()| attach::describe(client, domain, deadline));
         let description = described.map_err(|error| fault::held(&error))?;
@@ -250,8 +275,6 @@ impl Rescue<'_> {
         let target = nic.target().ok_or_else(|| {
             Error::libvirt("libvirt shows the NIC without an alias: unplug it with virsh detach-device.")
         })?;
-        // So that no ADD takes it for plugged.
-        ledger::record_removal(store, self.uid, path)?;
         release(self.living, client, domain, (target, target.alias), deadline, journal)?;
         Ok(Some(target.alias.to_owned()))
     }

@@ -19,6 +19,7 @@ use crate::vm::{attach, detach};
 use super::fault;
 use super::hypervisor::Hypervisor;
 use super::journal::Journal;
+use super::ledger;
 use super::nic_state::{Heard, NicState, Recorded, judge};
 use super::release::{is_unused, release};
 use super::sandbox::Living;
@@ -77,16 +78,12 @@ impl Undo<'_> {
     pub fn run(&self, journal: &mut Journal) -> Result<(), Error> {
         let record = self.store.find(self.uid, self.container_id, self.ifname);
         let name = record.as_ref().map_or(&self.config.volume_name, |record| &record.volume);
-        let opened = Volume::open(&self.config.kubelet_dir, self.uid.as_str(), name);
-        let is_gone = matches!(opened, Ok(None));
-        // One that is not what it must be is left alone, with all that is in it.
-        let volume = opened.inspect_err(|error| journal.warn(error)).ok().flatten();
+        let volume = self.volume(name, journal);
         let living = Living::find(self.uid, self.netns, record.as_ref().map(|record| record.netns.as_path()));
         journal.saw(format_args!("pod: {} processes", living.as_ref().map_or(0, |living| living.processes.len())));
 
         if let Some(sought) = self.sought(record.as_ref(), volume.as_ref(), living.as_ref())? {
-            let unplug =
-                |living: &Living| self.unplug(&sought, record.as_ref(), (volume.as_ref(), is_gone), living, journal);
+            let unplug = |living: &Living| self.unplug(&sought, record.as_ref(), volume.as_ref(), living, journal);
             let found = living.as_ref().map_or(Ok(false), unplug)?;
             // What else listens there is the business of the VM's own definition.
             let is_ours = found || sought.origin != Origin::Brought;
@@ -230,7 +227,26 @@ impl Undo<'_> {
         &self,
         sought: &Sought,
         record: Option<&Record>,
-        (volume, is_gone): (Option<&Volume>, bool),
+        volume: Option<&Volume>,
+        living: &Living,
+        journal: &mut Journal,
+    ) -> Result<bool, Error> {
+        let nic = &sought.nic;
+        let Some(volume) = volume.filter(|_| Recorded::from(nic).opening) else {
+            return self.unplug_by_libvirt(sought, record, volume, living, journal);
+        };
+        let socket = SocketName { volume, name: &nic.socket, path: &nic.path };
+        let mark = || ledger::record_removal(self.store, self.uid, &nic.path);
+        unfinished::end(&socket, living, self.deadline, journal, mark, |journal, _| {
+            self.unplug_by_libvirt(sought, record, Some(volume), living, journal)
+        })
+    }
+
+    fn unplug_by_libvirt(
+        &self,
+        sought: &Sought,
+        record: Option<&Record>,
+        volume: Option<&Volume>,
         living: &Living,
         journal: &mut Journal,
     ) -> Result<bool, Error> {
@@ -248,7 +264,7 @@ impl Undo<'_> {
                         }
                         Ok(false)
                     }
-                    _ if volume.map_or(is_gone, |volume| living.has_no_vm(volume, self.deadline)) => Ok(false),
+                    _ if volume.is_some_and(|volume| living.has_no_vm(volume, self.deadline)) => Ok(false),
                     _ => Err(unsure(nic, told)),
                 };
             }
@@ -263,20 +279,11 @@ impl Undo<'_> {
         };
         let mut found = false;
         for domain in domains.iter().filter(is_it) {
-            if recorded.opening && volume.is_none() {
+            if recorded.opening {
                 attach::settle(client, domain, self.deadline).map_err(|error| fault::held(&error))?;
+                journal.saw("attach ended");
             }
-            let outcome = match volume.filter(|_| recorded.opening) {
-                None => self.unplug_from(sought, record, &mut *client, domain, living, journal),
-                Some(volume) => {
-                    let socket = SocketName { volume, name: &nic.socket, path: &nic.path };
-                    let on = (&mut *client, domain);
-                    unfinished::end(&socket, living, on, self.deadline, journal, |client, journal, _| {
-                        self.unplug_from(sought, record, client, domain, living, journal)
-                    })
-                }
-            };
-            found |= outcome?;
+            found |= self.unplug_from(sought, record, client, domain, living, journal)?;
         }
         Ok(found)
     }
@@ -334,10 +341,8 @@ impl Undo<'_> {
             }
             return Ok(()); // It listens at something that no path leads to.
         }
-        if !nic.attached {
-            let path = volume.path().join(&nic.socket);
-            Seat::new(volume.fd(), &nic.socket, &path).unblock().map_err(looking)?;
-        }
+        let path = volume.path().join(&nic.socket);
+        Seat::new(volume.fd(), &nic.socket, &path).unblock().map_err(looking)?;
         if volume.remove_socket(&nic.socket).map_err(looking)? {
             journal.did("remove socket");
         }

@@ -4,19 +4,23 @@
 //! call that needs the VM's job, and a QEMU that waits for a back end by then is given one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use crate::cni::Error;
 use crate::dataplane::seat::Seat;
 use crate::dataplane::standin;
 use crate::deadline::Deadline;
-use crate::libvirt::{Client, Domain};
 use crate::pod::volume::Volume;
 use crate::quote;
-use crate::vm::attach;
 
 use super::fault;
 use super::journal::Journal;
 use super::sandbox::Living;
+
+/// How long a stand-in may take to get QEMU out of its wait, and how often that is looked at.
+const FREED: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// The socket of a NIC.
 pub struct SocketName<'a> {
@@ -28,31 +32,39 @@ pub struct SocketName<'a> {
     pub path: &'a str,
 }
 
-/// Waits for the attach's end, and does some work then. A QEMU that waits for a back end is freed by a stand-in, whose NIC the
-/// data plane can't serve: the work is told of it, and has the NIC unplugged while the stand-in is still there.
+/// Does some work to end the attach, with a stand-in beside it that frees a QEMU which waits for a back end, whether libvirt answers
+/// or not. The data plane can't serve the NIC that comes of it, so `mark` records that it must go. The work is given a flag that
+/// says whether a QEMU was freed.
 ///
 /// # Errors
-/// That libvirt is still at work, or doesn't answer; the work's.
+/// Those of marking; the work's.
 pub fn end<T>(
     socket: &SocketName<'_>,
     living: &Living,
-    (client, domain): (&mut Client, &Domain),
     deadline: Deadline,
     journal: &mut Journal,
-    work: impl FnOnce(&mut Client, &mut Journal, bool) -> Result<T, Error>,
+    mark: impl Fn() -> Result<(), Error>,
+    work: impl FnOnce(&mut Journal, &AtomicBool) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let path = socket.volume.path().join(socket.name);
     let seat = Seat::new(socket.volume.fd(), socket.name, &path);
     let freed = AtomicBool::new(false);
-    let waits = || living.waits_at(socket.path, deadline);
+    let waits = || living.wait_at(socket.path, deadline);
+    let is_waiting = !waits().is_empty();
+    if is_waiting {
+        mark()?;
+    }
     let worked = standin::free(seat, waits, &freed, deadline, || {
-        attach::settle(client, domain, deadline).map_err(|error| fault::held(&error))?;
-        let freed = freed.load(Ordering::Acquire);
-        if freed {
-            journal.warn(format_args!("QEMU waited at {} for a back end, and was freed", quote::value(socket.path)));
+        let patience = deadline.at_most(FREED);
+        while is_waiting && !freed.load(Ordering::Acquire) && !patience.passed() {
+            thread::sleep(LOOK_AGAIN);
         }
-        journal.saw("attach ended");
-        work(client, journal, freed)
+        let outcome = work(journal, &freed);
+        if freed.load(Ordering::Acquire) {
+            journal.warn(format_args!("QEMU waited at {} for a back end, and was freed", quote::value(socket.path)));
+            mark()?;
+        }
+        outcome
     });
     worked.map_err(|error| fault::system("starting the stand-in", &error))?.0
 }

@@ -66,10 +66,11 @@ impl Living {
         refused.filter(|_| found.is_empty()).map_or(Ok(found), Err)
     }
 
-    /// Returns the process that waits for a back end at this path; `None` if there is none, or it cannot be known.
-    pub fn waits_at(&self, path: &str, deadline: Deadline) -> Option<i32> {
-        let waiting = self.waiting(self.everyone(), deadline).ok()?;
-        waiting.iter().find(|waiting| waiting.path == path).map(|waiting| waiting.process.pid())
+    /// Returns the processes that wait for a back end at this path, as far as can be known. Each may mean a file of its own: a
+    /// container has its own mounts.
+    pub fn wait_at(&self, path: &str, deadline: Deadline) -> Vec<i32> {
+        let waiting = self.waiting(self.everyone(), deadline).unwrap_or_default().into_iter();
+        waiting.filter(|waiting| waiting.path == path).map(|waiting| waiting.process.pid()).collect()
     }
 }
 

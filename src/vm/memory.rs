@@ -67,7 +67,7 @@ impl MemorySlots {
             });
         }
         if has_unknown_memory(domain) {
-            slots = Self { at_least: slots.at_least.min(1), at_most: u32::MAX };
+            slots.at_most = u32::MAX;
         }
         if devices.children("memory").any(decides_by_itself) {
             slots.at_most = slots.at_most.max(DYNAMIC_LIMIT);

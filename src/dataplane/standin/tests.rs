@@ -211,16 +211,16 @@ fn only_a_qemu_that_waits_is_freed() {
     let listener = UnixListener::bind(&scratch.path).unwrap();
     listener.set_nonblocking(true).unwrap();
     let freed = AtomicBool::new(false);
-    for waits in [None, Some(1)] {
+    for waits in [vec![], vec![1]] {
         let idle = || thread::sleep(LOOK_FOR_WAITING * 5);
-        let ((), served) = free(scratch.seat(), || waits, &freed, soon(), idle).unwrap();
+        let ((), served) = free(scratch.seat(), || waits.clone(), &freed, soon(), idle).unwrap();
         assert_eq!((served.requests, freed.load(Ordering::Acquire)), (0, false));
     }
     // One that is no longer waiting was connected to by nobody else.
     while listener.accept().is_ok() {}
     listener.set_nonblocking(false).unwrap();
     let serve = || Line::new(listener.accept().unwrap().0).unwrap().ask(request::GET_QUEUE_NUM, soon()).unwrap();
-    let (queues, served) = free(scratch.seat(), || Some(own), &freed, soon(), serve).unwrap();
+    let (queues, served) = free(scratch.seat(), || vec![1, own], &freed, soon(), serve).unwrap();
     assert_eq!((queues, served.requests, freed.into_inner()), (1024, 1, true));
 }
 
