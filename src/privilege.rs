@@ -50,7 +50,7 @@ impl Task {
             // A socket in a directory that the pod has given to another user and made sticky; else its DEL, and with it
             // the pod's end, would fail for ever.
             | CapabilityFlags::FOWNER
-            // /proc/<pid>/{root,ns,fd,mountinfo,task/*/syscall} of other users' processes; pidfd_getfd(2).
+            // /proc/<pid>/{root,ns,fd,mem,mountinfo,task/*/syscall} of other users' processes; pidfd_getfd(2).
             | CapabilityFlags::SYS_PTRACE;
         match self {
             Self::Talk => talk,

@@ -19,12 +19,14 @@ impl BareAttach {
     /// Begins one at this socket of the volume, and waits until the VM stands still in it.
     fn begin(pod: &Pod, socket: &str) -> Self {
         let path = format!("{}/{socket}", pod.fact("SOCKETS"));
+        let mac = if socket.ends_with('2') { "52:54:00:00:00:98" } else { "52:54:00:00:00:99" };
         let xml = format!(
-            "<interface type='vhostuser'><mac address='52:54:00:00:00:99'/><source type='unix' path='{path}' mode='server'/>\
+            "<interface type='vhostuser'><mac address='{mac}'/><source type='unix' path='{path}' mode='server'/>\
              <model type='virtio-non-transitional'/><driver name='vhost' queues='2'/><alias name='ua-{socket}'/></interface>"
         );
-        lab_with(&["exec", "sh", "-c", &format!("cat >/proc/{}/root/tmp/bare.xml", pod.fact("PID"))], &xml);
-        let words = ["virsh", &pod.name, "attach-device", pod.fact("DOMAIN"), "/tmp/bare.xml", "--live"];
+        lab_with(&["exec", "sh", "-c", &format!("cat >/proc/{}/root/tmp/{socket}.xml", pod.fact("PID"))], &xml);
+        let file = format!("/tmp/{socket}.xml");
+        let words = ["virsh", &pod.name, "attach-device", pod.fact("DOMAIN"), &file, "--live"];
         let virsh = Command::new(program()).args(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         until("QEMU waits", || is_stuck(pod));
         Self { virsh, begun: Instant::now() }
@@ -192,4 +194,22 @@ fn a_socket_that_qemu_has_kept_is_told_with_the_way_out() {
     pod.ping(&nic);
     pod.del("net1").succeeded();
     assert_eq!(pod.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "needs the lab: run tests/run"]
+fn attaches_that_wait_behind_one_another_are_all_freed() {
+    let pod = Pod::new(&[]);
+    let first = BareAttach::begin(&pod, "bare1");
+    // It waits in libvirt for the first one's end.
+    let second = BareAttach::begin(&pod, "bare2");
+    let answer = rescue(&[pod.fact("POD_UID")]);
+    assert!(answer.ok, "{answer:?}\n{}", log());
+    for socket in ["bare1", "bare2"] {
+        let expected = format!("/{socket}: it runs again, and the NIC ua-{socket} was unplugged.");
+        assert!(answer.words.contains(&expected), "{answer:?}");
+    }
+    runs_without_nic(&pod);
+    first.ends_well();
+    second.ends_well();
 }
