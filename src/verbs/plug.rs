@@ -123,16 +123,6 @@ impl Plug<'_> {
         };
         let was_there = shown.is_some();
         if let Some(there) = shown {
-            let entry =
-                self.volume.entry(socket).map_err(|error| fault::system("looking at the NIC's socket", &error))?;
-            if entry != Entry::Socket {
-                let error = Error::try_again(format!(
-                    "The VM has this NIC, and its socket {} is gone from the volume, so no data plane can connect to it any \
-                     more: unplug the NIC (DEL), and plug it anew.",
-                    quote::value(&outside)
-                ));
-                return Err(Failure { error, open: true });
-            }
             let alias = there.alias.filter(|alias| alias.len() <= ALIAS_LIMIT).unwrap_or(nic.alias.clone());
             ledger.keep(Nic { alias, queues: Some(there.queues), attached: true, ..nic })?;
             journal.saw("already plugged");
@@ -163,6 +153,16 @@ impl Plug<'_> {
             // It stays whatever the data plane does, with what it needs: an earlier ADD has told of it.
             link.ensure_linked().map_err(|error| Failure { error, open: true })?;
             journal.saw("data plane connected");
+            let entry =
+                self.volume.entry(socket).map_err(|error| fault::system("looking at the NIC's socket", &error))?;
+            if entry != Entry::Socket {
+                let error = Error::try_again(format!(
+                    "The VM has this NIC, and its socket {} is gone from the volume, so no data plane can connect to it any \
+                     more: unplug the NIC (DEL), and plug it anew.",
+                    quote::value(&outside)
+                ));
+                return Err(Failure { error, open: true });
+            }
         }
         self.tell(ledger, journal).map_err(Failure::from)
     }
