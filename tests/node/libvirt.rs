@@ -91,9 +91,8 @@ impl Double {
     /// When each call of this name was received and each event of this number (a procedure's) sent, in microseconds since
     /// 1970.
     pub fn times(&self, of: &Value) -> Vec<u64> {
-        let log = std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
-        let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines
+        self.log()
+            .into_iter()
             .filter(|line| line["call"] == *of || line["event"] == *of)
             .map(|line| line["t_us"].as_u64().unwrap())
             .collect()
@@ -102,7 +101,9 @@ impl Double {
     /// The lines of its log so far.
     pub fn log(&self) -> Vec<Value> {
         let log = std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
-        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        // The last line may be half written.
+        let whole = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        whole.map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Whether the VM stands still: QEMU's main loop waits for a back end to come, or for one's answer.
