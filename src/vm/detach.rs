@@ -96,19 +96,20 @@ pub fn release(
     deadline: Deadline,
 ) -> Result<(), Error> {
     // Before anything is asked, for past events are not repeated.
-    for kind in [EventKind::DeviceRemoved, EventKind::DeviceRemovalFailed, EventKind::Lifecycle] {
-        match client.subscribe(kind, domain, deadline) {
-            Err(error) if error.is_unsupported() => {} // the XML is looked at anyway
-            other => other?,
-        }
+    for kind in [EventKind::DeviceRemoved, EventKind::DeviceRemovalFailed] {
+        subscribe(client, domain, kind, deadline)?;
     }
-    let (mut last, mut paused) = (None, false);
+    let (mut last, mut paused, mut is_first) = (None, false, true);
     while !deadline.passed() {
         last = match ask(client, domain, alias, deadline)? {
             Asked::Gone => return Ok(()),
             Asked::Yes => None,
             Asked::No(words) => Some(words),
         };
+        // While the guest is at work. Of a domain that ended before, the XML tells below.
+        if std::mem::take(&mut is_first) {
+            subscribe(client, domain, EventKind::Lifecycle, deadline)?;
+        }
         // A refusal may mean that it is gone already.
         if last.is_some() && find(client, domain, target, deadline)?.is_none() {
             return Ok(());
@@ -129,6 +130,14 @@ pub fn release(
         }
     }
     Err(Error::NotReleased { alias: alias.to_owned(), last, paused })
+}
+
+fn subscribe(client: &mut Client, domain: &Domain, kind: EventKind, deadline: Deadline) -> Result<(), Error> {
+    match client.subscribe(kind, domain, deadline) {
+        // The XML is looked at anyway.
+        Err(error) if error.is_unsupported() || error.is_no_domain() => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 /// Asks the guest, through libvirt and QEMU, to let go of the device.
