@@ -44,6 +44,13 @@ impl Deadline {
         Self { end: self.end.min(Self::after(span).end) }
     }
 
+    /// Returns the moment when half of the time that is left has passed, for a step after which there must be time for what comes
+    /// next.
+    #[must_use]
+    pub fn half(&self) -> Self {
+        self.at_most(self.remaining() / 2)
+    }
+
     /// Does some work whose calls know no deadline, on a thread of its own, and gives what it yields as it does. The last item
     /// is an error if the work is not done in time, or no thread can be had; the thread is left where it hangs then, and
     /// ends with the process.

@@ -42,7 +42,7 @@ const LOOKS_FOR_NEW: u32 = 4;
 const THREAD_LIMIT: usize = 1024;
 
 /// Longest `syscall` of a thread that is read, in bytes: nine numbers.
-const SYSCALL_LIMIT: u64 = 1024;
+pub(super) const SYSCALL_LIMIT: u64 = 1024;
 
 /// Longest `stat` of a process that is read, in bytes: a name of at most 64 bytes and some fifty numbers.
 const STAT_LIMIT: u64 = 4096;
@@ -119,8 +119,8 @@ fn guard(patience: Duration, ends: &impl Fn() -> Vec<End>, leave: &UnixStream) -
     }
 }
 
-/// Whether the work is done, or is so within this time.
-fn is_over(leave: &UnixStream, within: Duration) -> bool {
+/// Whether the work is done, or is so within this time: then its end of the connection has closed.
+pub(super) fn is_over(leave: &UnixStream, within: Duration) -> bool {
     let mut leaving = [PollFd::new(leave.as_fd(), PollFlags::POLLIN)];
     poll(&mut leaving, Deadline::after(within).poll_timeout()) != Ok(0)
 }

@@ -27,6 +27,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::backend::BackEnd;
 use super::figures::Figures;
+use super::guard::is_over;
 use super::message::{Fault, Line};
 use super::seat::Seat;
 use crate::deadline::Deadline;
@@ -180,9 +181,9 @@ impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_
             self.served.widened |= is_wide && was_asked;
             // It was asked something, and was not good enough.
             let is_refused = was_asked && fault == Some(Fault::Closed);
-            let is_over = fault.is_none();
+            let is_served = fault.is_none();
             self.served.fault = fault;
-            if is_over || self.served.requests >= MESSAGE_LIMIT || is_over_within(leave, LOOK_AGAIN) {
+            if is_served || self.served.requests >= MESSAGE_LIMIT || is_over(leave, LOOK_AGAIN) {
                 break;
             }
             if is_refused {
@@ -206,7 +207,7 @@ impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_
                     Err(_) => {}
                 }
             }
-            if is_over_within(leave, self.look_again) {
+            if is_over(leave, self.look_again) {
                 return None;
             }
         }
@@ -222,7 +223,7 @@ impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_
         // The quiet before libvirt's answer counts: it has much to do between QEMU's last message and that.
         let mut quiet = Deadline::after(QUIET);
         loop {
-            if leaving.is_none() && is_over_within(leave, Duration::ZERO) {
+            if leaving.is_none() && is_over(leave, Duration::ZERO) {
                 leaving = Some(self.deadline.at_most(QUIET_PATIENCE));
                 awaits_driver = self.plugged.load(Ordering::Acquire);
                 if awaits_driver && !back_end.is_started() {
@@ -286,13 +287,6 @@ fn has_more(line: &Line, leave: &UnixStream, leaving: Option<Deadline>, quiet: D
         Err(Errno::EINTR) => Ok(true),
         Err(errno) => Err(errno.into()),
     }
-}
-
-/// Whether the work has ended, or does within this time.
-fn is_over_within(leave: &UnixStream, wait: Duration) -> bool {
-    let mut leave = [PollFd::new(leave.as_fd(), PollFlags::POLLIN)];
-    // An error would mean that the descriptor is bad: nothing to wait for then.
-    poll(&mut leave, Deadline::after(wait).poll_timeout()) != Ok(0)
 }
 
 /// Whether there is nothing to read.

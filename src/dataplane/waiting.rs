@@ -12,13 +12,11 @@
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use super::guard::SYSCALL_LIMIT;
 use crate::sys;
 
 /// The descriptors of such a poll: the socket, and GLib's wake-up.
 const DESCRIPTORS: usize = 2;
-
-/// Longest `syscall` of a thread that is read, in bytes: nine numbers.
-const SYSCALL_LIMIT: u64 = 1024;
 
 /// The size of a `struct pollfd` (poll(2)), in bytes. It begins with the descriptor.
 const POLLFD: usize = 8;

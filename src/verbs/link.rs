@@ -77,7 +77,7 @@ impl Link<'_> {
     /// # Errors
     /// That none is, and none comes within half of the time that is left.
     pub fn ensure_linked(&self) -> Result<(), Error> {
-        let deadline = self.half_of_the_rest();
+        let deadline = self.deadline.half();
         let linked = || {
             let awake =
                 self.living.accepted(self.inside, None, self.deadline).into_iter().filter(|end| !end.is_of_stopped());
@@ -114,7 +114,7 @@ impl Link<'_> {
         let sandbox = &self.living.sandbox;
         let is_foreign = |pid| Process::open(pid).is_ok_and(|process| sandbox.is_foreign(&process));
         // What is left of the time is for plugging: an attach that is begun should not be given up on.
-        probe::probe(self.seat, is_foreign, self.half_of_the_rest())
+        probe::probe(self.seat, is_foreign, self.deadline.half())
             .map_err(|error| fault::data_plane(&error, self.outside))
     }
 
@@ -156,7 +156,7 @@ impl Link<'_> {
             self.ensure_same((&mut *client, domain), asked, &mut met, ledger, journal)?;
             let pid = met.pid;
             drop(met);
-            let deadline = self.half_of_the_rest();
+            let deadline = self.deadline.half();
             while let Some(others) = next_connection(&served.accepted, accepted, deadline) {
                 let settled = Deadline::after(SETTLED);
                 // Whether it stays, and meanwhile whether libvirt did what it said.
@@ -196,7 +196,7 @@ impl Link<'_> {
         ledger: &mut Ledger<'_>,
         journal: &mut Journal,
     ) -> Result<(), Failure> {
-        let why = match met.ask_again(self.half_of_the_rest()) {
+        let why = match met.ask_again(self.deadline.half()) {
             Ok(()) => return Ok(()),
             Err(Fault::Silent) => "the data plane stopped answering".to_owned(),
             Err(fault) => format!("the data plane was restarted, or its port set up anew, meanwhile ({fault})"),
@@ -212,11 +212,6 @@ impl Link<'_> {
             journal.warn("the data plane is stopped, and was cut off before the VM waits for it");
         }
         !linked.is_empty()
-    }
-
-    /// For a step after which there must be time for what comes next, be it that the NIC is unplugged again.
-    pub fn half_of_the_rest(&self) -> Deadline {
-        self.deadline.at_most(self.deadline.remaining() / 2)
     }
 
     /// Makes sure that libvirt did what it said.

@@ -136,7 +136,7 @@ impl Plug<'_> {
                 || attach::ensure_free(client, &domain, deadline).map_err(|error| fault::held(&error));
             ensure_free()?;
             journal.saw("VM not busy");
-            if let Err(fault) = met.ask_again(link.half_of_the_rest()) {
+            if let Err(fault) = met.ask_again(link.deadline.half()) {
                 journal.warn(format_args!("the data plane is met once more: {fault}"));
                 drop(met);
                 met = link.meet(journal)?;
@@ -188,7 +188,7 @@ impl Plug<'_> {
     }
 
     fn end_earlier_attach(&self, nic: &Nic, ledger: &mut Ledger<'_>, journal: &mut Journal) -> Result<(), Failure> {
-        let (living, deadline) = (self.living, self.half_of_the_rest());
+        let (living, deadline) = (self.living, self.deadline.half());
         let socket = SocketName { volume: self.volume, name: &nic.socket, path: &nic.path };
         let (store, uid) = (ledger.store, ledger.uid);
         let mark = || ledger::record_removal(store, uid, &nic.path);
@@ -251,7 +251,7 @@ impl Plug<'_> {
         let target = asked.target();
         let Some(nic) = description.find(target.mac, target.path, target.alias) else { return Ok(false) };
         let alias = nic.alias.clone().unwrap_or_else(|| asked.alias.clone());
-        let deadline = self.half_of_the_rest();
+        let deadline = self.deadline.half();
         let released = release(self.living, client, domain, (target, &alias), deadline, journal);
         released.map_err(|error| {
             let msg = format!(
@@ -262,11 +262,6 @@ impl Plug<'_> {
         })?;
         is_unused(self.living, target.path, deadline)?;
         Ok(true)
-    }
-
-    /// For a step after which there must be time for what comes next.
-    fn half_of_the_rest(&self) -> Deadline {
-        self.deadline.at_most(self.deadline.remaining() / 2)
     }
 
     /// Tells of the NIC in the file that the runtime named, if it did.

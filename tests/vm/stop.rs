@@ -3,7 +3,7 @@
 //!
 //! The steps are the plugin's messages to libvirt, found by tracing a call that nothing disturbs. Between two of them the plugin
 //! waits for libvirt, and with it for QEMU; the waits for the data plane come after the message before them. By default those
-//! steps are taken at which one kind of wait ends and another begins, and what is said.  STOP_STEPS=all takes every one, each
+//! steps are taken at which one kind of wait ends and another begins, and what is said. STOP_STEPS=all takes every one, each
 //! followed by everything.
 
 use std::collections::BTreeMap;
