@@ -36,20 +36,29 @@ use crate::sys;
 /// How often QEMU's socket is looked for: a part of the time that the VM stands still.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// How long QEMU may take over one message, and over taking an answer.
-const MESSAGE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long QEMU and the guest's driver are waited for before the stand-in goes.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// How long QEMU may take over one message, and over taking an answer.
+    message: Duration,
+    /// How long QEMU must have been quiet when the stand-in goes, where it may be in the midst of something.
+    quiet: Duration,
+    /// How long that quiet is waited for.
+    until_quiet: Duration,
+    /// How long the guest's driver is waited for to begin to start a NIC that is plugged.
+    driver: Duration,
+}
 
-/// How long QEMU must have been quiet when the stand-in goes, where it may be in the midst of something: between two messages
-/// of one handshake it is not. Those are less than a millisecond apart, on a busy machine and without KVM too; and the
-/// guest's driver starts the NIC 4 ms after it has reset it, and sets its queues some milliseconds later.
-const QUIET: Duration = Duration::from_millis(10);
-
-/// How long the guest's driver is waited for to begin to start a NIC that is plugged. It takes a dozen milliseconds, and some
-/// hundred where it must be loaded first; a guest that boots, or has no driver, takes for ever.
-const DRIVER_PATIENCE: Duration = Duration::from_millis(300);
-
-/// How long that quiet is waited for.
-const QUIET_PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Patience = Patience {
+    message: Duration::from_secs(1),
+    // The messages of one handshake are less than a millisecond apart, on a busy machine and without KVM too. The guest's
+    // driver starts the NIC 4 ms after it has reset it, and sets its queues some milliseconds later.
+    quiet: Duration::from_millis(10),
+    until_quiet: Duration::from_millis(500),
+    // A driver takes a dozen milliseconds, and some hundred if it must be loaded first. A guest that boots, or has no driver,
+    // never starts the NIC.
+    driver: Duration::from_millis(300),
+};
 
 /// Most messages that are answered. A NIC with 16 queue pairs takes QEMU some 300, and again each time that the guest's
 /// driver starts it.
@@ -87,11 +96,22 @@ pub fn during<T, E>(
     accepted: impl Fn() -> BTreeSet<u64> + Send,
     plug: impl FnOnce() -> Result<T, E>,
 ) -> Result<(Result<T, E>, Served), sys::Error> {
+    during_with(seat, figures, (deadline, PATIENCE), accepted, plug)
+}
+
+fn during_with<T, E>(
+    seat: Seat<'_>,
+    figures: Figures,
+    (deadline, patience): (Deadline, Patience),
+    accepted: impl Fn() -> BTreeSet<u64> + Send,
+    plug: impl FnOnce() -> Result<T, E>,
+) -> Result<(Result<T, E>, Served), sys::Error> {
     let plugged = AtomicBool::new(false);
     let stand_in = StandIn {
         seat,
         figures,
         deadline,
+        patience,
         accepted,
         peer: || Some(Peer::Any),
         look_again: LOOK_AGAIN,
@@ -123,6 +143,7 @@ pub fn free<T>(
         seat,
         figures: Figures::NONE.widened(),
         deadline,
+        patience: PATIENCE,
         accepted: || {
             freed.store(true, Ordering::Release);
             BTreeSet::new()
@@ -147,6 +168,7 @@ struct StandIn<'a, F, P> {
     seat: Seat<'a>,
     figures: Figures,
     deadline: Deadline,
+    patience: Patience,
     accepted: F,
     /// `None` while it is not to connect.
     peer: P,
@@ -221,13 +243,13 @@ impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_
         let mut leaving: Option<Deadline> = None;
         let mut awaits_driver = false;
         // The quiet before libvirt's answer counts: it has much to do between QEMU's last message and that.
-        let mut quiet = Deadline::after(QUIET);
+        let mut quiet = Deadline::after(self.patience.quiet);
         loop {
             if leaving.is_none() && is_over(leave, Duration::ZERO) {
-                leaving = Some(self.deadline.at_most(QUIET_PATIENCE));
+                leaving = Some(self.deadline.at_most(self.patience.until_quiet));
                 awaits_driver = self.plugged.load(Ordering::Acquire);
                 if awaits_driver && !back_end.is_started() {
-                    quiet = self.deadline.at_most(DRIVER_PATIENCE.min(self.deadline.remaining() / 4));
+                    quiet = self.deadline.at_most(self.patience.driver.min(self.deadline.remaining() / 4));
                 }
             }
             if !has_more(&line, leave, leaving, quiet)? {
@@ -237,7 +259,7 @@ impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_
                 // It was the end of plugging that was heard.
                 continue;
             }
-            let message = line.receive(self.deadline.at_most(MESSAGE_PATIENCE))?;
+            let message = line.receive(self.deadline.at_most(self.patience.message))?;
             if std::mem::take(&mut first) {
                 // QEMU has one connection at a time, and waits for this answer: what is accepted now is this one.
                 self.served.accepted.extend((self.accepted)());
@@ -248,15 +270,15 @@ impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_
             }
             let was_started = back_end.is_started();
             if let Some(answer) = back_end.answer(&message)? {
-                line.send(&answer, self.deadline.at_most(MESSAGE_PATIENCE))?;
+                line.send(&answer, self.deadline.at_most(self.patience.message))?;
             }
             // What a driver has QEMU say before it starts the NIC (SET_VRING_ENABLE, when it has chosen its features) is no end
             // of the wait for that: it would be the worst of moments.
             if leaving.is_none() || back_end.is_started() || !awaits_driver {
-                quiet = Deadline::after(QUIET);
+                quiet = Deadline::after(self.patience.quiet);
             }
             if leaving.is_some() && back_end.is_started() && !was_started {
-                leaving = Some(self.deadline.at_most(QUIET_PATIENCE));
+                leaving = Some(self.deadline.at_most(self.patience.until_quiet));
             }
         }
     }
