@@ -11,8 +11,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -22,10 +21,10 @@ use vhostuser_hotplug::libvirt::Xml;
 
 use super::libvirt::{client, nics};
 use super::node::patience::{output, until};
-use super::node::{Answer, Call, Node, Pod, answer};
+use super::node::{Call, Node, Pod, answer};
 use super::scene::Scene;
 use super::signals::{go_on, send};
-use super::strace::{Point, points};
+use super::strace::{Point, Stopping, points};
 
 /// How many pods are worked on at once: a trial waits for a deadline most of its time.
 const WORKERS: usize = 16;
@@ -97,59 +96,6 @@ fn within(call: Call, seconds: u64) -> Call {
     call.set("attach_timeout", json!(seconds)).set("detach_timeout", json!(seconds))
 }
 
-/// The call under way, stopped each time that its threads pass a point. What strace says of that is in the file.
-struct Stopping {
-    child: Child,
-    file: PathBuf,
-}
-
-impl Stopping {
-    fn start(scene: &Scene<'_>, command: &'static str, point: &Point) -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let count = COUNT.fetch_add(1, Ordering::SeqCst);
-        let file = std::env::temp_dir().join(format!("vhu-stop-{}-{count}", std::process::id()));
-        let (set, stop) =
-            (format!("trace={}", point.call), format!("inject={}:signal=STOP:when={}", point.call, point.nth));
-        let words = ["strace", "-f", "-qq", "-o", file.to_str().unwrap(), "-e", &set, "-e", &stop];
-        let child = within(scene.call(command), SHORT).through(&words).start(scene.node);
-        Self { child, file }
-    }
-
-    /// Waits until it is stopped; false if it has ended first.
-    fn reaches_it(&mut self) -> bool {
-        let is_there =
-            |file: &Path| std::fs::read_to_string(file).is_ok_and(|said| said.contains("stopped by SIGSTOP"));
-        loop {
-            if is_there(&self.file) {
-                return true;
-            }
-            if self.child.try_wait().unwrap().is_some() {
-                return is_there(&self.file);
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    /// Lets it go on until it ends, though each of its threads may be stopped in its turn.
-    fn answers(mut self) -> Answer {
-        let strace = super::signals::program(self.child.id());
-        while self.child.try_wait().unwrap().is_none() {
-            for pid in children(strace) {
-                // It may end meanwhile.
-                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let _ = std::fs::remove_file(&self.file);
-        answer(output(self.child))
-    }
-}
-
-fn children(of: u32) -> Vec<nix::unistd::Pid> {
-    let children = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
-    children.split_whitespace().map(|pid| nix::unistd::Pid::from_raw(pid.parse().unwrap())).collect()
-}
-
 /// Waits until libvirtd and QEMU have done all that any call has asked of them. False if the VM waits for a back end, and no
 /// end of that is in sight.
 fn settled(scene: &Scene<'_>) -> bool {
@@ -215,12 +161,13 @@ fn tried(node: &Node, command: &'static str, trial: &Trial<'_>) -> bool {
     } else {
         scene.forget_the_node();
     }
-    let mut stopping = Stopping::start(&scene, command, trial.point);
+    let call = within(scene.call(command), SHORT);
+    let mut stopping = Stopping::start(|words| call.through(words).start(scene.node), trial.point);
     let reached = stopping.reaches_it();
     if reached {
         trial.victim.stop(&scene);
     }
-    let mut last = (command, stopping.answers());
+    let mut last = (command, answer(stopping.goes_on()));
     if reached {
         let follow = |command: &'static str| (command, within(scene.call(command), SHORTER).run(node));
         match trial.then {

@@ -2,8 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
-use std::process::Output;
+use std::path::PathBuf;
+use std::process::{Child, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill as send};
+use nix::unistd::Pid;
+
+use super::signals::program;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -108,6 +115,56 @@ pub fn kill(run: impl Run, point: &Point) -> bool {
     let killed = status.signal() == Some(9) || status.code() == Some(128 + 9);
     assert!(killed || status.code() == Some(0), "{point:?}: {status:?}");
     killed
+}
+
+/// A program that stops (SIGSTOP) each time that one of its threads has passed a point.
+pub struct Stopping {
+    child: Child,
+    /// What strace says.
+    file: PathBuf,
+}
+
+impl Stopping {
+    /// Starts the program as the last of the words that `start` is given.
+    pub fn start(start: impl FnOnce(&[&str]) -> Child, point: &Point) -> Self {
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let file = std::env::temp_dir().join(format!("vhu-stop-{}-{count}", std::process::id()));
+        let Point { call: name, nth, .. } = point;
+        let (set, stop) = (format!("trace={name}"), format!("inject={name}:signal=STOP:when={nth}"));
+        let child = start(&["strace", "-f", "-qq", "-o", file.to_str().unwrap(), "-e", &set, "-e", &stop]);
+        Self { child, file }
+    }
+
+    /// Waits until it has stopped; false if it ended without.
+    pub fn reaches_it(&mut self) -> bool {
+        let is_there =
+            |said: &PathBuf| std::fs::read_to_string(said).is_ok_and(|said| said.contains("stopped by SIGSTOP"));
+        loop {
+            if is_there(&self.file) {
+                return true;
+            }
+            if self.child.try_wait().unwrap().is_some() {
+                return is_there(&self.file);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Lets it go on until it ends, though each of its threads may be stopped in its turn.
+    pub fn goes_on(mut self) -> Output {
+        let strace = program(self.child.id());
+        while self.child.try_wait().unwrap().is_none() {
+            let children =
+                std::fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).unwrap_or_default();
+            for pid in children.split_whitespace() {
+                // It may end meanwhile.
+                let _ = send(Pid::from_raw(pid.parse().unwrap()), Signal::SIGCONT);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = std::fs::remove_file(&self.file);
+        self.child.wait_with_output().unwrap()
+    }
 }
 
 /// Runs a program with a system call of its failing.

@@ -9,6 +9,9 @@ mod keeper;
 mod lists;
 mod machine;
 mod script;
+#[path = "../faults/signals.rs"]
+#[allow(dead_code, reason = "shared with the group tests/faults, which uses the rest")]
+mod signals;
 #[path = "../faults/strace.rs"]
 mod strace;
 mod together;

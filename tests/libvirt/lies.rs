@@ -170,11 +170,14 @@ fn a_flood_does_not_stretch_the_deadline() {
     for at in ["connect", "auth-list", "xml", "subscribe", "attach"] {
         expect(at, &json!({"event-flood": 0}), "protocol");
         expect(at, &json!("unknown-event-flood"), "protocol");
-        let (result, took) = ends(at, &json!("ping-flood"), SPAN);
-        // The double does not read the answers, so either they stop fitting or they become too many.
-        let error = result.unwrap_err();
-        assert!(["protocol", "timed out"].contains(&kind(&error)), "{error}");
-        assert!(took < SPAN + MARGIN);
+        // Of pings, the double does not read the answers, so either they stop fitting or they become too many. Of what is
+        // big, a fast machine takes too many in time.
+        for lie in ["ping-flood", "big-unknown-flood"] {
+            let (result, took) = ends(at, &json!(lie), SPAN);
+            let error = result.unwrap_err();
+            assert!(["protocol", "timed out"].contains(&kind(&error)), "{lie} at {at}: {error}");
+            assert!(took < SPAN + MARGIN);
+        }
     }
 }
 
@@ -183,8 +186,6 @@ fn traffic_that_stays_within_bounds_does_not_stretch_the_deadline() {
     for at in ["connect", "auth-list", "xml", "attach"] {
         expect(at, &json!({"event-drizzle": 3}), "timed out");
         expect(at, &json!({"ping-drizzle": 20}), "timed out");
-        // So much in each that the bound on their number is far away.
-        expect(at, &json!("big-unknown-flood"), "timed out");
         expect(at, &json!("big-flood"), "protocol");
     }
 }
@@ -210,9 +211,12 @@ fn a_wait_for_an_event_is_as_safe_as_a_call() {
     }
     let error = waits(&json!("ping-flood"), SPAN).unwrap_err();
     assert!(["protocol", "timed out"].contains(&kind(&error)), "{error}");
-    // So much in each that the bound on their number is far away.
+    // So much in each that a machine may come to the deadline first, or to the bound on their number.
     for lie in [json!("big-flood"), json!("big-unknown-flood")] {
-        assert_eq!(waits(&lie, SPAN).unwrap(), None, "{lie}");
+        match waits(&lie, SPAN) {
+            Ok(heard) => assert_eq!(heard, None, "{lie}"),
+            Err(error) => assert_eq!(kind(&error), "protocol", "{lie}"),
+        }
     }
     for lie in [json!({"event-drizzle": 2}), json!({"ping-drizzle": 20}), json!("silence"), json!({"trickle": 200})] {
         assert_eq!(waits(&lie, SPAN).unwrap(), None, "{lie}");
