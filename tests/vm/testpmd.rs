@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::lab::{Answer, Nic, Pod, holds, lab, log};
-use super::watch::{LIMIT, Watch, monitor_answers, until};
+use super::lab::{Answer, Nic, Pod, holds, lab};
+use super::watch::{Watch, assert_ran_on, monitor_answers, until, watched};
 
 /// The NIC whose data plane testpmd is.
 const IFNAME: &str = "net2";
@@ -78,11 +78,6 @@ impl Drop for Testpmd<'_> {
     }
 }
 
-fn assert_ran_on(watch: Watch, what: &str) {
-    let longest = watch.longest();
-    assert!(longest < LIMIT, "{longest} ms: {what}\n{}", log());
-}
-
 #[test]
 #[ignore = "needs the lab: run tests/run"]
 fn a_nic_is_plugged_used_and_unplugged_without_a_stop() {
@@ -90,16 +85,15 @@ fn a_nic_is_plugged_used_and_unplugged_without_a_stop() {
     let testpmd = Testpmd::beside(&pod);
     testpmd.start();
     for keys in [json!({"queues": 1}), json!({"queues": 2})] {
-        let watch = Watch::begin(&pod, 4);
-        let nic = testpmd.call("add", &keys).nic();
-        assert!(Instant::now() < watch.ends, "the watch was over before the ADD");
-        assert_ran_on(watch, "plugged");
+        let add = || testpmd.call("add", &keys).nic();
+        let (nic, longest) = watched(&pod, add, || testpmd.call("del", &keys).succeeded());
+        assert_ran_on(&pod, longest, "plugged");
         testpmd.ping(&nic);
         testpmd.call("check", &keys).succeeded();
 
         let watch = Watch::begin(&pod, 3);
         testpmd.call("del", &keys).succeeded();
-        assert_ran_on(watch, "unplugged");
+        assert_ran_on(&pod, watch.longest(), "unplugged");
         assert!(!pod.guest_has(&nic));
     }
     testpmd.end();
@@ -115,7 +109,7 @@ fn a_nic_works_again_when_a_data_plane_that_was_killed_is_back() {
     testpmd.ping(&nic);
     let watch = Watch::begin(&pod, 3);
     lab(&["testpmd-kill"]);
-    assert_ran_on(watch, "testpmd killed");
+    assert_ran_on(&pod, watch.longest(), "testpmd killed");
     assert!(!testpmd.has_link(&nic), "the guest must see that its data plane is gone");
     testpmd.start();
     until("the link comes back", || testpmd.has_link(&nic));
@@ -143,7 +137,7 @@ fn without_it_nothing_is_touched_and_the_next_add_succeeds() {
         );
         assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
         assert!(monitor_answers(&pod));
-        assert_ran_on(watch, stop);
+        assert_ran_on(&pod, watch.longest(), stop);
         assert!(!testpmd.is_plugged());
         if stop == "testpmd-pause" {
             lab(&["testpmd-cont"]);
@@ -171,7 +165,7 @@ fn a_nic_is_unplugged_in_time_though_it_hangs() {
     let begun = Instant::now();
     testpmd.call("del", &json!({})).succeeded();
     assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
-    assert_ran_on(watch, "testpmd stopped");
+    assert_ran_on(&pod, watch.longest(), "testpmd stopped");
     assert!(!pod.guest_has(&nic) && monitor_answers(&pod));
     testpmd.end();
 }
