@@ -1,10 +1,11 @@
 //! A pod's life as containerd lives it, through the Container Runtime Interface: which plugin is called, when, with what.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::lab::{Pod, holds, lab, lab_with};
+use super::watch::PATIENCE;
 
 /// Where the node's containerd looks for a network.
 const NET_D: &str = "/etc/cni/net.d";
@@ -34,7 +35,7 @@ impl Containerd {
 
     /// Waits until the network that it has loaded has the plugin in its chain, or has it no more.
     pub fn has_loaded(&self, chained: bool) {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + PATIENCE;
         while lab_with(&["cri", "Status"], "verbose: true").contains("vhostuser-hotplug") != chained {
             assert!(Instant::now() < end, "containerd does not look at its directory again");
         }

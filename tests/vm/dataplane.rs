@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::lab::{Answer, Nic, Pod, holds, lab, log};
+use super::watch::PATIENCE;
 
 /// Bits of the virtio network device's features.
 const HOST_TSO4: u32 = 11;
@@ -119,7 +120,7 @@ fn fail(pod: &Pod, socket: &str) {
     let path = format!("/run/openvswitch/vhost_sockets/{}/vhostuser-sockets/{socket}", pod.fact("POD_UID"));
     let before = ovs_log(0).len();
     lab(&["exec", "timeout", "10", "socat", &format!("UNIX-LISTEN:{path},mode=666,unlink-early"), "EXEC:true"]);
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + PATIENCE;
     while !ovs_log(before)
         .iter()
         .any(|line| line.contains(CLOSED_EARLY) || line.contains("connection has been destroyed"))
@@ -196,7 +197,7 @@ fn stopped_add(pod: &Pod, step: u32, port: &Value) -> Child {
     let inject = format!("inject=sendmsg:signal=SIGSTOP:when={step}");
     let strace = ["strace", "-f", "-qq", "-o", "/run/probe-steps", "-e", "trace=sendmsg", "-e", &inject];
     let child = pod.start_plugin(&strace, "add", "net1", &json!({}), port);
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + PATIENCE;
     while !holds(&["exec", "grep", "-q", "stopped by SIGSTOP", "/run/probe-steps"]) {
         assert!(
             Instant::now() < end,

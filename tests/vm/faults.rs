@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::lab::{Answer, Nic, Pod, holds, lab, log};
+use super::watch::PATIENCE;
 
 fn signal(pod: &Pod, signal: &str) {
     lab(&["exec", "kill", &format!("-{signal}"), &pod.process("LIBVIRTD_PID")]);
@@ -20,7 +21,7 @@ fn start_libvirtd(pod: &Pod) {
     let container = ["nsenter", "--target", pod.fact("PID"), "--mount", "--net", "--pid", "--ipc", "--uts"];
     let daemon = ["libvirtd", "--daemon", "--config", "/etc/libvirt/libvirtd.conf"];
     lab(&[&shell[..], &container[..], &daemon[..]].concat());
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + PATIENCE;
     while !holds(&["virsh", &pod.name, "version"]) {
         assert!(Instant::now() < end, "libvirtd does not come back");
         std::thread::sleep(Duration::from_millis(200));
@@ -46,7 +47,7 @@ fn kept(pod: &Pod, seconds: u64, call: impl FnOnce() -> Answer) -> Answer {
 fn a_guest_that_uses_its_nic_and_lets_go_only_when_it_reboots() {
     let pod = Pod::new(&["--stubborn"]);
     let nic = pod.add("net1").nic();
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + PATIENCE;
     while !pod.guest_has(&nic) {
         assert!(Instant::now() < end, "the guest looks for new NICs once a second");
     }
@@ -222,7 +223,7 @@ fn the_plugin_is_killed_in_the_middle_of_an_add() {
             pod.ping(&nic);
         }
         // A runtime repeats a DEL until it passes: the attach may still be at work in libvirt.
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + PATIENCE;
         loop {
             let answer = pod.del("net1");
             if answer.ok {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::lab::{Nic, Pod, holds, lab, log, program};
+use super::watch::PATIENCE;
 
 /// A pod whose VM has a NIC that answers, and a pod without a VM that it may move into.
 struct Move {
@@ -89,7 +90,7 @@ impl Move {
 }
 
 fn until(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < end, "in vain: until {what}\n{}", log());
         std::thread::sleep(Duration::from_millis(100));

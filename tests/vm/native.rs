@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::lab::{Nic, Pod};
+use super::watch::PATIENCE;
 
 /// The NIC, once the guest has it: its slot may be blinking first.
 fn plugged(pod: &Pod) -> Nic {
     let nic = pod.add("net1").nic();
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + PATIENCE;
     while !pod.guest_has(&nic) {
         assert!(Instant::now() < end, "{}", slots(pod));
     }
@@ -52,7 +53,7 @@ fn a_del_that_is_repeated_while_the_indicator_blinks_does_not_cancel_the_removal
     pod.ping(&nic);
     slots(&pod);
     let mut refused = 0;
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + PATIENCE;
     loop {
         let answer = pod.call("del", "net1", &json!({"detach_timeout": 1}));
         if answer.ok {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::lab::{Answer, Pod, holds, lab, log};
-use super::watch::monitor_answers;
+use super::watch::{PATIENCE, monitor_answers};
 
 /// Where strace writes.
 const TRACE: &str = "/run/stop-steps";
@@ -156,7 +156,7 @@ fn trial(pod: &Pod, command: &str, step: &Step, partner: Partner, next: Next) {
         _ => false,
     };
     // What was said to be gone stays gone.
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + PATIENCE;
     if gone {
         std::thread::sleep(Duration::from_secs(2));
         assert!(monitor_answers(pod), "the VM stands still. {told}");

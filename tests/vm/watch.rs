@@ -7,6 +7,9 @@ use serde_json::Value;
 
 use super::lab::{Pod, holds, log, program};
 
+/// How long is waited for what must come, before the test is given up.
+pub const PATIENCE: Duration = Duration::from_secs(240);
+
 /// A gap in the guest's clock that counts as none, in ms. A VM that waits for its data plane stands still for hundreds of
 /// them, or for good. tests/bench/hotplug measures how short the gaps really are.
 const LIMIT: f64 = 400.0;
@@ -76,7 +79,7 @@ pub fn watched<T>(pod: &Pod, act: impl Fn() -> T, undo: impl Fn()) -> (T, f64) {
 
 /// Waits until this holds.
 pub fn until(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < end, "{what}");
         std::thread::sleep(Duration::from_millis(100));

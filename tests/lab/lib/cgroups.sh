@@ -61,7 +61,7 @@ cgroups_sweep() {
 
 cgroups_remove_all() {
     [ -e "$RUN/cgroups.own" ] || return 0
-    wait_for 10 "the pods' cgroups to be empty" cgroups_gone
+    wait_for 120 "the pods' cgroups to be empty" cgroups_gone
 }
 
 # A container's own cgroup can only be this lab's; those above may be in use by others.

@@ -56,7 +56,7 @@ containerd_up() {
     PATH=$path setsid containerd --config "$CONTAINERD/config.toml" </dev/null >>"$NODE_LOG/containerd.log" 2>&1 &
     record_pid "$CONTAINERD/pid" $!
     disown
-    wait_for 30 "containerd to answer (see $NODE_LOG/containerd.log)" containerd_answers
+    wait_for 120 "containerd to answer (see $NODE_LOG/containerd.log)" containerd_answers
     image "$CONTAINERD/image.tar"
     PATH=$path within 120 ctr --address "$CRI_SOCKET" --namespace k8s.io images import "$CONTAINERD/image.tar" >/dev/null
     rm "$CONTAINERD/image.tar"
@@ -69,7 +69,7 @@ containerd_down() {
     local pid
     if pid=$(recorded_pid "$CONTAINERD/pid"); then
         kill "$pid"
-        wait_for 30 "containerd to end" process_gone "$CONTAINERD/pid"
+        wait_for 120 "containerd to end" process_gone "$CONTAINERD/pid"
     fi
     rm -rf "$CONTAINERD" "$RECORDED" /run/cni-calls
 }

@@ -89,10 +89,10 @@ start_node() {
     parent=$!
     disown
     record_pid "$RUN/parent.pid" "$parent" || die "the node's namespaces could not be made: see $NODE_LOG/node.log"
-    wait_for 10 "the node's first process (see $NODE_LOG/node.log)" unshared_by "$parent"
+    wait_for 120 "the node's first process (see $NODE_LOG/node.log)" unshared_by "$parent"
     child=$(unshared_by "$parent")
     record_pid "$RUN/node.pid" "$child" || die "the node's first process died: see $NODE_LOG/node.log"
-    wait_for 10 "the node to be ready (see $NODE_LOG/node.log)" test -e "$RUN/ready"
+    wait_for 120 "the node to be ready (see $NODE_LOG/node.log)" test -e "$RUN/ready"
     need_node
 }
 
@@ -100,7 +100,7 @@ start_node() {
 node_init() {
     local directory
     # A node that nobody has written down could never be taken down: should `up` be killed now, it ends by itself.
-    wait_for 10 "being written down" test -e "$RUN/node.pid"
+    wait_for 120 "being written down" test -e "$RUN/node.pid"
     hostname lab-node
     mount -t proc proc /proc
     # A sysfs of the node's own network namespace, with the machine's cgroups put back.
@@ -192,7 +192,7 @@ take_down() {
     for file in "$RUN/node.pid" "$RUN/parent.pid"; do
         if pid=$(recorded_pid "$file"); then
             kill -KILL "$pid" 2>/dev/null || true
-            wait_for 30 "process $pid to end" process_gone "$file"
+            wait_for 120 "process $pid to end" process_gone "$file"
         fi
     done
     cgroups_remove_all

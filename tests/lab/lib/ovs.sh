@@ -46,7 +46,7 @@ ovs_root() {
         </dev/null >>"$NODE_LOG/ovs-root.log" 2>&1 &
     echo $! >"$OVS_HOME/holder"
     disown
-    wait_for 20 "OVS's root (see $NODE_LOG/ovs-root.log)" test -e "$OVS_HOME/ready"
+    wait_for 120 "OVS's root (see $NODE_LOG/ovs-root.log)" test -e "$OVS_HOME/ready"
 }
 
 ovs_root_main() {
@@ -111,7 +111,7 @@ ovs_stop() {
     local pid
     pid=$(ovs_pid)
     ovs_appctl --timeout=10 exit || kill "$pid"
-    wait_for 20 "ovs-vswitchd to end" test ! -d "/proc/$pid"
+    wait_for 120 "ovs-vswitchd to end" test ! -d "/proc/$pid"
 }
 
 # ovs_switch VERSION: ends OVS in good order, and starts this version on the same database, as an update of the node's
@@ -135,14 +135,14 @@ ovs_stop_database() {
     local pid
     pid=$(cat $OVS_RUN/ovsdb-server.pid)
     ovs-appctl --timeout=10 -t "$OVS_RUN/ovsdb-server.$pid.ctl" exit
-    wait_for 20 "ovsdb-server to end" test ! -d "/proc/$pid"
+    wait_for 120 "ovsdb-server to end" test ! -d "/proc/$pid"
 }
 
 ovs_kill() {
     local pid
     pid=$(ovs_pid)
     kill -KILL "$pid"
-    wait_for 20 "ovs-vswitchd to end" test ! -d "/proc/$pid"
+    wait_for 120 "ovs-vswitchd to end" test ! -d "/proc/$pid"
     rm -f $VSWITCHD_PID
 }
 

@@ -208,7 +208,7 @@ spawn() {
     ) </dev/null >>"$POD_LOG" 2>&1 &
     parent=$!
     disown
-    wait_for 10 "$2 to start (see $POD_LOG)" unshared_by "$parent"
+    wait_for 120 "$2 to start (see $POD_LOG)" unshared_by "$parent"
     SPAWNED=$(unshared_by "$parent")
     # No process of a runtime stays in a pod: the node's pid 1 takes the orphan over.
     kill -KILL "$parent"
@@ -246,7 +246,7 @@ pod_kill() {
 pod_end() {
     [ -n "$1" ] && [ -d "/proc/$1" ] || return 0
     kill -KILL "$1" 2>/dev/null || true
-    wait_for 20 "process $1 to end" test ! -d "/proc/$1"
+    wait_for 120 "process $1 to end" test ! -d "/proc/$1"
 }
 
 # Everything the lab made for the pod goes; what plugins made (mounts, OVS ports) is theirs to remove.

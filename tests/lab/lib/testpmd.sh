@@ -31,7 +31,7 @@ testpmd_start() {
     pid=$!
     record_pid "$TESTPMD_PID" "$pid" || die "testpmd ended: see $TESTPMD_LOG"
     disown
-    wait_for 60 "testpmd's prompt (see $TESTPMD_LOG)" testpmd_prompts_or_ended 0
+    wait_for 120 "testpmd's prompt (see $TESTPMD_LOG)" testpmd_prompts_or_ended 0
     recorded_pid "$TESTPMD_PID" >/dev/null || die "testpmd ended: $(tail -n 3 "$TESTPMD_LOG")"
 }
 
@@ -62,7 +62,7 @@ testpmd_command() {
     recorded_pid "$TESTPMD_PID" >/dev/null || die "testpmd does not run"
     size=$(stat -c %s "$TESTPMD_LOG")
     echo "$*" >"$TESTPMD_INPUT"
-    wait_for 20 "testpmd's answer (see $TESTPMD_LOG)" testpmd_prompts_or_ended "$size"
+    wait_for 120 "testpmd's answer (see $TESTPMD_LOG)" testpmd_prompts_or_ended "$size"
     tail -c "+$((size + 1))" "$TESTPMD_LOG" | sed '1d; $d'
 }
 
@@ -70,10 +70,10 @@ testpmd_command() {
 testpmd_stop() {
     recorded_pid "$TESTPMD_PID" >/dev/null || die "testpmd does not run"
     echo quit >"$TESTPMD_INPUT"
-    wait_for 20 "testpmd to end" process_gone "$TESTPMD_PID"
+    wait_for 120 "testpmd to end" process_gone "$TESTPMD_PID"
 }
 
-testpmd_kill() { testpmd_signal KILL && wait_for 20 "testpmd to end" process_gone "$TESTPMD_PID"; }
+testpmd_kill() { testpmd_signal KILL && wait_for 120 "testpmd to end" process_gone "$TESTPMD_PID"; }
 testpmd_pause() { testpmd_signal STOP; }
 testpmd_cont() { testpmd_signal CONT; }
 

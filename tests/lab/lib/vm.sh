@@ -170,7 +170,7 @@ vm_boot() {
 }
 
 guest_wait() {
-    wait_for 60 "the guest to boot ($GUEST_CONSOLE in the container)" \
+    wait_for 120 "the guest to boot ($GUEST_CONSOLE in the container)" \
         grep -q 'lab guest is ready' "/proc/$PID/root$GUEST_CONSOLE"
     guest_run 20 true
 }
