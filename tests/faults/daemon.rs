@@ -9,10 +9,8 @@ use super::dataplane::DataPlane;
 use super::libvirt::{Double, nics};
 use super::node::patience::{MARGIN, output, until};
 use super::node::{Answer, Call, Node, Pod, answer};
+use super::scene::short;
 use super::signals;
-
-/// The deadline of the calls that meet a daemon that hangs.
-const SHORT: u64 = 2;
 
 struct Place<'a> {
     node: &'a Node,
@@ -32,7 +30,7 @@ impl<'a> Place<'a> {
     }
 
     fn short(&self, command: &'static str) -> Call {
-        self.call(command).set("attach_timeout", json!(SHORT)).set("detach_timeout", json!(SHORT))
+        self.call(command).set("attach_timeout", json!(short())).set("detach_timeout", json!(short()))
     }
 
     /// It ends with 11, no later than its deadline and what a busy machine adds.
@@ -40,7 +38,7 @@ impl<'a> Place<'a> {
         let began = Instant::now();
         let answer = call.run(self.node);
         assert_eq!(answer.code(), 11, "{what}: {answer:?}");
-        assert!(began.elapsed() < Duration::from_secs(SHORT) + MARGIN, "{what}: {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(short()) + MARGIN, "{what}: {:?}", began.elapsed());
         answer
     }
 

@@ -18,7 +18,7 @@ const MANY: usize = 64;
 
 /// A call with deadlines for a busy machine.
 fn patient(call: Call) -> Call {
-    call.set("attach_timeout", json!(120)).set("detach_timeout", json!(120))
+    call.set("attach_timeout", json!(600)).set("detach_timeout", json!(600))
 }
 
 fn end(child: Child) -> Answer {

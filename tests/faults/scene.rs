@@ -1,5 +1,8 @@
 //! A pod with a VM, the calls for its NIC, and what must be true after them.
 
+use std::sync::OnceLock;
+use std::time::Instant;
+
 use serde_json::{Value, json};
 use vhostuser_hotplug::libvirt::Xml;
 
@@ -100,6 +103,21 @@ impl<'a> Scene<'a> {
         ));
         assert_eq!(left, "", "left of {uid}");
     }
+}
+
+/// Returns a deadline for calls that meet somebody who hangs, in seconds: long enough for all that comes before on this machine,
+/// with as many calls at once as here, and at least 2.
+pub fn short() -> u64 {
+    static SHORT: OnceLock<u64> = OnceLock::new();
+    *SHORT.get_or_init(|| {
+        let node = Node::new();
+        let scene = Scene::new(&node);
+        let begun = Instant::now();
+        scene.run("ADD");
+        let took = begun.elapsed();
+        scene.run("DEL");
+        (took.as_secs() * 20 + u64::from(took.subsec_millis()) / 50).max(2)
+    })
 }
 
 /// Says where a test was when it failed.

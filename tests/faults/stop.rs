@@ -22,22 +22,25 @@ use vhostuser_hotplug::libvirt::Xml;
 use super::libvirt::{client, nics};
 use super::node::patience::{output, until};
 use super::node::{Call, Node, Pod, answer};
-use super::scene::Scene;
+use super::scene::{Scene, short};
 use super::signals::{go_on, send};
 use super::strace::{Point, Stopping, points};
 
 /// How many pods are worked on at once: a trial waits for a deadline most of its time.
 const WORKERS: usize = 16;
 
-/// The deadline of the call that is hit, in seconds, and of what follows it.
-const SHORT: u64 = 2;
-const SHORTER: u64 = 1;
-
 /// How often DEL is repeated at most once all go on.
 const DELS: usize = 10;
 
+/// The deadline of what follows a call that was hit, in seconds.
+fn shorter() -> u64 {
+    short() / 2
+}
+
 /// How long is waited for what comes by itself once all go on; only a verdict of "never" waits for so long.
-const EVER: Duration = Duration::from_secs(30);
+fn ever() -> Duration {
+    Duration::from_secs(15 * short())
+}
 
 /// With `all` in this variable each step meets every victim, libvirt and successor; else some of them in turn.
 const ALL: &str = "VHU_STOPS";
@@ -107,7 +110,7 @@ fn settled(scene: &Scene<'_>) -> bool {
     };
     let all = numbers("call", &log);
     let begun = Instant::now();
-    while begun.elapsed() < EVER {
+    while begun.elapsed() < ever() {
         let ended = numbers("ended", &scene.double.log());
         let waits = scene.double.vm_waits();
         if !waits && all.is_subset(&ended) {
@@ -139,7 +142,7 @@ fn ends_well(scene: &Scene<'_>, claim: Option<&str>) {
     if let Some(claim) = claim {
         holds(scene, claim);
     }
-    let dels = (1..=DELS).find(|_| within(scene.call("DEL"), 10).run(scene.node).ok);
+    let dels = (1..=DELS).find(|_| within(scene.call("DEL"), 5 * short()).run(scene.node).ok);
     assert!(dels.is_some(), "{DELS} DELs, and none succeeds");
     assert!(settled(scene), "the VM stands still after DEL: {:?}", tail(scene));
     scene.is_clean();
@@ -161,7 +164,7 @@ fn tried(node: &Node, command: &'static str, trial: &Trial<'_>) -> bool {
     } else {
         scene.forget_the_node();
     }
-    let call = within(scene.call(command), SHORT);
+    let call = within(scene.call(command), short());
     let mut stopping = Stopping::start(|words| call.through(words).start(scene.node), trial.point);
     let reached = stopping.reaches_it();
     if reached {
@@ -169,7 +172,7 @@ fn tried(node: &Node, command: &'static str, trial: &Trial<'_>) -> bool {
     }
     let mut last = (command, answer(stopping.goes_on()));
     if reached {
-        let follow = |command: &'static str| (command, within(scene.call(command), SHORTER).run(node));
+        let follow = |command: &'static str| (command, within(scene.call(command), shorter()).run(node));
         match trial.then {
             Then::Del => last = follow("DEL"),
             Then::Add => last = follow("ADD"),
@@ -283,7 +286,7 @@ fn an_attach_that_libvirtd_has_yet_to_read_is_not_forgotten() {
         let (at, nth) = last_before_the_attach(node, *libvirt);
         let lie = json!({"at": at, "nth": nth, "lie": {"answer-then": "stop"}});
         let scene = Scene::with(node, &json!({"lib_version": libvirt, "lies": [lie]}));
-        let add = within(scene.call("ADD"), SHORT).run(node);
+        let add = within(scene.call("ADD"), short()).run(node);
         assert_eq!(add.code(), 11, "{add:?}");
         assert!(is_stopped(scene.double.libvirtd), "it was stopped before the attach");
         let claim = follow(&scene, *then);
@@ -299,7 +302,7 @@ fn an_attach_that_qemu_has_yet_to_do_is_not_forgotten() {
     let rows: Vec<_> = LIBVIRTS.iter().flat_map(|libvirt| steps.map(|step| (*libvirt, step))).collect();
     each(&with_each_successor(&rows), |node, ((libvirt, step), then)| {
         let scene = Scene::with(node, &json!({"lib_version": libvirt, "stop": {"qemu": step}}));
-        let add = within(scene.call("ADD"), SHORT).run(node);
+        let add = within(scene.call("ADD"), short()).run(node);
         assert_eq!(add.code(), 11, "{add:?}");
         assert!(is_stopped(scene.double.qemu()));
         let claim = follow(&scene, *then);
@@ -327,7 +330,7 @@ fn an_attach_of_an_add_that_was_killed_is_not_forgotten() {
 fn a_libvirtd_that_stops_in_the_middle_of_an_attach() {
     each(&with_each_successor(&["chardev-add", "netdev-add", "device-add"]), |node, (step, then)| {
         let scene = Scene::with(node, &json!({"stop": {"libvirtd": step}}));
-        let add = within(scene.call("ADD"), SHORT).run(node);
+        let add = within(scene.call("ADD"), short()).run(node);
         assert_eq!(add.code(), 11, "{add:?}");
         assert!(is_stopped(scene.double.libvirtd));
         let claim = follow(&scene, *then);
@@ -343,7 +346,7 @@ fn a_partner_that_stops_in_the_middle_of_a_removal() {
     each(&with_each_successor(&rows.collect::<Vec<_>>()), |node, ((who, step), then)| {
         let scene = Scene::with(node, &json!({"stop": {*who: step}}));
         scene.run("ADD");
-        let del = within(scene.call("DEL"), SHORT).run(node);
+        let del = within(scene.call("DEL"), short()).run(node);
         assert_eq!(del.code(), 11, "{del:?}");
         let claim = follow(&scene, *then);
         if *who == "qemu" {
@@ -362,7 +365,7 @@ fn follow(scene: &Scene<'_>, then: Then) -> Option<&'static str> {
         Then::Add => "ADD",
         Then::Nothing => return None,
     };
-    within(scene.call(command), SHORTER).run(scene.node).ok.then_some(command)
+    within(scene.call(command), shorter()).run(scene.node).ok.then_some(command)
 }
 
 /// An ADD whose attach QEMU has yet to begin leaves a directory at the socket's name, which QEMU cannot unlink: the attach
@@ -372,7 +375,7 @@ fn a_late_attach_fails_cleanly() {
     let node = Node::new();
     let (at, nth) = last_before_the_attach(&node, LIBVIRTS[0]);
     let scene = Scene::with(&node, &json!({"lies": [{"at": at, "nth": nth, "lie": {"answer-then": "stop"}}]}));
-    assert_eq!(within(scene.call("ADD"), SHORT).run(&node).code(), 11);
+    assert_eq!(within(scene.call("ADD"), short()).run(&node).code(), 11);
     let socket = format!("{}/net1", node.target(&scene.pod.uid));
     assert!(node.holds(&format!("test -d {socket}")), "{}", node.sh(&format!("ls -l {socket} || true")));
     go_on(scene.double.child.id());
@@ -398,7 +401,7 @@ fn a_qemu_that_wants_more_than_the_data_plane_has_is_freed() {
     ];
     each(&rows, |node, wants| {
         let scene = Scene::with(node, &json!({"attach": {"data_plane": "handshake", "wants": wants}}));
-        let add = within(scene.call("ADD"), 15).run(node);
+        let add = within(scene.call("ADD"), 7 * short()).run(node);
         assert!(!add.ok && !scene.double.vm_waits(), "the VM stands still: {add:?}");
         assert_eq!(add.code(), 102, "{add:?}");
         scene.is_clean();
@@ -421,7 +424,7 @@ fn waiting<'a>(node: &'a Node) -> Scene<'a> {
 fn a_del_frees_a_qemu_that_waits_at_the_nics_socket() {
     let node = Node::new();
     let scene = waiting(&node);
-    let del = within(scene.call("DEL"), 15).run(&node);
+    let del = within(scene.call("DEL"), 7 * short()).run(&node);
     assert!(!scene.double.vm_waits(), "the VM stands still: {del:?}");
     del.succeeded();
     scene.is_clean();
@@ -431,7 +434,7 @@ fn a_del_frees_a_qemu_that_waits_at_the_nics_socket() {
 fn a_repeated_add_frees_a_qemu_that_waits_at_the_nics_socket() {
     let node = Node::new();
     let scene = waiting(&node);
-    let add = within(scene.call("ADD"), 15).run(&node);
+    let add = within(scene.call("ADD"), 7 * short()).run(&node);
     assert!(!scene.double.vm_waits(), "the VM stands still: {add:?}");
     assert!(!add.ok, "there is no data plane: {add:?}");
     ends_well(&scene, None);
@@ -478,8 +481,8 @@ fn an_add_does_not_rely_on_a_nic_that_a_paused_guest_is_about_to_release() {
         let scene = Scene::with(&node, &ways);
         scene.run("ADD");
         guest.is_deaf();
-        assert_eq!(within(scene.call("DEL"), SHORT).run(&node).code(), 11, "{key}");
-        let add = within(scene.call("ADD"), SHORT).run(&node);
+        assert_eq!(within(scene.call("DEL"), short()).run(&node).code(), 11, "{key}");
+        let add = within(scene.call("ADD"), short()).run(&node);
         assert_eq!(add.code(), 11, "{key}: the guest has yet to release the NIC: {add:?}");
         guest.answers();
         scene.run("ADD");
@@ -518,7 +521,7 @@ fn a_check_that_cannot_look_at_the_vm_does_not_say_that_the_nic_is_missing() {
     let scene = Scene::new(&node);
     scene.run("ADD");
     Victim::Libvirtd.stop(&scene);
-    let check = within(scene.call("CHECK"), SHORT).run(&node);
+    let check = within(scene.call("CHECK"), short()).run(&node);
     assert_eq!(check.code(), 11, "{check:?}");
     Victim::Libvirtd.go_on(&scene);
     scene.run("CHECK");

@@ -283,7 +283,7 @@ impl Call {
         let config = json!({
             "cniVersion": "1.0.0", "name": "kube-ovn", "type": "vhostuser-hotplug",
             "kubelet_dir": KUBELET, "socket_base_dir": SOCKETS, "state_dir": STATE, "log_level": "debug",
-            "attach_timeout": 60, "detach_timeout": 60,
+            "attach_timeout": 300, "detach_timeout": 300,
             "prevResult": {
                 "cniVersion": "1.0.0",
                 "interfaces": [{"name": "net1", "mac": "00:00:00:24:65:F4", "mtu": 1400, "sandbox": netns}],

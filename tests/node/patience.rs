@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 pub const MARGIN: Duration = Duration::from_secs(30);
 
 /// How long is waited for what must come, before the test is given up: longer than any deadline in these tests.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// Waits until something holds.
 pub fn until(what: &str, holds: impl Fn() -> bool) {
