@@ -145,9 +145,8 @@ fn ask(client: &mut Client, domain: &Domain, alias: &str, deadline: Deadline) ->
     match client.detach_alias(domain, alias, Scope::Live, deadline) {
         Ok(()) => Ok(Asked::Yes),
         Err(error) if error.is_no_domain() || error.is_wrong_state() => Ok(Asked::Gone),
-        Err(error @ libvirt::Error::Refused(_))
-            if error.is_device_missing() || error.is_unplug_pending() || error.is_busy() =>
-        {
+        // The device may be gone, or the guest may have yet to answer an earlier request: the XML tells.
+        Err(error) if error.is_internal() || error.is_device_missing() || error.is_busy() => {
             debug!("detach of {}: {error}", quote::value(alias));
             Ok(Asked::No(error.to_string()))
         }
@@ -196,12 +195,12 @@ pub fn forget_stored(
         // libvirt stores no aliases but those that users gave.
         None => client.detach_xml(domain, &by_mac(&nic.mac), Scope::Config, deadline),
     };
-    match removed {
-        // The XML is what counts.
-        Err(error) if error.is_no_domain() || error.is_wrong_state() || error.is_device_missing() => {}
-        other => other?,
+    if removed.as_ref().is_err_and(|error| error.refusal().is_none()) {
+        return Ok(removed.map(|()| false)?);
     }
+    // The XML is what counts, not the answer.
     if stored(client, domain, target, deadline)?.is_some() {
+        removed?;
         return Err(Error::StillStored { alias: target.alias.to_owned() });
     }
     info!("the NIC {} was persistent, and is so no more", quote::value(target.alias));

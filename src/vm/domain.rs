@@ -28,9 +28,11 @@ pub struct Description {
 /// The slots for a hot-plugged device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Ports {
-    /// The machine has conventional PCI slots, or none that the description tells of: libvirt will know.
+    /// The description does not tell: libvirt will know.
     #[default]
     Unknown,
+    /// Conventional PCI: so many slots with nothing in them.
+    Conventional { free: usize },
     /// PCI Express: so many root or downstream ports with nothing behind them, and whether there is a conventional
     /// bridge.
     Express { free: usize, bridge: bool },
@@ -54,6 +56,8 @@ pub enum Obstacle {
     MemoryNotShared,
     /// No port is free.
     NoFreePort,
+    /// No conventional slot is free.
+    NoFreeSlot,
     /// The model wants a conventional PCI slot and there is no bridge to such.
     NoConventionalSlot,
 }
@@ -68,6 +72,9 @@ impl fmt::Display for Obstacle {
             Self::NoFreePort => {
                 "the VM has no free PCIe port: the domain needs a spare <controller type='pci' model='pcie-root-port'/> for \
                  each NIC to be plugged, when it starts"
+            }
+            Self::NoFreeSlot => {
+                "the VM has no free PCI slot: the domain needs a spare <controller type='pci' model='pci-bridge'/> when it starts"
             }
             Self::NoConventionalSlot => {
                 "model virtio-transitional needs a conventional PCI slot, and the VM has none: use model \
@@ -172,6 +179,7 @@ impl Description {
                 Some(Obstacle::NoConventionalSlot)
             }
             Ports::Express { free: 0, bridge: false } if asked.address.is_none() => Some(Obstacle::NoFreePort),
+            Ports::Conventional { free: 0 } if asked.address.is_none() => Some(Obstacle::NoFreeSlot),
             _ => None,
         }
     }
@@ -222,15 +230,24 @@ fn ports(devices: &Element) -> Ports {
         let pci = devices.children("controller").filter(|device| device.attribute("type") == Some("pci"));
         pci.filter(move |device| device.attribute("model").is_some_and(|model| models.contains(&model)))
     };
-    if of_model(&["pcie-root"]).next().is_none() {
-        return Ports::Unknown;
-    }
     let addresses = devices.all_children().iter().filter_map(|device| device.child("address"));
-    let taken: HashSet<u8> = addresses.filter_map(PciAddress::from_xml).map(|address| address.bus).collect();
+    let addresses: Vec<PciAddress> = addresses.filter_map(PciAddress::from_xml).collect();
+    let index = |device: &Element| device.attribute("index").and_then(|index| index.parse::<u8>().ok());
+    if of_model(&["pcie-root"]).next().is_none() {
+        let pci = devices.children("controller").filter(|device| device.attribute("type") == Some("pci"));
+        let buses: Vec<Option<u8>> = of_model(&["pci-root", "pci-bridge"]).map(index).collect();
+        // A bus of another kind may have slots, too.
+        if buses.is_empty() || buses.len() < pci.count() {
+            return Ports::Unknown;
+        }
+        let taken: HashSet<_> = addresses.iter().map(|address| (Some(address.bus), address.slot)).collect();
+        let is_free = |bus: &Option<u8>| (1..32).filter(|slot| !taken.contains(&(*bus, *slot))).count();
+        return Ports::Conventional { free: buses.iter().map(is_free).sum() };
+    }
+    let taken: HashSet<u8> = addresses.iter().map(|address| address.bus).collect();
     let free = of_model(&["pcie-root-port", "pcie-switch-downstream-port"]).filter(|port| {
-        let bus = port.attribute("index").and_then(|index| index.parse::<u8>().ok());
         let closed = port.child_attribute("target", "hotplug") == Some("off");
-        !closed && bus.is_some_and(|bus| !taken.contains(&bus))
+        !closed && index(port).is_some_and(|bus| !taken.contains(&bus))
     });
     let bridge = of_model(&["pcie-to-pci-bridge", "dmi-to-pci-bridge", "pci-bridge"]).next().is_some();
     Ports::Express { free: free.count(), bridge }
