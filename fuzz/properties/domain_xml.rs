@@ -45,6 +45,7 @@ fn is_compared(description: &Description, nic: &Nic) {
         tx_queue_size: None,
         alias: nic.alias.clone().unwrap_or_default(),
         address: nic.address,
+        iommu: description.encrypted,
     };
     let _ = description.obstacle(&asked);
     let found = description.find(Some(&nic.mac), &asked.path, &asked.alias);

@@ -115,6 +115,12 @@ impl Figures {
         u32::try_from(slots).unwrap_or(u32::MAX)
     }
 
+    /// Returns true if the data plane reads a guest's memory through an IOMMU of the VM's (vhost-user's IOTLB messages).
+    #[must_use]
+    pub const fn has_iommu(&self) -> bool {
+        self.features & F_IOMMU_PLATFORM != 0
+    }
+
     /// Returns why QEMU refuses this data plane for any VM, or `None` if it doesn't.
     #[must_use]
     pub const fn refusal(&self) -> Option<&'static str> {

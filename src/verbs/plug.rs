@@ -31,7 +31,7 @@ use super::nic_state::Recorded;
 use super::release::{is_unused, release};
 use super::sandbox::Living;
 use super::unfinished::{self, SocketName};
-use super::{fault, fit, prev_result};
+use super::{fault, fit, mtu, prev_result};
 
 /// Longest alias that is taken from a VM's description into a record, in bytes: one that libvirt makes has a dozen, one of
 /// a user's fits into the configuration's 64.
@@ -108,6 +108,8 @@ impl Plug<'_> {
             socket: socket.to_owned(),
             domain: domain.uuid_digits(),
             queues: None,
+            mtu: self.mtu()?,
+            guest_mtu: Some(mtu::of_guest(&description)),
             attached: false,
             detaching: false,
         };
@@ -129,7 +131,7 @@ impl Plug<'_> {
         } else {
             // First, so that a DEL removes what a call that is killed leaves.
             ledger.keep(nic)?;
-            link.ensure_unused(&asked.alias)?;
+            link.ensure_unused((&mut *client, &domain), &asked.alias)?;
             journal.saw("VM looked at");
             let mut met = link.meet(journal)?;
             let mut ensure_free =
@@ -143,7 +145,7 @@ impl Plug<'_> {
                 ensure_free()?;
             }
             asked.queues = agreed(asked.queues, queues_matter, met.figures)?;
-            fit::ensure_accepted(&met.figures, description.memory_slots)?;
+            fit::ensure_accepted(&met.figures, &description)?;
             link.plug(client, &domain, &asked, met, ledger, journal)?;
             ledger.plugged(asked.queues)?;
         }
@@ -163,6 +165,9 @@ impl Plug<'_> {
                 ));
                 return Err(Failure { error, open: true });
             }
+        }
+        if let Some(told) = ledger.nic().and_then(mtu::warning) {
+            journal.warn(told);
         }
         self.tell(ledger, journal).map_err(Failure::from)
     }
@@ -308,6 +313,11 @@ impl Plug<'_> {
         })
     }
 
+    /// The network's MTU, if kube-ovn's result tells it.
+    fn mtu(&self) -> Result<Option<u32>, Error> {
+        Ok(prev_result(self.request)?.interface_of(&self.request.ifname).and_then(|interface| interface.mtu))
+    }
+
     /// The socket's path as the data plane knows it.
     fn outside(&self, socket: &str) -> String {
         share::as_told(&self.share.target().join(socket)).display().to_string()
@@ -358,6 +368,7 @@ impl Plug<'_> {
             tx_queue_size: config.tx_queue_size,
             alias: config.nic.alias.clone().unwrap_or_else(|| alias_of(&self.request.ifname)),
             address: config.nic.pci_address,
+            iommu: false,
         }
     }
 
@@ -370,7 +381,7 @@ impl Plug<'_> {
                 (vcpus.clamp(1, AUTO_QUEUES), false)
             }
         };
-        (Interface { queues, ..asked }, queues_matter)
+        (Interface { queues, iommu: description.encrypted, ..asked }, queues_matter)
     }
 }
 

@@ -167,6 +167,12 @@ impl Living {
         self.listens(path).unwrap_or(true)
     }
 
+    /// The process that listens on the unix socket that it bound to this path, if it can be seen.
+    pub fn listener(&self, path: &str) -> Option<&Process> {
+        let listeners = connected::listeners(&self.unix_sockets().ok()?, path);
+        self.everyone().find(|process| process.descriptors(&listeners).is_ok_and(|found| !found.is_empty()))
+    }
+
     /// Where the pod's containers have a location mounted, as far as can be seen by the deadline.
     pub fn mount_points(&self, location: &Location, deadline: Deadline) -> BTreeSet<PathBuf> {
         let views = process::of_each_container(&self.processes).take_while(|_| !deadline.passed());

@@ -216,6 +216,8 @@ impl Undo<'_> {
             socket: socket.to_owned(),
             domain: String::new(),
             queues: None,
+            mtu: None,
+            guest_mtu: None,
             attached: true,
             detaching: false,
         };
@@ -284,6 +286,11 @@ impl Undo<'_> {
                 journal.saw("attach ended");
             }
             found |= self.unplug_from(sought, record, client, domain, living, journal)?;
+            // Another client's attach may be under way.
+            if !found && !recorded.opening && domain.is_active() && living.may_listen(&nic.path) {
+                attach::settle(client, domain, self.deadline).map_err(|error| fault::held(&error))?;
+                found |= self.unplug_from(sought, record, client, domain, living, journal)?;
+            }
         }
         Ok(found)
     }
@@ -335,9 +342,12 @@ impl Undo<'_> {
         journal: &mut Journal,
     ) -> Result<(), Error> {
         let looking = |error| fault::system("looking at the NIC's socket", &error);
-        if !living.map_or(Ok(true), |living| is_unused(living, &nic.path, self.deadline))? {
+        if let Some(living) = living
+            && !is_unused(living, &nic.path, self.deadline)?
+        {
             if volume.entry(&nic.socket).map_err(looking)? == Entry::Socket {
-                return Err(unfinished::left_over(&nic.path, &nic.alias));
+                let what = unfinished::left_over(living, &nic.path, &nic.alias, &nic.domain);
+                return Err(Error::try_again(fault::sentence(&what)));
             }
             return Ok(()); // It listens at something that no path leads to.
         }

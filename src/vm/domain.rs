@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use super::interface::{Interface, Nic, PciAddress};
-use super::memory::MemorySlots;
+use super::memory::{MemorySlots, qemu_arguments};
 use super::xml::{self, Element};
 use crate::quote;
 
@@ -17,6 +17,13 @@ pub struct Description {
     pub shared_memory: bool,
     /// The memory slots that QEMU wants of a data plane.
     pub memory_slots: MemorySlots,
+    /// Whether the guest's memory is encrypted (`<launchSecurity>`: SEV, SEV-SNP, TDX, Secure Execution). Its devices see what the
+    /// guest shares with them, and it drives a virtio device only if that says so (`VIRTIO_F_ACCESS_PLATFORM`).
+    pub encrypted: bool,
+    /// Whether it has an IOMMU.
+    pub iommu: bool,
+    /// The MTU that QEMU's arguments tell the guest of each virtio NIC, if they do.
+    pub host_mtu: Option<u32>,
     /// The NICs.
     pub nics: Vec<Nic>,
     /// Aliases of all devices.
@@ -60,6 +67,8 @@ pub enum Obstacle {
     NoFreeSlot,
     /// The model wants a conventional PCI slot and there is no bridge to such.
     NoConventionalSlot,
+    /// The model has virtio's old interface, which an encrypted guest can't use.
+    EncryptedTransitional,
 }
 
 impl fmt::Display for Obstacle {
@@ -68,6 +77,10 @@ impl fmt::Display for Obstacle {
             Self::MemoryNotShared => {
                 "the VM's memory is not shared, so no data plane could reach it: the domain needs <memoryBacking> with \
                  <access mode='shared'/> (and memfd or hugepages), or memAccess='shared' on every NUMA cell, when it starts"
+            }
+            Self::EncryptedTransitional => {
+                "the VM's memory is encrypted (<launchSecurity>), which model virtio-transitional does not support: use model \
+                 virtio-non-transitional"
             }
             Self::NoFreePort => {
                 "the VM has no free PCIe port: the domain needs a spare <controller type='pci' model='pcie-root-port'/> for \
@@ -98,6 +111,9 @@ impl Description {
             vcpus: vcpus(&domain),
             shared_memory: shared_memory(&domain),
             memory_slots: MemorySlots::of(&domain),
+            encrypted: domain.child("launchSecurity").is_some(),
+            iommu: devices.child("iommu").is_some(),
+            host_mtu: host_mtu(&domain),
             nics: devices.children("interface").map(Nic::from_xml).collect(),
             aliases: aliases.map(str::to_owned).collect(),
             ports: ports(devices),
@@ -174,6 +190,9 @@ impl Description {
         if !self.shared_memory {
             return Some(Obstacle::MemoryNotShared);
         }
+        if self.encrypted && asked.model == "virtio-transitional" {
+            return Some(Obstacle::EncryptedTransitional);
+        }
         match self.ports {
             Ports::Express { bridge: false, .. } if asked.model == "virtio-transitional" => {
                 Some(Obstacle::NoConventionalSlot)
@@ -223,6 +242,17 @@ fn shared_memory(domain: &Element) -> bool {
         return general == Some("shared");
     }
     cells.iter().all(|cell| cell.attribute("memAccess").or(general) == Some("shared"))
+}
+
+/// The property that `<mtu>` sets, given to every virtio NIC that does not have its own, those too that are plugged later. Of
+/// several, the last counts ("-global" in QEMU's manual).
+fn host_mtu(domain: &Element) -> Option<u32> {
+    let of = |argument: &str| {
+        let short = argument.strip_prefix("virtio-net-device.host_mtu=");
+        let value = short.or_else(|| argument.strip_prefix("driver=virtio-net-device,property=host_mtu,value="));
+        value?.parse().ok()
+    };
+    qemu_arguments(domain).into_iter().filter_map(of).next_back()
 }
 
 fn ports(devices: &Element) -> Ports {

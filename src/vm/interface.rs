@@ -26,6 +26,8 @@ pub struct Interface {
     pub alias: String,
     /// Where in the guest, if it matters.
     pub address: Option<PciAddress>,
+    /// Whether the guest must be shown `VIRTIO_F_ACCESS_PLATFORM`, as one whose memory is encrypted demands.
+    pub iommu: bool,
 }
 
 /// The NIC as it is looked for.
@@ -136,6 +138,9 @@ impl Interface {
                     driver = driver.with_attribute((name, number.to_string().as_str()));
                 }
             }
+            if self.iommu {
+                driver = driver.with_attribute(("iommu", "on"));
+            }
             driver.write_empty()?;
             inner.create_element("alias").with_attribute(("name", self.alias.as_str())).write_empty()?;
             if let Some(PciAddress { domain, bus, slot, function }) = self.address {
@@ -229,6 +234,7 @@ mod tests {
             tx_queue_size: None,
             alias: "ua-pod59cc33fa39b".into(),
             address: None,
+            iommu: false,
         }
     }
 
@@ -248,6 +254,10 @@ mod tests {
         );
         assert_eq!((nic.rx_queue_size, nic.tx_queue_size), (Some(1024), None));
         assert_eq!(element.child_attribute("source", "mode"), Some("server"));
+        assert_eq!(element.child_attribute("driver", "iommu"), None);
+        asked.iommu = true;
+        let element = Element::parse(&asked.to_xml().unwrap()).unwrap();
+        assert_eq!(element.child_attribute("driver", "iommu"), Some("on"));
     }
 
     #[test]

@@ -59,6 +59,7 @@ fn a_nic_is_read_as_it_was_written_whatever_its_names_are() {
             tx_queue_size,
             alias,
             address,
+            iommu: queues % 2 == 0,
         },
     );
     for_all(400, nics, |nic| domain_xml::is_written_as_it_is(&nic));
@@ -299,6 +300,8 @@ fn a_record_is_read_as_it_was_written() {
             domain: mac.clone(),
             mac,
             path,
+            mtu: queues.map(u32::from),
+            guest_mtu: queues.map(u32::from),
             queues,
             attached,
             detaching,

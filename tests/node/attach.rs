@@ -183,6 +183,44 @@ fn a_refusal_is_explained_by_the_vm_and_not_by_libvirts_words() {
     }
 }
 
+/// A guest whose memory is encrypted drives the NIC only if it is shown VIRTIO_F_ACCESS_PLATFORM.
+#[test]
+fn an_encrypted_vm_gets_a_nic_that_it_can_use_or_none() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let run = |call: Call, inside: &str, devices: &str| {
+        let xml = DOMAIN.replace("<devices>", &format!("{inside}<devices>{devices}"));
+        let double = Double::start(&pod, &json!({"domains": [domain("ns_vm", "1", &xml)]}));
+        (call.run(&node), double)
+    };
+    for kind in ["sev", "sev-snp", "tdx", "s390-pv"] {
+        let (answer, double) = run(add(&pod), &format!("<launchSecurity type='{kind}'/>"), "");
+        answer.succeeded();
+        let (_, asked) = double.calls().into_iter().find(|(call, _)| call == "attach").unwrap();
+        assert!(asked["device"].as_str().unwrap().contains("queues=\"2\" iommu=\"on\"/>"), "{asked}");
+        add(&pod).command("CHECK").run(&node).succeeded();
+        del(&pod).run(&node).succeeded();
+        assert!(node.is_clean(&pod.uid));
+    }
+    let secure = "<launchSecurity type='sev'/>";
+    let iommu = "<iommu model='intel'><driver intremap='on'/></iommu>";
+    for (call, inside, devices, word) in [
+        (add(&pod), secure, iommu, "vhost-iommu-support"),
+        (add(&pod).set("model", json!("virtio-transitional")), secure, "", "use model virtio-non-transitional"),
+    ] {
+        let (answer, double) = run(call, inside, devices);
+        failed(&node, &pod, &answer, 102, word);
+        assert_eq!(double.count("attach"), 0, "the VM is not touched");
+    }
+    // An IOMMU alone changes nothing.
+    let (answer, double) = run(add(&pod), "", iommu);
+    answer.succeeded();
+    let (_, asked) = double.calls().into_iter().find(|(call, _)| call == "attach").unwrap();
+    assert!(!asked["device"].as_str().unwrap().contains("iommu"), "{asked}");
+    del(&pod).run(&node).succeeded();
+}
+
 /// Every decision about a daemon's refusals, with one that speaks another language.
 #[test]
 fn a_daemon_in_another_language_is_dealt_with_as_any() {

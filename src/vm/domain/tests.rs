@@ -28,6 +28,7 @@ fn asked() -> Interface {
         tx_queue_size: None,
         alias: "ua-pod1".into(),
         address: None,
+        iommu: false,
     }
 }
 
