@@ -83,6 +83,15 @@ impl Process {
         sys::open_handle(&self.path("root"))
     }
 
+    /// Its root directory, by its path in its mount namespace, and its working directory below that. `None` if they can't be read.
+    #[must_use]
+    pub fn directories(&self) -> Option<(PathBuf, PathBuf)> {
+        let link = |name: &str| std::fs::read_link(self.path(name)).ok();
+        let (root, cwd) = (link("root")?, link("cwd")?);
+        let below = cwd.strip_prefix(&root).map(Path::to_owned).unwrap_or(cwd);
+        Some((root, below))
+    }
+
     /// Its line or lines of cgroup membership, `hierarchy:controllers:path` (cgroups(7)).
     ///
     /// # Errors

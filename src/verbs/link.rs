@@ -68,12 +68,13 @@ impl Link<'_> {
             return Err(waits_for_another(*pid, self.inside, self.outside));
         }
         // Another client's attach may be under way, or another VM of the pod have the NIC.
+        let path = self.living.path(self.inside);
         let running = client.running_domains(self.deadline).map_err(|error| fault::libvirt(&error))?;
         for one in &running {
             let settled = attach::settle(client, one, self.deadline);
             let described = settled.and_then(|()| attach::describe(client, one, self.deadline));
             match described {
-                Ok(vm) if vm.at(self.inside).is_none() => {}
+                Ok(vm) if vm.at(&path).is_none() => {}
                 Ok(_) => return Err(taken(&one.name, self.inside)),
                 Err(VmError::Libvirt(error)) if error.is_no_domain() => {}
                 Err(error) => return Err(fault::held(&error)),

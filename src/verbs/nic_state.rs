@@ -13,6 +13,7 @@
 //! can tell is [`NicState::Unknown`], which is never taken for the NIC's being gone.
 
 use crate::cni::Error;
+use crate::pod::unix_path::UnixPath;
 use crate::record::{Nic, Record};
 
 /// The answer.
@@ -49,8 +50,8 @@ impl Recorded {
     /// What these records of a pod say of the NIC at this path, as QEMU knows it. An earlier sandbox of the pod may have
     /// plugged it.
     #[must_use]
-    pub fn of(records: &[Record], path: &str) -> Self {
-        let nics = records.iter().filter_map(|record| record.nic.as_ref()).filter(|nic| nic.path == path);
+    pub fn of(records: &[Record], path: &UnixPath) -> Self {
+        let nics = records.iter().filter_map(|record| record.nic.as_ref()).filter(|nic| path.is(&nic.path));
         nics.map(Self::from).fold(Self::default(), |all, one| Self {
             opening: all.opening || one.opening,
             leaving: all.leaving || one.leaving,

@@ -13,6 +13,7 @@ use crate::device_info::DeviceInfo;
 use crate::libvirt::{Access, Client, Domain};
 use crate::pod::identity::PodUid;
 use crate::pod::process::Process;
+use crate::pod::unix_path::UnixPath;
 use crate::pod::volume::{Entry, Volume};
 use crate::quote;
 use crate::record::Nic;
@@ -92,6 +93,7 @@ impl Plug<'_> {
         let path = self.inside(&libvirt.process, socket, &outside)?;
         let client = &mut libvirt.client;
         let domain = attach::choose(client, config.domain.as_deref(), deadline)?;
+        let path = self.living.path(&path);
         let recorded = Recorded::of(&ledger.of_pod(), &path);
         let asked = self.interface(mac, path);
         self.ensure_not_elsewhere(&asked, (&mut *client, &domain), ledger)?;
@@ -104,7 +106,7 @@ impl Plug<'_> {
         let nic = Nic {
             alias: asked.alias.clone(),
             mac: asked.mac.clone(),
-            path: asked.path.clone(),
+            path: asked.path.to_string(),
             socket: socket.to_owned(),
             domain: domain.uuid_digits(),
             queues: None,
@@ -197,7 +199,8 @@ impl Plug<'_> {
         let socket = SocketName { volume: self.volume, name: &nic.socket, path: &nic.path };
         let (store, uid) = (ledger.store, ledger.uid);
         let mark = || ledger::record_removal(store, uid, &nic.path);
-        let target = Target { mac: Some(&nic.mac), path: &nic.path, alias: &nic.alias };
+        let path = living.path(&nic.path);
+        let target = Target { mac: Some(&nic.mac), path: &path, alias: &nic.alias };
         unfinished::end(&socket, living, deadline, journal, mark, |journal, freed| {
             let reached = Hypervisor::reach(self.config, self.uid, living, Access::Full, deadline);
             let mut libvirt = reached.map_err(|error| error.told())?;
@@ -227,7 +230,7 @@ impl Plug<'_> {
         ledger: &Ledger<'_>,
     ) -> Result<(), Failure> {
         let nics = ledger.of_pod().into_iter().filter_map(|record| record.nic);
-        let elsewhere = |nic: &Nic| nic.path == asked.path && nic.domain != domain.uuid_digits();
+        let elsewhere = |nic: &Nic| asked.path.is(&nic.path) && nic.domain != domain.uuid_digits();
         let others: Vec<String> = nics.filter(elsewhere).map(|nic| nic.domain).collect();
         if others.is_empty() {
             return Ok(());
@@ -254,7 +257,7 @@ impl Plug<'_> {
         journal: &mut Journal,
     ) -> Result<bool, Failure> {
         let target = asked.target();
-        let Some(nic) = description.find(target.mac, target.path, target.alias) else { return Ok(false) };
+        let Some(nic) = description.find(target) else { return Ok(false) };
         let alias = nic.alias.clone().unwrap_or_else(|| asked.alias.clone());
         let deadline = self.deadline.half();
         let released = release(self.living, client, domain, (target, &alias), deadline, journal);
@@ -357,7 +360,7 @@ impl Plug<'_> {
     }
 
     /// The NIC to ask for, but for its number of queues.
-    fn interface(&self, mac: String, path: String) -> Interface {
+    fn interface(&self, mac: String, path: UnixPath) -> Interface {
         let config = self.config;
         Interface {
             mac,

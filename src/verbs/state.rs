@@ -7,11 +7,13 @@ use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::libvirt::{Access, Client, Domain, DomainState};
 use crate::pod::identity::PodUid;
+use crate::pod::unix_path::UnixPath;
 use crate::pod::volume::{self, Entry, Volume};
 use crate::quote;
 use crate::record::{Nic, Record};
 use crate::share::Share;
-use crate::vm::{attach, interface};
+use crate::vm::attach;
+use crate::vm::interface::{self, Target};
 
 use super::fault;
 use super::hypervisor::Hypervisor;
@@ -165,10 +167,11 @@ impl<'a> Scene<'a> {
         let recorded = Recorded::from(nic);
         let heard = match Hypervisor::reach(config, &self.uid, living, Access::ReadOnly, deadline) {
             Ok(mut libvirt) => {
-                let mut heard = ask(&mut libvirt.client, nic, recorded.opening, deadline, &mut vm);
+                let path = living.path(&nic.path);
+                let mut heard = ask(&mut libvirt.client, (nic, &path), recorded.opening, deadline, &mut vm);
                 // Whether it is left over shows once what may be under way has ended.
                 if !recorded.opening && matches!(heard, Ok(Heard::Nothing)) && living.may_listen(&nic.path) {
-                    heard = ask(&mut libvirt.client, nic, true, deadline, &mut vm);
+                    heard = ask(&mut libvirt.client, (nic, &path), true, deadline, &mut vm);
                 }
                 heard.unwrap_or_else(Heard::NoWord)
             }
@@ -190,15 +193,21 @@ impl<'a> Scene<'a> {
 }
 
 /// Asks libvirt which of its VMs has the NIC, and notes what it says of that VM. If `settled`, once what it does to them has ended.
-fn ask(client: &mut Client, nic: &Nic, settled: bool, deadline: Deadline, vm: &mut Vm) -> Result<Heard, Error> {
+fn ask(
+    client: &mut Client,
+    (nic, path): (&Nic, &UnixPath),
+    settled: bool,
+    deadline: Deadline,
+    vm: &mut Vm,
+) -> Result<Heard, Error> {
     let mut running = client.running_domains(deadline).map_err(|error| fault::libvirt(&error))?;
     let (mut holder, mut unread) = (None, None);
     for (at, domain) in running.iter().enumerate() {
         let ended = if settled { attach::settle(client, domain, deadline) } else { Ok(()) };
         match ended.and_then(|()| attach::describe(client, domain, deadline)) {
             Ok(seen) => {
-                let found = seen.find(Some(&nic.mac), &nic.path, &nic.alias);
-                holder = found.map(|found| (at, shown(found, nic)));
+                let found = seen.find(Target { mac: Some(&nic.mac), path, alias: &nic.alias });
+                holder = found.map(|found| (at, shown(found, nic, path)));
             }
             Err(error) => unread = unread.or(Some(fault::held(&error))),
         }
@@ -217,7 +226,7 @@ fn ask(client: &mut Client, nic: &Nic, settled: bool, deadline: Deadline, vm: &m
 }
 
 /// The NIC that a VM shows, against the one that was plugged.
-fn shown(found: &interface::Nic, nic: &Nic) -> Heard {
+fn shown(found: &interface::Nic, nic: &Nic, path: &UnixPath) -> Heard {
     let differs = |what: &str, is: &str, should: &str| {
         Heard::Different(format!(
             "the VM has {} with {what} {is}, and ADD plugged it with {should}",
@@ -227,7 +236,7 @@ fn shown(found: &interface::Nic, nic: &Nic) -> Heard {
     if found.mac != nic.mac {
         return differs("MAC", &quote::value(&found.mac), &nic.mac);
     }
-    if found.path.as_ref() != Some(&nic.path) {
+    if !found.is_at(path) {
         let is = found.path.as_deref().unwrap_or("-");
         return differs("socket", &quote::value(is), &quote::value(&nic.path));
     }

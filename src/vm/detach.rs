@@ -48,7 +48,7 @@ pub fn find(
 ) -> Result<Option<String>, Error> {
     match describe(client, domain, deadline) {
         Ok(description) => {
-            let nic = description.find(target.mac, target.path, target.alias);
+            let nic = description.find(target);
             Ok(nic.map(|nic| nic.alias.clone().unwrap_or_else(|| target.alias.to_owned())))
         }
         Err(Error::Libvirt(error)) if error.is_no_domain() => Ok(None),
@@ -215,7 +215,7 @@ fn stored(client: &mut Client, domain: &Domain, target: Target<'_>, deadline: De
         Err(error) => return Err(error.into()),
     };
     let description = Description::parse(&document).map_err(Error::Description)?;
-    Ok(description.find(target.mac, target.path, target.alias).cloned())
+    Ok(description.find(target).cloned())
 }
 
 /// What names a NIC without an alias to libvirt (virDomainNetFindIdx).

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use super::interface::{Interface, Nic, PciAddress};
+use super::interface::{Interface, Nic, PciAddress, Target};
 use super::memory::{MemorySlots, qemu_arguments};
 use super::xml::{self, Element};
+use crate::pod::unix_path::UnixPath;
 use crate::quote;
 
 /// A domain's description, as far as it matters here. It is the tenant's word: compared, never followed.
@@ -122,9 +123,9 @@ impl Description {
 
     /// The NIC of this MAC and socket, or of this alias if its socket or MAC agrees.
     #[must_use]
-    pub fn find(&self, mac: Option<&str>, path: &str, alias: &str) -> Option<&Nic> {
+    pub fn find(&self, Target { mac, path, alias }: Target<'_>) -> Option<&Nic> {
         self.nics.iter().find(|nic| {
-            let (same_path, same_alias) = (nic.path.as_deref() == Some(path), nic.alias.as_deref() == Some(alias));
+            let (same_path, same_alias) = (nic.is_at(path), nic.alias.as_deref() == Some(alias));
             let same_mac = mac.is_some_and(|mac| nic.mac == mac);
             nic.kind == "vhostuser" && ((same_path && same_mac) || (same_alias && (same_path || same_mac)))
         })
@@ -132,8 +133,8 @@ impl Description {
 
     /// The vhost-user NIC whose socket this is.
     #[must_use]
-    pub fn at(&self, path: &str) -> Option<&Nic> {
-        self.nics.iter().find(|nic| nic.kind == "vhostuser" && nic.path.as_deref() == Some(path))
+    pub fn at(&self, path: &UnixPath) -> Option<&Nic> {
+        self.nics.iter().find(|nic| nic.kind == "vhostuser" && nic.is_at(path))
     }
 
     /// Compares a NIC that is asked for with what is there. `queues_matter` says whether their number was asked for too.
@@ -159,7 +160,7 @@ impl Description {
         if let Some(nic) = self.nics.iter().find(|nic| nic.mac == asked.mac) {
             return held_by(nic, format!("MAC {}", asked.mac));
         }
-        if let Some(nic) = self.nics.iter().find(|nic| nic.path.as_deref() == Some(&asked.path)) {
+        if let Some(nic) = self.nics.iter().find(|nic| nic.is_at(&asked.path)) {
             return held_by(nic, format!("socket {}", quote::value(&asked.path)));
         }
         if self.aliases.contains(&asked.alias) {
@@ -177,7 +178,7 @@ impl Description {
             Match::Absent => Some("the VM's description does not show it".to_owned()),
             Match::Conflict(text) => Some(text),
             Match::Same(_) => {
-                let is_it = |nic: &&Nic| nic.mac == asked.mac || nic.path.as_deref() == Some(&asked.path);
+                let is_it = |nic: &&Nic| nic.mac == asked.mac || nic.is_at(&asked.path);
                 let count = self.nics.iter().filter(is_it).count();
                 (count > 1).then(|| format!("the VM's description shows {count} NICs of its MAC or socket"))
             }

@@ -52,7 +52,7 @@ fn a_nic_is_read_as_it_was_written_whatever_its_names_are() {
     let nics = (texts, any::<u16>(), queue(), queue(), option::of(pci_address())).prop_map(
         |((mac, path, model, alias), queues, rx_queue_size, tx_queue_size, address)| Interface {
             mac,
-            path,
+            path: path.into(),
             model,
             queues,
             rx_queue_size,

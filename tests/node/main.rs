@@ -28,4 +28,5 @@ mod shares;
 #[path = "../faults/signals.rs"]
 #[allow(dead_code, reason = "shared with the group tests/faults, which uses the rest")]
 mod signals;
+mod spelling;
 mod told;

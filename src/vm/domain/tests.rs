@@ -126,7 +126,7 @@ fn a_nic_to_detach_needs_two_marks() {
         (None, path, "ua-x", false),
         (Some("x"), "/x", alias, false),
     ] {
-        assert_eq!(there.find(mac, path, alias).is_some(), found, "{mac:?} {path} {alias}");
+        assert_eq!(there.find(Target { mac, path: &path.into(), alias }).is_some(), found, "{mac:?} {path} {alias}");
     }
 }
 
