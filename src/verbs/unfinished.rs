@@ -69,8 +69,8 @@ pub fn end<T>(
     worked.map_err(|error| fault::system("starting the stand-in", &error))?.0
 }
 
-/// Says who listens at the socket of a NIC that no VM has, with no attach under way, and what ends that. `domain` is the VM's UUID, 32
-/// hexadecimal digits, if it is known.
+/// Says who listens at the socket of a NIC that no VM has, with no attach under way, and what ends that. `domain` is the UUID of the
+/// VM that should have the NIC, 32 hexadecimal digits, if it is known; QEMU's own says which VM it is.
 ///
 /// QEMU keeps what a libvirt that ended in the middle of an attach had it make, and no later libvirt knows of that. Only QEMU's
 /// monitor removes it. libvirt passes commands on to that, and marks the domain as tainted for good, so this is left to a person;
@@ -89,7 +89,9 @@ pub fn left_over(living: &Living, path: &str, alias: &str, domain: &str) -> Stri
     }
     // The alias may be the tenant's, and an operator types the commands.
     let is_plain = alias.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-    let monitor = format!("virsh qemu-monitor-command {} --hmp", dashed(domain));
+    let own = listener.and_then(|process| process.option("-uuid")).map(|uuid| uuid.replace('-', ""));
+    let own = own.filter(|uuid| uuid.len() == 32 && uuid.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let monitor = format!("virsh qemu-monitor-command {} --hmp", dashed(own.as_deref().unwrap_or(domain)));
     let commands = match is_plain {
         true => {
             let of_alias = [

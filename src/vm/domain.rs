@@ -21,10 +21,10 @@ pub struct Description {
     /// Whether the guest's memory is encrypted (`<launchSecurity>`: SEV, SEV-SNP, TDX, Secure Execution). Its devices see what the
     /// guest shares with them, and it drives a virtio device only if that says so (`VIRTIO_F_ACCESS_PLATFORM`).
     pub encrypted: bool,
-    /// Whether it has an IOMMU.
-    pub iommu: bool,
-    /// The MTU that QEMU's arguments tell the guest of each virtio NIC, if they do.
-    pub host_mtu: Option<u32>,
+    /// The same, and its virtio devices are PCI devices; those of Secure Execution (s390) are not.
+    pub encrypted_pci: bool,
+    /// The MTUs that QEMU's arguments tell the guest of virtio NICs, each with the name that QEMU has for these.
+    host_mtus: Vec<(String, u32)>,
     /// The NICs.
     pub nics: Vec<Nic>,
     /// Aliases of all devices.
@@ -108,13 +108,14 @@ impl Description {
         let nowhere = Element::default();
         let devices = domain.child("devices").unwrap_or(&nowhere);
         let aliases = devices.all_children().iter().filter_map(|device| device.child_attribute("alias", "name"));
+        let security = domain.child("launchSecurity");
         Ok(Self {
             vcpus: vcpus(&domain),
             shared_memory: shared_memory(&domain),
             memory_slots: MemorySlots::of(&domain),
-            encrypted: domain.child("launchSecurity").is_some(),
-            iommu: devices.child("iommu").is_some(),
-            host_mtu: host_mtu(&domain),
+            encrypted: security.is_some(),
+            encrypted_pci: security.is_some_and(|security| security.attribute("type") != Some("s390-pv")),
+            host_mtus: host_mtus(&domain),
             nics: devices.children("interface").map(Nic::from_xml).collect(),
             aliases: aliases.map(str::to_owned).collect(),
             ports: ports(devices),
@@ -185,6 +186,18 @@ impl Description {
         }
     }
 
+    /// The MTU that QEMU tells the guest of a NIC of this model that is plugged without one, if it does. Of several arguments the
+    /// last counts ("-global" in QEMU's manual).
+    #[must_use]
+    pub fn host_mtu(&self, model: &str) -> Option<u32> {
+        let of_model = match model {
+            "virtio" => "virtio-net-pci".to_owned(),
+            other => other.replace("virtio", "virtio-net-pci"),
+        };
+        let of_all = self.host_mtus.iter().filter(|(driver, _)| *driver == "virtio-net-device" || *driver == of_model);
+        of_all.last().map(|(_, mtu)| *mtu)
+    }
+
     /// What keeps a NIC from being plugged, known before libvirt is asked.
     #[must_use]
     pub fn obstacle(&self, asked: &Interface) -> Option<Obstacle> {
@@ -245,15 +258,16 @@ fn shared_memory(domain: &Element) -> bool {
     cells.iter().all(|cell| cell.attribute("memAccess").or(general) == Some("shared"))
 }
 
-/// The property that `<mtu>` sets, given to every virtio NIC that does not have its own, those too that are plugged later. Of
-/// several, the last counts ("-global" in QEMU's manual).
-fn host_mtu(domain: &Element) -> Option<u32> {
+/// `-global virtio-net-device.host_mtu=1400`, or in its long form: the property that `<mtu>` sets, given to every such NIC that does
+/// not have its own, those too that are plugged later.
+fn host_mtus(domain: &Element) -> Vec<(String, u32)> {
     let of = |argument: &str| {
-        let short = argument.strip_prefix("virtio-net-device.host_mtu=");
-        let value = short.or_else(|| argument.strip_prefix("driver=virtio-net-device,property=host_mtu,value="));
-        value?.parse().ok()
+        let short = argument.split_once(".host_mtu=");
+        let long = || argument.strip_prefix("driver=")?.split_once(",property=host_mtu,value=");
+        let (driver, mtu) = short.or_else(long)?;
+        Some((driver.to_owned(), mtu.parse().ok()?))
     };
-    qemu_arguments(domain).into_iter().filter_map(of).next_back()
+    qemu_arguments(domain).into_iter().filter_map(of).collect()
 }
 
 fn ports(devices: &Element) -> Ports {

@@ -10,6 +10,7 @@ mod dataplane;
 mod examples;
 mod faults;
 mod freeze;
+mod guest;
 mod install;
 mod lab;
 mod leaving;
