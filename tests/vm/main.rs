@@ -22,6 +22,7 @@ mod native;
 mod people;
 mod plug;
 mod refuse;
+mod spelling;
 mod stop;
 mod stuck;
 mod testpmd;
