@@ -218,7 +218,7 @@ pub fn stored_nic(client: &mut Client) {
     assert!(client.domains(soon()).unwrap().contains(&domain) && !domain.is_active());
     let xml = nic("ua-nic", Path::new("/run/volumes/pod59cc33fa39b"));
     let error = client.attach(&domain, &xml, Scope::Live, soon()).unwrap_err();
-    assert!(error.is_wrong_state() && error.to_string().contains("domain is not running"), "{error}");
+    assert!(error.is_wrong_state(), "{error}");
     client.attach(&domain, &xml, Scope::Config, soon()).unwrap();
     let stored = client.xml(&domain, Xml::Persistent, soon()).unwrap();
     let begin = stored.find("    <interface").expect("the NIC is stored");

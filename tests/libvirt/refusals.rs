@@ -1,6 +1,7 @@
 //! What libvirt refuses, with which numbers and in which words. The same table holds the double and the real libvirtd to each
 //! other, and a libvirtd that speaks another language to the same numbers.
 
+use std::cell::Cell;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -15,31 +16,35 @@ use vhostuser_hotplug::libvirt::{Access, Client, Domain, Error, EventKind, Scope
 
 use crate::harness::{Double, nic, plain, soon};
 
-/// The language of a daemon.
-#[derive(Clone, Copy, PartialEq)]
-pub enum Language {
-    English,
-    Other,
+/// What a daemon says, held to the words of libvirt 11.3.
+#[derive(Default)]
+struct Heard {
+    /// How often it said something else, as in another language.
+    otherwise: Cell<usize>,
 }
 
-impl Language {
-    /// Asserts on the error's number, its domain, the number that goes with it, and, in English, its words.
+impl Heard {
+    /// Asserts on the error's number, its domain and the number that goes with it, and compares its words.
     #[track_caller]
-    fn refused(self, what: &str, result: Result<(), Error>, numbers: (i32, i32, i32), message: &str) -> Error {
+    fn refused(&self, what: &str, result: Result<(), Error>, numbers: (i32, i32, i32), message: &str) -> Error {
         let error = match result {
             Err(error) => error,
             Ok(()) => panic!("{what}: libvirt took it"),
         };
         let refusal = error.refusal().unwrap_or_else(|| panic!("{what}: no refusal but {error}"));
         assert_eq!((refusal.code, refusal.domain, refusal.number), numbers, "{what}: {error}");
-        assert_eq!(refusal.message.as_deref() == Some(message), self == Self::English, "{what}: {error}");
+        if refusal.message.as_deref() != Some(message) {
+            println!("{what}: {error}");
+            self.otherwise.set(self.otherwise.get() + 1);
+        }
         error
     }
 }
 
-/// Runs the table on a daemon with the three domains of `domains/`.
-pub fn table(client: &mut Client, dir: &Path, language: Language) {
-    let refused = |what: &str, result, numbers, message: &str| language.refused(what, result, numbers, message);
+/// Runs the table on a daemon with the three domains of `domains/`. Returns how often it had other words.
+pub fn table(client: &mut Client, dir: &Path) -> usize {
+    let heard = Heard::default();
+    let refused = |what: &str, result, numbers, message: &str| heard.refused(what, result, numbers, message);
     // An attach that is taken by mistake waits for a data plane without end.
     let wait = || Deadline::after(Duration::from_secs(20));
     let domain = plain(client);
@@ -123,6 +128,7 @@ pub fn table(client: &mut Client, dir: &Path, language: Language) {
         (8, 0, -1),
         "invalid argument: event callback already tracked",
     );
+    heard.otherwise.get()
 }
 
 /// A call that the client itself never makes: arguments as they are, and whatever comes back.
@@ -144,10 +150,11 @@ impl<const PROCEDURE: i32> Call for Raw<PROCEDURE> {
 }
 
 /// Runs what a well-behaved client never asks, on a fresh connection: answers that the double must not invent.
-pub fn rude_table(stream: UnixStream) {
+pub fn rude_table(stream: UnixStream) -> usize {
+    let heard = Heard::default();
     let mut connection = Connection::new(stream).unwrap();
     let mut refused = |what: &str, call: &dyn Fn(&mut Connection) -> Result<(), Error>, numbers, message: &str| {
-        Language::English.refused(what, call(&mut connection), numbers, message);
+        heard.refused(what, call(&mut connection), numbers, message);
     };
     let not_open = "internal error: hypervisor connection not open";
     let version = |c: &mut Connection| c.call(&LibraryVersion, soon()).map(|_| ());
@@ -194,19 +201,19 @@ pub fn rude_table(stream: UnixStream) {
     };
     let message = "operation forbidden: read only access prevents virDomainAttachDeviceFlags";
     refused("a change by one who said he would look", &look, (29, 20, -1), message);
+    heard.otherwise.get()
 }
 
 #[test]
 fn the_double_refuses_as_the_table_says() {
     let double = Double::start(&json!({}));
-    table(&mut double.client(), &double.dir, Language::English);
-    rude_table(double.connect());
+    assert_eq!((table(&mut double.client(), &double.dir), rude_table(double.connect())), (0, 0));
 }
 
 #[test]
 fn another_language_changes_no_number() {
     let double = Double::start(&json!({"foreign": true}));
-    table(&mut double.client(), &double.dir, Language::Other);
+    assert_eq!((table(&mut double.client(), &double.dir), rude_table(double.connect())), (13, 10));
 }
 
 #[test]
