@@ -194,8 +194,9 @@ impl Description {
             "virtio" => "virtio-net-pci".to_owned(),
             other => other.replace("virtio", "virtio-net-pci"),
         };
-        let of_all = self.host_mtus.iter().filter(|(driver, _)| *driver == "virtio-net-device" || *driver == of_model);
-        of_all.last().map(|(_, mtu)| *mtu)
+        let mut of_all =
+            self.host_mtus.iter().filter(|(driver, _)| *driver == "virtio-net-device" || *driver == of_model);
+        of_all.next_back().map(|(_, mtu)| *mtu)
     }
 
     /// What keeps a NIC from being plugged, known before libvirt is asked.
