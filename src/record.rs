@@ -82,6 +82,12 @@ pub struct Nic {
     /// Number of queue pairs; not known of a NIC that was not recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queues: Option<u16>,
+    /// The MTU of its network, if kube-ovn told it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// The MTU that the guest took for it, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_mtu: Option<u32>,
     /// Whether libvirt is known to have plugged it. If not, an attach may have been sent and may still be carried out.
     pub attached: bool,
     /// Whether the guest may have been asked to release it. QEMU keeps such a request until the guest answers, across the

@@ -38,16 +38,17 @@ fn is_bounded(element: &Element, depth: usize, nodes: &mut usize) {
 fn is_compared(description: &Description, nic: &Nic) {
     let asked = Interface {
         mac: nic.mac.clone(),
-        path: nic.path.clone().unwrap_or_default(),
+        path: nic.path.clone().unwrap_or_default().into(),
         model: nic.model.clone().unwrap_or_default(),
         queues: nic.queues,
         rx_queue_size: Some(256),
         tx_queue_size: None,
         alias: nic.alias.clone().unwrap_or_default(),
         address: nic.address,
+        iommu: description.encrypted,
     };
     let _ = description.obstacle(&asked);
-    let found = description.find(Some(&nic.mac), &asked.path, &asked.alias);
+    let found = description.find(asked.target());
     assert!(nic.kind != "vhostuser" || nic.path.is_none() || found.is_some(), "{nic:?} is not found");
     for other in
         [asked.clone(), Interface { path: "/x".into(), ..asked.clone() }, Interface { mac: "x".into(), ..asked }]
@@ -71,7 +72,7 @@ pub fn is_written_as_it_is(asked: &Interface) {
     assert!(element.all_children().iter().all(|child| child.all_children().is_empty() && child.text().is_empty()));
     let nic = Nic::from_xml(&element);
     assert_eq!((nic.kind.as_str(), nic.mac), ("vhostuser", asked.mac.to_ascii_lowercase()));
-    assert_eq!((nic.path.as_ref(), nic.model.as_ref()), (Some(&asked.path), Some(&asked.model)));
+    assert_eq!((nic.path.as_deref(), nic.model.as_ref()), (Some(&*asked.path), Some(&asked.model)));
     assert_eq!((nic.queues, nic.address), (asked.queues, asked.address));
     assert_eq!(nic.alias.as_ref(), Some(&asked.alias));
 }

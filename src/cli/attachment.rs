@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::libvirt::DomainState;
 use crate::record::{self, Record, Unreadable};
+use crate::verbs::mtu;
 use crate::verbs::state::{self, Scene};
 
 /// How long the processes of a pod are searched for a NIC's connection; there may be very many.
@@ -91,12 +92,24 @@ pub struct Nic {
     pub queues: Option<u16>,
     /// Whether ADD came to its end.
     pub attached: bool,
+    /// Its MTUs, if that of its network is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<Mtu>,
     /// Its socket.
     pub socket: Socket,
     /// Its VM.
     pub vm: Vm,
     /// Whether a data plane is connected.
     pub data_plane: Part,
+}
+
+/// The MTUs of a NIC.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Mtu {
+    /// Of its network.
+    pub network: u32,
+    /// That the guest took for it, and has unless somebody set another there.
+    pub guest: u32,
 }
 
 /// A NIC's socket.
@@ -126,7 +139,7 @@ pub struct Vm {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub libvirt: Option<String>,
     /// Whether it has the NIC: "plugged", "different", "opening" (an attach may be under way), "leaving" (the guest was asked to
-    /// release it), "gone" or "unknown". By libvirt's word if that was asked, else by there being a process that has its socket.
+    /// release it), "left-over" (it does not, and its socket is listened at), "gone" or "unknown". By libvirt's word if that was asked, else by there being a process that has its socket.
     pub nic: &'static str,
     /// The same as a judgement.
     #[serde(flatten)]
@@ -225,11 +238,11 @@ impl Nic {
                 let told = scene.vm(nic, config, deadline);
                 Vm {
                     uuid: told.domain.as_ref().map_or_else(|| nic.domain.clone(), |domain| domain.uuid_digits()),
-                    name: told.domain.map(|domain| domain.name),
+                    name: told.domain.as_ref().map(|domain| domain.name.clone()),
                     state: told.state.map(in_a_word),
                     libvirt: told.libvirt.map(dotted),
                     nic: told.nic.word(),
-                    part: told.nic.part(nic).into(),
+                    part: told.part(nic).into(),
                 }
             }
         };
@@ -238,6 +251,7 @@ impl Nic {
             mac: nic.mac.clone(),
             queues: nic.queues,
             attached: nic.attached,
+            mtu: mtu::of_nic(nic).map(|(network, guest)| Mtu { network, guest }),
             socket: Socket { path: nic.path.clone(), host_path, part: scene.socket(nic).into() },
             vm,
             data_plane: scene.data_plane(nic, Deadline::after(LOOK)).into(),

@@ -1,12 +1,13 @@
 //! `inspect POD [NIC]`: a pod's attachments, with what its libvirt says. As CHECK looks, but for people.
 
+use std::cmp::Ordering;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::Answer;
-use super::attachment::{Ask, Attachment, Attachments, Nic, Part};
+use super::attachment::{Ask, Attachment, Attachments, Mtu, Nic, Part};
 use super::list::unreadable;
 use super::place::{self, Place};
 use super::screen::{age, clean, json};
@@ -107,8 +108,23 @@ fn described(one: &Attachment) -> String {
     if let Some(version) = &nic.vm.libvirt {
         line("libvirt", version);
     }
+    if let Some(mtu) = nic.mtu {
+        line("MTU", &in_words(mtu));
+    }
     line("Data plane", &judged(&nic.data_plane, "connected", ""));
     text
+}
+
+fn in_words(Mtu { network, guest }: Mtu) -> String {
+    match guest.cmp(&network) {
+        Ordering::Equal => format!("{network}"),
+        Ordering::Less => format!("{network} in the network, {guest} in the guest unless set there"),
+        Ordering::Greater => {
+            format!(
+                "{network} in the network, {guest} in the guest: larger packets get lost until {network} is set there"
+            )
+        }
+    }
 }
 
 fn vm(nic: &Nic) -> String {

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::Answer;
-use super::attachment::{Ask, Attachment, Attachments, Broken};
+use super::attachment::{Ask, Attachment, Attachments, Broken, Mtu};
 use super::place::{self, Place};
 use super::screen::{age, clean, json, table};
 
@@ -34,7 +34,7 @@ pub fn run(list: &List) -> Answer {
         return Answer { text: String::new(), notes, sound };
     }
     let rows: Vec<_> = found.attachments.iter().map(row).collect();
-    let header = ["POD", "NIC", "MAC", "SOCKET", "MOUNT", "VM", "DATA PLANE", "AGE"];
+    let header = ["POD", "NIC", "MAC", "SOCKET", "MOUNT", "VM", "DATA PLANE", "MTU", "AGE"];
     let text = if rows.is_empty() { String::new() } else { table(header, &rows) };
     Answer { text, notes, sound }
 }
@@ -44,7 +44,7 @@ pub fn unreadable(broken: &Broken) -> String {
     format!("{} {}\n", clean(&broken.path.display().to_string()), clean(&broken.problem))
 }
 
-fn row(one: &Attachment) -> [String; 8] {
+fn row(one: &Attachment) -> [String; 9] {
     let word = |ok, yes: &str, no: &str| if ok { yes } else { no }.to_owned();
     let (mac, socket, vm, data_plane) = match &one.nic {
         Some(nic) => (
@@ -56,5 +56,10 @@ fn row(one: &Attachment) -> [String; 8] {
         None => ("-".to_owned(), "-".to_owned(), "-".to_owned(), "-".to_owned()),
     };
     let mount = word(one.mount.part.ok, "ok", "missing");
-    [clean(&one.pod), clean(&one.interface), mac, socket, mount, vm, data_plane, age(one.age)]
+    let mtu = match one.nic.as_ref().and_then(|nic| nic.mtu) {
+        Some(Mtu { network, guest }) if guest > network => format!("{network}, guest {guest}"),
+        Some(Mtu { network, .. }) => network.to_string(),
+        None => "-".to_owned(),
+    };
+    [clean(&one.pod), clean(&one.interface), mac, socket, mount, vm, data_plane, mtu, age(one.age)]
 }

@@ -30,6 +30,8 @@ pub struct Interface {
     pub name: Option<String>,
     /// Its MAC address, as it is spelt there.
     pub mac: Option<String>,
+    /// The MTU of its network (from 1.1.0 on; kube-ovn tells it before, too).
+    pub mtu: Option<u32>,
     /// The network namespace that it is in; absent or empty for one on the host.
     pub sandbox: Option<String>,
 }
@@ -124,7 +126,13 @@ impl<'a> PrevResult<'a> {
     pub fn interfaces(&self) -> Vec<Interface> {
         let interface = |raw: &RawValue| {
             let field = |key| member(raw.get(), key).and_then(|value| serde_json::from_str(value).ok());
-            Interface { name: field("name"), mac: field("mac"), sandbox: field("sandbox") }
+            let mtu = member(raw.get(), "mtu").and_then(|value| serde_json::from_str(value).ok());
+            Interface {
+                name: field("name"),
+                mac: field("mac"),
+                mtu: mtu.filter(|mtu| *mtu > 0),
+                sandbox: field("sandbox"),
+            }
         };
         self.list("interfaces").into_iter().map(interface).collect()
     }

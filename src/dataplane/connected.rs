@@ -18,16 +18,16 @@ const UNCONNECTED: &str = "01";
 /// `__SO_ACCEPTCON`: the socket listens.
 const ACCEPTING: &str = "00010000";
 
-/// Whether somebody listens on the path. The path is the one that was bound, as QEMU spells it.
+/// Whether somebody listens on a path. It is the one that was bound, as QEMU spells it.
 #[must_use]
-pub fn is_listening(list: &str, path: &str) -> bool {
-    listening(list).any(|other| other == path)
+pub fn is_listening(list: &str, is_path: impl Fn(&str) -> bool) -> bool {
+    listening(list).any(is_path)
 }
 
-/// The sockets that listen on the path, by their inodes.
+/// The sockets that listen on a path, by their inodes.
 #[must_use]
-pub fn listeners(list: &str, path: &str) -> BTreeSet<u64> {
-    lines_of_listeners(list).filter(|(_, other)| *other == path).filter_map(|(fields, _)| inode(fields)).collect()
+pub fn listeners(list: &str, is_path: impl Fn(&str) -> bool) -> BTreeSet<u64> {
+    lines_of_listeners(list).filter(|(_, other)| is_path(other)).filter_map(|(fields, _)| inode(fields)).collect()
 }
 
 /// The paths that somebody listens on.
@@ -50,13 +50,12 @@ fn inode([_, _, _, _, _, _, inode]: [&str; 7]) -> Option<u64> {
     inode.parse().ok()
 }
 
-/// The connections that were accepted on the path, by the inodes of the ends that were. One that waits to be is listed
+/// The connections that were accepted on a path, by the inodes of the ends that were. One that waits to be is listed
 /// in another state (`SS_CONNECTING`). An inode's number comes again only after four thousand million others.
 #[must_use]
-pub fn accepted(list: &str, path: &str) -> BTreeSet<u64> {
-    let of_path = list.lines().filter_map(parse).filter(|(_, other)| *other == path).map(|(fields, _)| fields);
-    let connected = of_path.filter(|[_, _, _, _, _, state, _]| *state == CONNECTED);
-    connected.filter_map(inode).collect()
+pub fn accepted(list: &str, is_path: impl Fn(&str) -> bool) -> BTreeSet<u64> {
+    let connected = list.lines().filter_map(parse).filter(|([_, _, _, _, _, state, _], _)| *state == CONNECTED);
+    connected.filter(|(_, other)| is_path(other)).filter_map(|(fields, _)| inode(fields)).collect()
 }
 
 /// A line: "Num RefCount Protocol Flags Type St Inode", then a space, and all the rest is the path.
@@ -88,12 +87,14 @@ mod tests {
     #[test]
     fn a_socket_is_listened_on_connected_to_or_neither() {
         for (path, inodes) in [("/run/vm/pod1", &[1122][..]), ("/run/vm/pod2", &[]), ("/run/vm/a b", &[])] {
-            assert!(is_listening(LIST, path) && listeners(LIST, path).len() == 1);
-            assert_eq!(accepted(LIST, path), inodes.iter().copied().collect());
+            let is = |other: &str| other == path;
+            assert!(is_listening(LIST, is) && listeners(LIST, is).len() == 1);
+            assert_eq!(accepted(LIST, is), inodes.iter().copied().collect());
         }
         for other in ["/run/vm/pod", "pod1", "b", "/run/vm/pod3", "12345 /run/vm/a b"] {
+            let is = |name: &str| name == other;
             assert!(
-                !is_listening(LIST, other) && listeners(LIST, other).is_empty() && accepted(LIST, other).is_empty(),
+                !is_listening(LIST, is) && listeners(LIST, is).is_empty() && accepted(LIST, is).is_empty(),
                 "{other}"
             );
         }
@@ -107,7 +108,7 @@ mod tests {
         let odd = base.with_extension(OsStr::from_bytes(b"\xff\xfe"));
         let _both = (UnixListener::bind(&odd).unwrap(), UnixListener::bind(&base).unwrap());
         let list = crate::pod::process::own_unix_sockets().unwrap();
-        assert!(is_listening(&list, base.to_str().unwrap()));
+        assert!(is_listening(&list, |name| name == base.to_str().unwrap()));
         std::fs::remove_file(odd).unwrap();
         std::fs::remove_file(base).unwrap();
     }
@@ -117,7 +118,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("vhu-connected-{}", std::process::id()));
         let name = path.to_str().unwrap();
         let read = || crate::pod::process::own_unix_sockets().unwrap();
-        let look = || (is_listening(&read(), name), accepted(&read(), name));
+        let look = || (is_listening(&read(), |other| other == name), accepted(&read(), |other| other == name));
         let listener = UnixListener::bind(&path).unwrap();
         let client = UnixStream::connect(&path).unwrap();
         assert_eq!(look(), (true, BTreeSet::new()), "not accepted yet");

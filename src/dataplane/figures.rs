@@ -115,6 +115,14 @@ impl Figures {
         u32::try_from(slots).unwrap_or(u32::MAX)
     }
 
+    /// Returns true if a NIC of this data plane can have `VIRTIO_F_ACCESS_PLATFORM`. With PCI, QEMU refuses a device that is to have
+    /// it and whose back end doesn't (`virtio_bus_device_plugged`, hw/virtio/virtio-bus.c), though only an IOMMU of the VM's needs
+    /// anything of the back end (`vhost_dev_has_iommu`, hw/virtio/vhost.c).
+    #[must_use]
+    pub const fn has_access_platform(&self) -> bool {
+        self.features & F_IOMMU_PLATFORM != 0
+    }
+
     /// Returns why QEMU refuses this data plane for any VM, or `None` if it doesn't.
     #[must_use]
     pub const fn refusal(&self) -> Option<&'static str> {

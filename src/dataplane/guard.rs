@@ -16,6 +16,7 @@
 //! path, so that the worst a tenant gets by tricks is its own connection closed.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -126,16 +127,17 @@ pub(super) fn is_over(leave: &UnixStream, within: Duration) -> bool {
 }
 
 impl End {
-    /// Whether the socket was bound to this path by its own word (getsockname(2)). The kernel's list of sockets is not
+    /// Whether the socket was bound to such a path by its own word (getsockname(2)). The kernel's list of sockets is not
     /// enough: it prints a name as it is, so that one with a line break in it passes for a line about anybody's socket.
     ///
     /// Where the socket cannot be asked, for want of the right to or of the call, the list is believed.
     #[must_use]
-    pub fn is_bound_to(&self, path: &str) -> bool {
+    pub fn is_bound_to(&self, is_path: impl FnOnce(&[u8]) -> bool) -> bool {
         match self.duplicate() {
             Ok(own) => {
                 let name = getsockname::<UnixAddr>(own.as_raw_fd());
-                self.is_this(&own) && name.is_ok_and(|name| name.path() == Some(Path::new(path)))
+                let is_path = |name: &UnixAddr| name.path().is_some_and(|path| is_path(path.as_os_str().as_bytes()));
+                self.is_this(&own) && name.is_ok_and(|name| is_path(&name))
             }
             Err(error) => matches!(error.errno(), Errno::EPERM | Errno::ENOSYS),
         }

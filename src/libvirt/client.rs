@@ -107,8 +107,8 @@ impl Client {
     /// answers only once it has probed its QEMUs, which can take minutes.
     ///
     /// # Errors
-    /// [`Error::Authentication`] when the daemon asks for more than none or polkit; a refusal with
-    /// [`Error::is_wrong_uri`] when it serves the other URI; those of [`Connection::call`].
+    /// [`Error::Authentication`] when the daemon asks for more than none or polkit; a refusal when it serves the other URI;
+    /// those of [`Connection::call`].
     pub fn open(stream: UnixStream, uri: Uri, deadline: Deadline) -> Result<Self, Error> {
         Self::open_any(stream, &[uri], Access::Full, deadline).map(|(client, _)| client)
     }
@@ -130,7 +130,9 @@ impl Client {
         for uri in uris {
             match connection.call(&Open { uri: uri.as_str(), read_only: access == Access::ReadOnly }, deadline) {
                 Ok(()) => return Ok((Self { connection, subscriptions: Vec::new() }, *uri)),
-                Err(error) if error.is_wrong_uri() => refused = error,
+                // libvirt has no error number for the wrong one of the two. Root's daemon takes both, any other the session's,
+                // which is the last: it tells what is wrong, if something else is (`virConnectValidateURIPath`, src/driver.c).
+                Err(error @ Error::Refused(_)) if !error.is_authentication() => refused = error,
                 Err(error) => return Err(error),
             }
         }
@@ -210,8 +212,7 @@ impl Client {
     /// Attaches the device that `xml` describes.
     ///
     /// # Errors
-    /// Refusals with [`Error::is_no_pci_slot`], [`Error::is_memory_not_shared`], [`Error::is_duplicate_alias`],
-    /// [`Error::is_wrong_state`], [`Error::is_busy`] and others; those of [`Connection::call`].
+    /// Refusals with [`Error::is_wrong_state`], [`Error::is_busy`] and others; those of [`Connection::call`].
     pub fn attach(&mut self, domain: &Domain, xml: &str, scope: Scope, deadline: Deadline) -> Result<(), Error> {
         self.connection.call(&Attach { domain, xml, flags: scope.flags() }, deadline)
     }
@@ -220,8 +221,8 @@ impl Client {
     /// [`EventKind::DeviceRemoved`] says so, or the XML.
     ///
     /// # Errors
-    /// Refusals with [`Error::is_device_missing`], [`Error::is_unplug_pending`], [`Error::is_busy`] and others; those of
-    /// [`Connection::call`].
+    /// Refusals with [`Error::is_internal`] if there is no such device, if the guest has yet to answer an earlier request, or if
+    /// QEMU does not pass it on; with [`Error::is_busy`], and others; those of [`Connection::call`].
     pub fn detach_alias(
         &mut self,
         domain: &Domain,

@@ -9,4 +9,5 @@ pub mod identity;
 pub mod mounts;
 pub mod netns;
 pub mod process;
+pub mod unix_path;
 pub mod volume;

@@ -11,6 +11,9 @@ use crate::sys;
 /// Longest cgroup table that is read, in bytes: cgroup v1 has a line for each of some dozen controllers.
 const CGROUP_LIMIT: u64 = 64 << 10;
 
+/// Longest command line of a process that is read, in bytes. That of a QEMU has some thousand.
+const COMMAND_LIMIT: u64 = 1 << 20;
+
 /// Longest name of a process that is read, in bytes (`TASK_COMM_LEN` is 16; kernel threads have up to 64).
 const NAME_LIMIT: u64 = 64;
 
@@ -60,6 +63,13 @@ impl Process {
         sys::read_text(&self.path("comm"), NAME_LIMIT).map(|name| name.trim_end().to_owned())
     }
 
+    /// What follows this option on its command line. A process may write anything there.
+    #[must_use]
+    pub fn option(&self, name: &str) -> Option<String> {
+        let line = sys::read_text(&self.path("cmdline"), COMMAND_LIMIT).ok()?;
+        line.split('\0').skip_while(|word| *word != name).nth(1).map(str::to_owned)
+    }
+
     /// Device and inode of one of its namespaces: "net", "mnt".
     ///
     /// # Errors
@@ -81,6 +91,15 @@ impl Process {
     /// open(2)'s.
     pub fn root(&self) -> Result<OwnedFd, sys::Error> {
         sys::open_handle(&self.path("root"))
+    }
+
+    /// Its root directory, by its path in its mount namespace, and its working directory below that. `None` if they can't be read.
+    #[must_use]
+    pub fn directories(&self) -> Option<(PathBuf, PathBuf)> {
+        let link = |name: &str| std::fs::read_link(self.path(name)).ok();
+        let (root, cwd) = (link("root")?, link("cwd")?);
+        let below = cwd.strip_prefix(&root).map(Path::to_owned).unwrap_or(cwd);
+        Some((root, below))
     }
 
     /// Its line or lines of cgroup membership, `hierarchy:controllers:path` (cgroups(7)).

@@ -48,7 +48,7 @@ fn missing(scene: &Scene<'_>, nic: Option<&Nic>, config: &Config, deadline: Dead
     judge("mount", scene.mount())?;
     let (Some(nic), Ok(_)) = (nic, scene.volume()) else { return Ok(missing) };
     // First what may be unknown: a socket that is not there yet is not missing.
-    judge("NIC", scene.vm(nic, config, deadline).nic.part(nic))?;
+    judge("NIC", scene.vm(nic, config, deadline).part(nic))?;
     judge("socket", scene.socket(nic))?;
     if scene.is_alive() {
         judge("data plane", scene.data_plane(nic, deadline))?;

@@ -135,6 +135,7 @@ pub fn vm(error: &vm::error::Error) -> Error {
             Error::try_again(sentence(&error.to_string()))
         }
         E::Libvirt(error) => refusal(error),
+        E::Explained { why, refusal } => vm(why).with_details(refusal),
     }
 }
 
@@ -155,7 +156,7 @@ fn busy(error: &libvirt::Error) -> Error {
     .with_details(error)
 }
 
-/// What libvirt refused to do to a VM, with a hint where its words do not say what to do.
+/// What libvirt refused to do to a VM.
 fn refusal(error: &libvirt::Error) -> Error {
     if error.is_no_domain() || error.is_wrong_state() {
         return Error::try_again("The VM is not running (any more), or has not arrived from another host yet.")
@@ -167,15 +168,5 @@ fn refusal(error: &libvirt::Error) -> Error {
     if error.refusal().is_none() {
         return libvirt(error);
     }
-    let hint = if error.is_no_pci_slot() {
-        "libvirt has no free PCI slot for the NIC: the domain needs a spare pcie-root-port when it starts."
-    } else if error.is_memory_not_shared() {
-        "The VM's memory is not shared: the domain needs <memoryBacking> with <access mode='shared'/> when it starts."
-    } else if error.is_duplicate_alias() {
-        return Error::conflict("Another device of the VM has the NIC's alias, perhaps one that is being removed.")
-            .with_details(error);
-    } else {
-        "libvirt refused; its own words are in the details."
-    };
-    Error::libvirt(hint).with_details(error)
+    Error::libvirt("libvirt refused; its own words are in the details.").with_details(error)
 }

@@ -56,17 +56,36 @@ pub struct Link<'a> {
 }
 
 impl Link<'_> {
-    /// Makes sure that nobody in the pod has the NIC's socket, which the VM does not show.
+    /// Makes sure that nobody in the pod has the NIC's socket, which the VM `on` which it is to be plugged does not show.
     ///
     /// # Errors
     /// That somebody listens there, or that it cannot be known.
-    pub fn ensure_unused(&self, alias: &str) -> Result<(), Error> {
+    pub fn ensure_unused(&self, (client, domain): (&mut Client, &Domain), alias: &str) -> Result<(), Error> {
+        if !self.living.listens(self.inside)? {
+            return Ok(());
+        }
+        if let Some(pid) = self.living.wait_at(self.inside, self.deadline).first() {
+            return Err(waits_for_another(*pid, self.inside, self.outside));
+        }
+        // Another client's attach may be under way, or another VM of the pod have the NIC.
+        let path = self.living.path(self.inside);
+        let running = client.running_domains(self.deadline).map_err(|error| fault::libvirt(&error))?;
+        for one in &running {
+            let settled = attach::settle(client, one, self.deadline);
+            let described = settled.and_then(|()| attach::describe(client, one, self.deadline));
+            match described {
+                Ok(vm) if vm.at(&path).is_none() => {}
+                Ok(_) => return Err(taken(&one.name, self.inside)),
+                Err(VmError::Libvirt(error)) if error.is_no_domain() => {}
+                Err(error) => return Err(fault::held(&error)),
+            }
+        }
         match judge(Recorded::default(), Heard::Nothing, || self.living.listens(self.inside)) {
             NicState::Unknown(error) => Err(error),
-            NicState::Opening => Err(match self.living.wait_at(self.inside, self.deadline).first() {
-                Some(pid) => waits_for_another(*pid, self.inside, self.outside),
-                None => unfinished::left_over(self.inside, alias),
-            }),
+            NicState::LeftOver => {
+                let what = unfinished::left_over(self.living, self.inside, alias, &domain.uuid_digits());
+                Err(Error::try_again(fault::sentence(&what)))
+            }
             _ => Ok(()),
         }
     }
@@ -323,6 +342,15 @@ fn waits_for_another(pid: i32, inside: &str, outside: &str) -> Error {
          connects to {}: does OVS run, with a port that has this vhost-server-path? vhostuser-hotplug rescue frees the VM.",
         quote::value(inside),
         quote::value(outside)
+    ))
+}
+
+/// A VM of the pod has a NIC at the socket.
+fn taken(vm: &str, inside: &str) -> Error {
+    Error::conflict(format!(
+        "The VM {} has a NIC at the socket {}, which another client plugged: unplug that one first (virsh detach-device).",
+        quote::value(vm),
+        quote::value(inside)
     ))
 }
 

@@ -13,6 +13,7 @@
 //! can tell is [`NicState::Unknown`], which is never taken for the NIC's being gone.
 
 use crate::cni::Error;
+use crate::pod::unix_path::UnixPath;
 use crate::record::{Nic, Record};
 
 /// The answer.
@@ -22,8 +23,11 @@ pub enum NicState {
     Plugged,
     /// The VM has it, but not as asked for: what differs.
     Different(String),
-    /// An attach was sent, and may still be carried out; or somebody listens at the NIC's socket and the VM does not show it.
+    /// An attach was sent, and may still be carried out.
     Opening,
+    /// The VM does not have it, nothing is under way that would change that, and a process of the pod listens at its socket: QEMU,
+    /// which keeps it where libvirt ended in the middle of an attach, or somebody else.
+    LeftOver,
     /// The VM has it, and the guest was asked to release it, or must be: it may go at any time. If the guest refused, the next DEL
     /// or ADD asks again.
     Leaving,
@@ -46,8 +50,8 @@ impl Recorded {
     /// What these records of a pod say of the NIC at this path, as QEMU knows it. An earlier sandbox of the pod may have
     /// plugged it.
     #[must_use]
-    pub fn of(records: &[Record], path: &str) -> Self {
-        let nics = records.iter().filter_map(|record| record.nic.as_ref()).filter(|nic| nic.path == path);
+    pub fn of(records: &[Record], path: &UnixPath) -> Self {
+        let nics = records.iter().filter_map(|record| record.nic.as_ref()).filter(|nic| path.is(&nic.path));
         nics.map(Self::from).fold(Self::default(), |all, one| Self {
             opening: all.opening || one.opening,
             leaving: all.leaving || one.leaving,
@@ -68,7 +72,7 @@ pub enum Heard {
     Same,
     /// A VM has the NIC, otherwise than asked for.
     Different(String),
-    /// No VM has it.
+    /// No VM has it. If somebody listens at its socket, each was asked after [`crate::vm::attach::settle`].
     Nothing,
     /// It answers, and says nothing of some VM.
     NoWord(Error),
@@ -86,7 +90,7 @@ pub fn judge(recorded: Recorded, heard: Heard, listens: impl FnOnce() -> Result<
         Heard::Different(difference) => NicState::Different(difference),
         Heard::NoWord(error) => NicState::Unknown(error),
         Heard::Nothing => match listens() {
-            Ok(true) => NicState::Opening,
+            Ok(true) => NicState::LeftOver,
             Ok(false) => NicState::Absent,
             Err(error) => NicState::Unknown(error),
         },
@@ -147,7 +151,7 @@ mod tests {
     #[test]
     fn a_socket_that_is_listened_on_is_not_free() {
         for recorded in [OPENING, LEAVING, DONE] {
-            assert!(matches!(judge(recorded, Heard::Nothing, || Ok(true)), NicState::Opening));
+            assert!(matches!(judge(recorded, Heard::Nothing, || Ok(true)), NicState::LeftOver));
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::device_info::DeviceInfo;
 use crate::libvirt::{Access, Client, Domain};
 use crate::pod::identity::PodUid;
 use crate::pod::process::Process;
+use crate::pod::unix_path::UnixPath;
 use crate::pod::volume::{Entry, Volume};
 use crate::quote;
 use crate::record::Nic;
@@ -31,7 +32,7 @@ use super::nic_state::Recorded;
 use super::release::{is_unused, release};
 use super::sandbox::Living;
 use super::unfinished::{self, SocketName};
-use super::{fault, fit, prev_result};
+use super::{fault, fit, mtu, prev_result};
 
 /// Longest alias that is taken from a VM's description into a record, in bytes: one that libvirt makes has a dozen, one of
 /// a user's fits into the configuration's 64.
@@ -92,6 +93,7 @@ impl Plug<'_> {
         let path = self.inside(&libvirt.process, socket, &outside)?;
         let client = &mut libvirt.client;
         let domain = attach::choose(client, config.domain.as_deref(), deadline)?;
+        let path = self.living.path(&path);
         let recorded = Recorded::of(&ledger.of_pod(), &path);
         let asked = self.interface(mac, path);
         self.ensure_not_elsewhere(&asked, (&mut *client, &domain), ledger)?;
@@ -104,10 +106,12 @@ impl Plug<'_> {
         let nic = Nic {
             alias: asked.alias.clone(),
             mac: asked.mac.clone(),
-            path: asked.path.clone(),
+            path: asked.path.to_string(),
             socket: socket.to_owned(),
             domain: domain.uuid_digits(),
             queues: None,
+            mtu: self.mtu()?,
+            guest_mtu: Some(mtu::of_guest(&description, &asked.model)),
             attached: false,
             detaching: false,
         };
@@ -129,7 +133,7 @@ impl Plug<'_> {
         } else {
             // First, so that a DEL removes what a call that is killed leaves.
             ledger.keep(nic)?;
-            link.ensure_unused(&asked.alias)?;
+            link.ensure_unused((&mut *client, &domain), &asked.alias)?;
             journal.saw("VM looked at");
             let mut met = link.meet(journal)?;
             let mut ensure_free =
@@ -143,7 +147,7 @@ impl Plug<'_> {
                 ensure_free()?;
             }
             asked.queues = agreed(asked.queues, queues_matter, met.figures)?;
-            fit::ensure_accepted(&met.figures, description.memory_slots)?;
+            fit::ensure_accepted(&met.figures, &description)?;
             link.plug(client, &domain, &asked, met, ledger, journal)?;
             ledger.plugged(asked.queues)?;
         }
@@ -163,6 +167,9 @@ impl Plug<'_> {
                 ));
                 return Err(Failure { error, open: true });
             }
+        }
+        if let Some(told) = ledger.nic().and_then(mtu::warning) {
+            journal.warn(told);
         }
         self.tell(ledger, journal).map_err(Failure::from)
     }
@@ -192,7 +199,8 @@ impl Plug<'_> {
         let socket = SocketName { volume: self.volume, name: &nic.socket, path: &nic.path };
         let (store, uid) = (ledger.store, ledger.uid);
         let mark = || ledger::record_removal(store, uid, &nic.path);
-        let target = Target { mac: Some(&nic.mac), path: &nic.path, alias: &nic.alias };
+        let path = living.path(&nic.path);
+        let target = Target { mac: Some(&nic.mac), path: &path, alias: &nic.alias };
         unfinished::end(&socket, living, deadline, journal, mark, |journal, freed| {
             let reached = Hypervisor::reach(self.config, self.uid, living, Access::Full, deadline);
             let mut libvirt = reached.map_err(|error| error.told())?;
@@ -222,7 +230,7 @@ impl Plug<'_> {
         ledger: &Ledger<'_>,
     ) -> Result<(), Failure> {
         let nics = ledger.of_pod().into_iter().filter_map(|record| record.nic);
-        let elsewhere = |nic: &Nic| nic.path == asked.path && nic.domain != domain.uuid_digits();
+        let elsewhere = |nic: &Nic| asked.path.is(&nic.path) && nic.domain != domain.uuid_digits();
         let others: Vec<String> = nics.filter(elsewhere).map(|nic| nic.domain).collect();
         if others.is_empty() {
             return Ok(());
@@ -249,7 +257,7 @@ impl Plug<'_> {
         journal: &mut Journal,
     ) -> Result<bool, Failure> {
         let target = asked.target();
-        let Some(nic) = description.find(target.mac, target.path, target.alias) else { return Ok(false) };
+        let Some(nic) = description.find(target) else { return Ok(false) };
         let alias = nic.alias.clone().unwrap_or_else(|| asked.alias.clone());
         let deadline = self.deadline.half();
         let released = release(self.living, client, domain, (target, &alias), deadline, journal);
@@ -308,6 +316,11 @@ impl Plug<'_> {
         })
     }
 
+    /// The network's MTU, if kube-ovn's result tells it.
+    fn mtu(&self) -> Result<Option<u32>, Error> {
+        Ok(prev_result(self.request)?.interface_of(&self.request.ifname).and_then(|interface| interface.mtu))
+    }
+
     /// The socket's path as the data plane knows it.
     fn outside(&self, socket: &str) -> String {
         share::as_told(&self.share.target().join(socket)).display().to_string()
@@ -347,7 +360,7 @@ impl Plug<'_> {
     }
 
     /// The NIC to ask for, but for its number of queues.
-    fn interface(&self, mac: String, path: String) -> Interface {
+    fn interface(&self, mac: String, path: UnixPath) -> Interface {
         let config = self.config;
         Interface {
             mac,
@@ -358,6 +371,7 @@ impl Plug<'_> {
             tx_queue_size: config.tx_queue_size,
             alias: config.nic.alias.clone().unwrap_or_else(|| alias_of(&self.request.ifname)),
             address: config.nic.pci_address,
+            iommu: false,
         }
     }
 
@@ -370,7 +384,7 @@ impl Plug<'_> {
                 (vcpus.clamp(1, AUTO_QUEUES), false)
             }
         };
-        (Interface { queues, ..asked }, queues_matter)
+        (Interface { queues, iommu: description.encrypted, ..asked }, queues_matter)
     }
 }
 

@@ -25,6 +25,7 @@ use crate::quote;
 use crate::record::{Record, Store};
 use crate::sys::{self, Walk};
 use crate::vm::attach;
+use crate::vm::interface::Target;
 
 use super::hypervisor::Hypervisor;
 use super::journal::Journal;
@@ -120,7 +121,8 @@ impl Rescue<'_> {
         }
         let is_wanted = |path: &str| {
             let name = Path::new(path).file_name().and_then(|name| name.to_str());
-            wanted.is_none_or(|wanted| wanted.contains(path) || name.is_some_and(|name| wanted.contains(name)))
+            let is_it = |one: &String| self.living.path(one).is(path) || name == Some(one);
+            wanted.is_none_or(|wanted| wanted.iter().any(is_it))
         };
         // All of them first: a guest may take its time to release a NIC, and the next VM stands still meanwhile. And again, for
         // attaches that have waited behind one another come one by one.
@@ -220,7 +222,8 @@ impl Rescue<'_> {
                 (true, false) => {
                     journal.did(format_args!("free QEMU {} at {}", process.pid(), quote::value(path)));
                     // So that no ADD takes the NIC for plugged.
-                    let marked = if is_locked { ledger::record_removal(store, self.uid, path) } else { Ok(()) };
+                    let path = self.as_recorded(store, path);
+                    let marked = if is_locked { ledger::record_removal(store, self.uid, &path) } else { Ok(()) };
                     marked.map_or_else(Outcome::Plugged, |()| Outcome::Freed)
                 }
             }
@@ -229,6 +232,13 @@ impl Rescue<'_> {
             Ok((outcome, _)) => outcome,
             Err(error) => Outcome::Waits(fault::system("starting the stand-in", &error)),
         }
+    }
+
+    /// The path of a socket as the pod's records spell it, if they have it.
+    fn as_recorded(&self, store: &Store, path: &str) -> String {
+        let bound = self.living.path(path);
+        let recorded = store.of_pod(self.uid).into_iter().filter_map(|record| Some(record.nic?.path));
+        recorded.into_iter().find(|one| bound.is(one)).unwrap_or_else(|| path.to_owned())
     }
 
     /// Unplugs the NIC that came of an attach. Returns its alias, if there is one.
@@ -240,7 +250,8 @@ impl Rescue<'_> {
         journal: &mut Journal,
     ) -> Result<Option<String>, Error> {
         let deadline = self.deadline;
-        let is_recorded = |record: &Record| record.nic.as_ref().is_some_and(|nic| nic.path == path);
+        let recorded = self.as_recorded(store, path);
+        let is_recorded = |record: &Record| record.nic.as_ref().is_some_and(|nic| nic.path == recorded);
         if !is_locked && store.of_pod(self.uid).iter().any(is_recorded) {
             return Err(Error::try_again("The NIC is left to the call that holds the pod's lock."));
         }
@@ -271,12 +282,14 @@ impl Rescue<'_> {
         let settled = attach::settle(client, domain, deadline);
         let described = settled.and_then(|()| attach::describe(client, domain, deadline));
         let description = described.map_err(|error| fault::held(&error))?;
-        let Some(nic) = description.at(path) else { return Ok(None) };
-        let target = nic.target().ok_or_else(|| {
+        let path = self.living.path(path);
+        let Some(nic) = description.at(&path) else { return Ok(None) };
+        let alias = nic.alias.as_deref().ok_or_else(|| {
             Error::libvirt("libvirt shows the NIC without an alias: unplug it with virsh detach-device.")
         })?;
-        release(self.living, client, domain, (target, target.alias), deadline, journal)?;
-        Ok(Some(target.alias.to_owned()))
+        let target = Target { mac: Some(&nic.mac), path: &path, alias };
+        release(self.living, client, domain, (target, alias), deadline, journal)?;
+        Ok(Some(alias.to_owned()))
     }
 }
 

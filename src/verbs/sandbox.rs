@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crate::cni::{Error, Request};
 use crate::config::Config;
@@ -14,6 +14,7 @@ use crate::pod::identity::{self, PodUid};
 use crate::pod::mounts::Location;
 use crate::pod::netns::{PROCESS_LIMIT, Sandbox};
 use crate::pod::process::{self, Process};
+use crate::pod::unix_path::{UnixPath, Views};
 use crate::pod::volume::Volume;
 use crate::sys;
 
@@ -84,6 +85,8 @@ pub struct Living {
     pub processes: Vec<Process>,
     /// All others in it, once they were needed.
     others: OnceLock<Vec<Process>>,
+    /// What paths mean to them, likewise.
+    views: OnceLock<Arc<Views>>,
 }
 
 impl Living {
@@ -132,14 +135,23 @@ impl Living {
     /// Of the processes in the pod's cgroup those that live in the sandbox; the sandbox back if none does.
     fn of_cgroup(sandbox: Sandbox, mut processes: Vec<Process>) -> Result<Self, Sandbox> {
         processes.retain(|process| sandbox.holds(process));
-        if processes.is_empty() { Err(sandbox) } else { Ok(Self { sandbox, processes, others: OnceLock::new() }) }
+        if processes.is_empty() {
+            Err(sandbox)
+        } else {
+            Ok(Self { sandbox, processes, others: OnceLock::new(), views: OnceLock::new() })
+        }
     }
 
     /// All processes that live in the sandbox.
     fn in_sandbox(sandbox: Sandbox) -> Result<Option<Self>, sys::Error> {
         let processes = sandbox.processes()?;
         let none = OnceLock::from(Vec::new());
-        Ok((!processes.is_empty()).then_some(Self { sandbox, processes, others: none }))
+        Ok((!processes.is_empty()).then_some(Self { sandbox, processes, others: none, views: OnceLock::new() }))
+    }
+
+    /// The path of a unix socket, which a process of the pod may spell otherwise.
+    pub fn path(&self, text: &str) -> UnixPath {
+        UnixPath::new(text, self.views.get_or_init(|| Arc::new(Views::of(&self.processes))))
     }
 
     /// The unix sockets of the pod's network namespace, as the kernel lists them; none where all its processes have ended.
@@ -159,12 +171,20 @@ impl Living {
     /// That of listing the pod's sockets.
     pub fn listens(&self, path: &str) -> Result<bool, Error> {
         let sockets = self.unix_sockets().map_err(|error| fault::system("listing the pod's unix sockets", &error))?;
-        Ok(connected::is_listening(&sockets, path))
+        let path = self.path(path);
+        Ok(connected::is_listening(&sockets, |other| path.is(other)))
     }
 
     /// The same; what cannot be known may be so.
     pub fn may_listen(&self, path: &str) -> bool {
         self.listens(path).unwrap_or(true)
+    }
+
+    /// The process that listens on the unix socket that it bound to this path, if it can be seen.
+    pub fn listener(&self, path: &str) -> Option<&Process> {
+        let path = self.path(path);
+        let listeners = connected::listeners(&self.unix_sockets().ok()?, |other| path.is(other));
+        self.everyone().find(|process| process.descriptors(&listeners).is_ok_and(|found| !found.is_empty()))
     }
 
     /// Where the pod's containers have a location mounted, as far as can be seen by the deadline.
@@ -179,16 +199,18 @@ impl Living {
     /// allowed: those are looked at until the deadline, and 64 of these.
     pub fn accepted(&self, path: &str, data_plane: Option<&Process>, deadline: Deadline) -> Vec<End> {
         // One list after the other, for each may be long.
-        let mut sockets = connected::accepted(&process::own_unix_sockets().unwrap_or_default(), path);
+        let named = self.path(path);
+        let is_path = |other: &str| named.is(other);
+        let mut sockets = connected::accepted(&process::own_unix_sockets().unwrap_or_default(), is_path);
         let pods = self.unix_sockets().unwrap_or_default();
-        sockets.extend(connected::accepted(&pods, path));
+        sockets.extend(connected::accepted(&pods, is_path));
         if let Some(list) = data_plane.and_then(|process| process.unix_sockets().ok()) {
-            sockets.extend(connected::accepted(&list, path));
+            sockets.extend(connected::accepted(&list, is_path));
         }
         if sockets.is_empty() {
             return Vec::new();
         }
-        let with_listeners = &sockets | &connected::listeners(&pods, path);
+        let with_listeners = &sockets | &connected::listeners(&pods, is_path);
         let of = |process: &Process| {
             let (pid, proc) = (process.pid(), process.path(""));
             let found = process.descriptors(&with_listeners).unwrap_or_default();
@@ -202,7 +224,7 @@ impl Living {
             // Whoever listens still is elsewhere: a libvirt that sees the host's cgroups puts QEMU into one outside the pod's.
             found = ends(self.others());
         }
-        found.retain(|end| sockets.contains(&end.inode) && end.is_bound_to(path));
+        found.retain(|end| sockets.contains(&end.inode) && end.is_bound_to(|name| named.is(name)));
         found
     }
 

@@ -1,7 +1,7 @@
 //! Which attachments of a pod a share is there for, and who still uses it. A pod may have several shares: one for each of its volumes, and one
 //! for each directory that `socket_base_dir` has named while it lived.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cni::Error;
@@ -38,8 +38,9 @@ pub fn is_in_use(volume: &Volume, living: &Living, deadline: Deadline) -> bool {
     let (Ok(location), Ok(sockets)) = (volume.location(), living.unix_sockets()) else { return true };
     let points = living.mount_points(&location, deadline);
     let is_in_it = |path: &str| {
-        let (path, name) = (Path::new(path), Path::new(path).file_name().and_then(|name| name.to_str()));
-        path.parent().is_some_and(|parent| points.contains(parent)) && name.is_some_and(|name| names.contains(name))
+        let name = Path::new(path).file_name().and_then(|name| name.to_str()).filter(|name| names.contains(*name));
+        let at = |point: &PathBuf| point.join(name?).into_os_string().into_string().ok();
+        points.iter().filter_map(at).any(|one| living.path(&one).is(path))
     };
     deadline.passed() || connected::listening(&sockets).any(is_in_it)
 }

@@ -7,17 +7,19 @@ use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::libvirt::{Access, Client, Domain, DomainState};
 use crate::pod::identity::PodUid;
+use crate::pod::unix_path::UnixPath;
 use crate::pod::volume::{self, Entry, Volume};
 use crate::quote;
 use crate::record::{Nic, Record};
 use crate::share::Share;
-use crate::vm::{attach, interface};
+use crate::vm::attach;
+use crate::vm::interface::{self, Target};
 
 use super::fault;
 use super::hypervisor::Hypervisor;
 use super::nic_state::{Heard, NicState, Recorded, judge};
 use super::sandbox::Living;
-use super::shares;
+use super::{shares, unfinished};
 
 /// A part of what an ADD made: as it was, or not.
 pub type Part = Result<(), Flaw>;
@@ -51,6 +53,8 @@ pub struct Vm {
     pub state: Option<DomainState>,
     /// Whether it has the NIC as it was plugged.
     pub nic: NicState,
+    /// Who listens at its socket, and what ends that, if the VM does not have it.
+    left_over: Option<String>,
     /// libvirt's version, if it could be asked: 11003000 for 11.3.0.
     pub libvirt: Option<u64>,
 }
@@ -158,16 +162,27 @@ impl<'a> Scene<'a> {
     /// What the pod's libvirt tells of the NIC.
     #[must_use]
     pub fn vm(&self, nic: &Nic, config: &Config, deadline: Deadline) -> Vm {
-        let mut vm = Vm { domain: None, state: None, nic: NicState::Absent, libvirt: None };
+        let mut vm = Vm { domain: None, state: None, nic: NicState::Absent, left_over: None, libvirt: None };
         let Some(living) = &self.living else { return vm };
         let recorded = Recorded::from(nic);
         let heard = match Hypervisor::reach(config, &self.uid, living, Access::ReadOnly, deadline) {
-            Ok(mut libvirt) => ask(&mut libvirt.client, nic, recorded, deadline, &mut vm).unwrap_or_else(Heard::NoWord),
+            Ok(mut libvirt) => {
+                let path = living.path(&nic.path);
+                let mut heard = ask(&mut libvirt.client, (nic, &path), recorded.opening, deadline, &mut vm);
+                // Whether it is left over shows once what may be under way has ended.
+                if !recorded.opening && matches!(heard, Ok(Heard::Nothing)) && living.may_listen(&nic.path) {
+                    heard = ask(&mut libvirt.client, (nic, &path), true, deadline, &mut vm);
+                }
+                heard.unwrap_or_else(Heard::NoWord)
+            }
             Err(unreached) => Heard::Unreached(unreached.told()),
         };
         let is_open = recorded.opening && matches!(heard, Heard::Unreached(_));
         if !is_open || !self.volume().is_ok_and(|volume| living.has_no_vm(volume, deadline)) {
             vm.nic = judge(recorded, heard, || self.listens(nic));
+        }
+        if matches!(vm.nic, NicState::LeftOver) {
+            vm.left_over = Some(unfinished::left_over(living, &nic.path, &nic.alias, &nic.domain));
         }
         vm
     }
@@ -177,16 +192,22 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// Asks libvirt which of its VMs has the NIC, and notes what it says of that VM.
-fn ask(client: &mut Client, nic: &Nic, recorded: Recorded, deadline: Deadline, vm: &mut Vm) -> Result<Heard, Error> {
+/// Asks libvirt which of its VMs has the NIC, and notes what it says of that VM. If `settled`, once what it does to them has ended.
+fn ask(
+    client: &mut Client,
+    (nic, path): (&Nic, &UnixPath),
+    settled: bool,
+    deadline: Deadline,
+    vm: &mut Vm,
+) -> Result<Heard, Error> {
     let mut running = client.running_domains(deadline).map_err(|error| fault::libvirt(&error))?;
     let (mut holder, mut unread) = (None, None);
     for (at, domain) in running.iter().enumerate() {
-        let settled = if recorded.opening { attach::settle(client, domain, deadline) } else { Ok(()) };
-        match settled.and_then(|()| attach::describe(client, domain, deadline)) {
+        let ended = if settled { attach::settle(client, domain, deadline) } else { Ok(()) };
+        match ended.and_then(|()| attach::describe(client, domain, deadline)) {
             Ok(seen) => {
-                let found = seen.find(Some(&nic.mac), &nic.path, &nic.alias);
-                holder = found.map(|found| (at, shown(found, nic)));
+                let found = seen.find(Target { mac: Some(&nic.mac), path, alias: &nic.alias });
+                holder = found.map(|found| (at, shown(found, nic, path)));
             }
             Err(error) => unread = unread.or(Some(fault::held(&error))),
         }
@@ -205,7 +226,7 @@ fn ask(client: &mut Client, nic: &Nic, recorded: Recorded, deadline: Deadline, v
 }
 
 /// The NIC that a VM shows, against the one that was plugged.
-fn shown(found: &interface::Nic, nic: &Nic) -> Heard {
+fn shown(found: &interface::Nic, nic: &Nic, path: &UnixPath) -> Heard {
     let differs = |what: &str, is: &str, should: &str| {
         Heard::Different(format!(
             "the VM has {} with {what} {is}, and ADD plugged it with {should}",
@@ -215,13 +236,23 @@ fn shown(found: &interface::Nic, nic: &Nic) -> Heard {
     if found.mac != nic.mac {
         return differs("MAC", &quote::value(&found.mac), &nic.mac);
     }
-    if found.path.as_ref() != Some(&nic.path) {
+    if !found.is_at(path) {
         let is = found.path.as_deref().unwrap_or("-");
         return differs("socket", &quote::value(is), &quote::value(&nic.path));
     }
     match nic.queues.filter(|queues| found.queues != *queues) {
         Some(queues) => differs("queues", &found.queues.to_string(), &queues.to_string()),
         None => Heard::Same,
+    }
+}
+
+impl Vm {
+    /// Whether it has the NIC, as a part of what ADD made.
+    ///
+    /// # Errors
+    /// Those of [`NicState::part`].
+    pub fn part(self, nic: &Nic) -> Part {
+        self.left_over.map_or_else(|| self.nic.part(nic), |words| Err(Flaw::Missing(words)))
     }
 }
 
@@ -247,6 +278,10 @@ impl NicState {
                 "An attach of {alias} (socket {}) may be under way, or was cut short.",
                 quote::value(&nic.path)
             )))),
+            Self::LeftOver => Err(Flaw::Missing(format!(
+                "no VM of the pod has {alias}, and a process of the pod listens at its socket {}",
+                quote::value(&nic.path)
+            ))),
             Self::Unknown(error) => Err(Flaw::Unseen(error)),
         }
     }
@@ -259,6 +294,7 @@ impl NicState {
             Self::Different(_) => "different",
             Self::Opening => "opening",
             Self::Leaving => "leaving",
+            Self::LeftOver => "left-over",
             Self::Absent => "gone",
             Self::Unknown(_) => "unknown",
         }

@@ -9,6 +9,7 @@ use crate::dataplane::seat::Seat;
 use crate::deadline::Deadline;
 use crate::libvirt::{Access, Client, Domain};
 use crate::pod::identity::PodUid;
+use crate::pod::unix_path::UnixPath;
 use crate::pod::volume::{Entry, Volume};
 use crate::quote;
 use crate::record::{Lock, Nic, Record, Store};
@@ -200,7 +201,8 @@ impl Undo<'_> {
             )
             .with_details(error)
         })?;
-        let held = paths.iter().find(|path| connected::is_listening(&sockets, path));
+        let is_held = |path: &UnixPath| connected::is_listening(&sockets, |other| path.is(other));
+        let held = paths.iter().find(|path| is_held(&living.path(path)));
         // The plugin's alias must tell a NIC that came along, or that an ADD would not have plugged: one of the VM's
         // definition may have the same MAC and socket.
         let (origin, mac) = match record {
@@ -216,6 +218,8 @@ impl Undo<'_> {
             socket: socket.to_owned(),
             domain: String::new(),
             queues: None,
+            mtu: None,
+            guest_mtu: None,
             attached: true,
             detaching: false,
         };
@@ -284,6 +288,11 @@ impl Undo<'_> {
                 journal.saw("attach ended");
             }
             found |= self.unplug_from(sought, record, client, domain, living, journal)?;
+            // Another client's attach may be under way.
+            if !found && !recorded.opening && domain.is_active() && living.may_listen(&nic.path) {
+                attach::settle(client, domain, self.deadline).map_err(|error| fault::held(&error))?;
+                found |= self.unplug_from(sought, record, client, domain, living, journal)?;
+            }
         }
         Ok(found)
     }
@@ -299,7 +308,8 @@ impl Undo<'_> {
     ) -> Result<bool, Error> {
         let nic = &sought.nic;
         let mac = Some(nic.mac.as_str()).filter(|mac| !mac.is_empty());
-        let target = Target { mac, path: &nic.path, alias: &nic.alias };
+        let path = living.path(&nic.path);
+        let target = Target { mac, path: &path, alias: &nic.alias };
         let stored = detach::forget_stored(client, domain, target, self.deadline);
         let stored = stored.map_err(|error| fault::held(&error))?;
         let found = detach::find_when_free(client, domain, target, self.deadline);
@@ -335,9 +345,12 @@ impl Undo<'_> {
         journal: &mut Journal,
     ) -> Result<(), Error> {
         let looking = |error| fault::system("looking at the NIC's socket", &error);
-        if !living.map_or(Ok(true), |living| is_unused(living, &nic.path, self.deadline))? {
+        if let Some(living) = living
+            && !is_unused(living, &nic.path, self.deadline)?
+        {
             if volume.entry(&nic.socket).map_err(looking)? == Entry::Socket {
-                return Err(unfinished::left_over(&nic.path, &nic.alias));
+                let what = unfinished::left_over(living, &nic.path, &nic.alias, &nic.domain);
+                return Err(Error::try_again(fault::sentence(&what)));
             }
             return Ok(()); // It listens at something that no path leads to.
         }

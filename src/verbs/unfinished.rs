@@ -69,20 +69,62 @@ pub fn end<T>(
     worked.map_err(|error| fault::system("starting the stand-in", &error))?.0
 }
 
-/// Somebody listens at the socket of a NIC that the VM does not have, as after an attach in whose midst libvirt ended.
-pub fn left_over(path: &str, alias: &str) -> Error {
+/// Says who listens at the socket of a NIC that no VM has, with no attach under way, and what ends that. `domain` is the UUID of the
+/// VM that should have the NIC, 32 hexadecimal digits, if it is known; QEMU's own says which VM it is.
+///
+/// QEMU keeps what a libvirt that ended in the middle of an attach had it make, and no later libvirt knows of that. Only QEMU's
+/// monitor removes it. libvirt passes commands on to that, and marks the domain as tainted for good, so this is left to a person;
+/// and what QEMU has kept may be another client's.
+pub fn left_over(living: &Living, path: &str, alias: &str, domain: &str) -> String {
+    let listener = living.listener(path);
+    let name = listener.and_then(|process| process.name().ok()).unwrap_or_default();
+    let who = match listener {
+        Some(process) if name.starts_with("qemu") => format!("QEMU (process {})", process.pid()),
+        Some(process) => format!("process {} ({})", process.pid(), quote::value(&name)),
+        None => "a process of the pod".to_owned(),
+    };
+    let told = format!("the VM does not have the NIC, but {who} listens at its socket {}", quote::value(path));
+    if listener.is_some() && !name.starts_with("qemu") {
+        return format!("{told}: end that process, or let it listen elsewhere");
+    }
     // The alias may be the tenant's, and an operator types the commands.
     let is_plain = alias.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-    let how = match is_plain {
-        true => format!(
-            "remove it with virsh qemu-monitor-command DOMAIN --hmp 'netdev_del host{alias}' and 'chardev-remove \
-             char{alias}', or restart the VM"
-        ),
-        false => "restart the VM".to_owned(),
+    let own = listener.and_then(|process| process.option("-uuid")).map(|uuid| uuid.replace('-', ""));
+    let own = own.filter(|uuid| uuid.len() == 32 && uuid.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let monitor = format!("virsh qemu-monitor-command {} --hmp", dashed(own.as_deref().unwrap_or(domain)));
+    let commands = match is_plain {
+        true => {
+            let of_alias = [
+                format!("device_del {alias}"),
+                format!("netdev_del host{alias}"),
+                format!("chardev-remove char{alias}"),
+            ];
+            of_alias.map(|command| format!("{monitor} '{command}'")).join("; ")
+        }
+        false => format!("{monitor}, device_del, netdev_del and chardev-remove"),
     };
-    Error::try_again(format!(
-        "The VM does not have the NIC, but a process of the pod still listens at its socket {}. If libvirt ended in the \
-         middle of an attach, QEMU has kept the socket: {how}.",
-        quote::value(path)
-    ))
+    format!(
+        "{told}: QEMU keeps it where libvirt ended in the middle of an attach. Run {commands} (what is not found is gone; if another \
+         client's attach gave it another id, {monitor} 'info chardev' shows that beside the path), or restart the VM"
+    )
+}
+
+/// A UUID as virsh takes it; what stands for one if it is not known.
+fn dashed(digits: &str) -> String {
+    match [digits.get(..8), digits.get(8..12), digits.get(12..16), digits.get(16..20), digits.get(20..)] {
+        [Some(a), Some(b), Some(c), Some(d), Some(e)] if e.len() == 12 => [a, b, c, d, e].join("-"),
+        _ => "DOMAIN".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::dashed;
+
+    #[test]
+    fn a_uuid_is_told_as_virsh_takes_it() {
+        assert_eq!(dashed("11111111222233334444555555555555"), "11111111-2222-3333-4444-555555555555");
+        assert_eq!(dashed(""), "DOMAIN");
+        assert_eq!(dashed("ä"), "DOMAIN");
+    }
 }

@@ -69,8 +69,9 @@ impl Living {
     /// Returns the processes that wait for a back end at this path, as far as can be known. Each may mean a file of its own: a
     /// container has its own mounts.
     pub fn wait_at(&self, path: &str, deadline: Deadline) -> Vec<i32> {
+        let path = self.path(path);
         let waiting = self.waiting(self.everyone(), deadline).unwrap_or_default().into_iter();
-        waiting.filter(|waiting| waiting.path == path).map(|waiting| waiting.process.pid()).collect()
+        waiting.filter(|waiting| path.is(&waiting.path)).map(|waiting| waiting.process.pid()).collect()
     }
 }
 

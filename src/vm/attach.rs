@@ -4,7 +4,7 @@ use super::domain::{Description, Match};
 use super::error::Error;
 use super::interface::{Interface, Nic};
 use crate::deadline::Deadline;
-use crate::libvirt::{Client, Domain, Operation, Scope, Xml};
+use crate::libvirt::{self, Client, Domain, Operation, Scope, Xml};
 
 /// The VM that the daemon runs: the one of this name, or the only one.
 ///
@@ -128,7 +128,26 @@ pub fn misfit(
 pub fn attach(client: &mut Client, domain: &Domain, asked: &Interface, deadline: Deadline) -> Result<(), Error> {
     let document = asked.to_xml().map_err(|error| Error::Conflict(format!("the NIC cannot be described: {error}")))?;
     client.attach(domain, &document, Scope::Live, deadline).map_err(|error| match error.refusal() {
-        Some(_) => Error::Libvirt(error),
+        Some(_) => explain(client, domain, asked, error, deadline),
         None => Error::AttachOpen(error),
     })
+}
+
+/// Adds to a refused attach what the VM's description shows to be in its way by now. Another client may have plugged something
+/// since it was read before.
+fn explain(
+    client: &mut Client,
+    domain: &Domain,
+    asked: &Interface,
+    refusal: libvirt::Error,
+    deadline: Deadline,
+) -> Error {
+    let seen = match refusal.is_no_domain() || refusal.is_wrong_state() || refusal.is_busy() {
+        true => Ok(None),
+        false => describe(client, domain, deadline).and_then(|description| examine(&description, asked, true)),
+    };
+    match seen {
+        Err(why @ (Error::Conflict(_) | Error::Obstacle(_))) => Error::Explained { why: Box::new(why), refusal },
+        _ => Error::Libvirt(refusal),
+    }
 }

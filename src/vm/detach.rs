@@ -48,7 +48,7 @@ pub fn find(
 ) -> Result<Option<String>, Error> {
     match describe(client, domain, deadline) {
         Ok(description) => {
-            let nic = description.find(target.mac, target.path, target.alias);
+            let nic = description.find(target);
             Ok(nic.map(|nic| nic.alias.clone().unwrap_or_else(|| target.alias.to_owned())))
         }
         Err(Error::Libvirt(error)) if error.is_no_domain() => Ok(None),
@@ -145,9 +145,8 @@ fn ask(client: &mut Client, domain: &Domain, alias: &str, deadline: Deadline) ->
     match client.detach_alias(domain, alias, Scope::Live, deadline) {
         Ok(()) => Ok(Asked::Yes),
         Err(error) if error.is_no_domain() || error.is_wrong_state() => Ok(Asked::Gone),
-        Err(error @ libvirt::Error::Refused(_))
-            if error.is_device_missing() || error.is_unplug_pending() || error.is_busy() =>
-        {
+        // The device may be gone, or the guest may have yet to answer an earlier request: the XML tells.
+        Err(error) if error.is_internal() || error.is_device_missing() || error.is_busy() => {
             debug!("detach of {}: {error}", quote::value(alias));
             Ok(Asked::No(error.to_string()))
         }
@@ -196,12 +195,12 @@ pub fn forget_stored(
         // libvirt stores no aliases but those that users gave.
         None => client.detach_xml(domain, &by_mac(&nic.mac), Scope::Config, deadline),
     };
-    match removed {
-        // The XML is what counts.
-        Err(error) if error.is_no_domain() || error.is_wrong_state() || error.is_device_missing() => {}
-        other => other?,
+    if removed.as_ref().is_err_and(|error| error.refusal().is_none()) {
+        return Ok(removed.map(|()| false)?);
     }
+    // The XML is what counts, not the answer.
     if stored(client, domain, target, deadline)?.is_some() {
+        removed?;
         return Err(Error::StillStored { alias: target.alias.to_owned() });
     }
     info!("the NIC {} was persistent, and is so no more", quote::value(target.alias));
@@ -216,7 +215,7 @@ fn stored(client: &mut Client, domain: &Domain, target: Target<'_>, deadline: De
         Err(error) => return Err(error.into()),
     };
     let description = Description::parse(&document).map_err(Error::Description)?;
-    Ok(description.find(target.mac, target.path, target.alias).cloned())
+    Ok(description.find(target).cloned())
 }
 
 /// What names a NIC without an alias to libvirt (virDomainNetFindIdx).

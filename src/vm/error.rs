@@ -29,6 +29,13 @@ pub enum Error {
     Description(xml::Error),
     /// libvirt failed or refused.
     Libvirt(libvirt::Error),
+    /// libvirt refused, and the VM's description shows why: a [`Error::Conflict`] or [`Error::Obstacle`].
+    Explained {
+        /// Why.
+        why: Box<Error>,
+        /// What libvirt said.
+        refusal: libvirt::Error,
+    },
     /// libvirt did not answer the attach in time, or the connection was lost. The attach may still be carried out.
     AttachOpen(libvirt::Error),
     /// The guest still has the NIC at the deadline.
@@ -78,6 +85,7 @@ impl fmt::Display for Error {
             }
             Self::Description(error) => write!(f, "libvirt's description of the VM cannot be read: {error}"),
             Self::Libvirt(error) => error.fmt(f),
+            Self::Explained { why, .. } => why.fmt(f),
             Self::AttachOpen(error) => write!(f, "it is not known whether libvirt plugs the NIC: {error}"),
             Self::NotReleased { alias, last, paused } => {
                 let why = if *paused {

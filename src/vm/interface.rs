@@ -5,6 +5,7 @@ use std::fmt;
 use quick_xml::writer::Writer;
 
 use super::xml::Element;
+use crate::pod::unix_path::UnixPath;
 
 /// A vhost-user NIC as it is asked for. QEMU is the server, the data plane the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,7 +13,7 @@ pub struct Interface {
     /// MAC address, lower case with colons.
     pub mac: String,
     /// Path of the socket, as QEMU knows it.
-    pub path: String,
+    pub path: UnixPath,
     /// The device's model, as libvirt names it: "virtio", "virtio-transitional", "virtio-non-transitional".
     pub model: String,
     /// Number of queue pairs.
@@ -26,6 +27,8 @@ pub struct Interface {
     pub alias: String,
     /// Where in the guest, if it matters.
     pub address: Option<PciAddress>,
+    /// Whether the guest must be shown `VIRTIO_F_ACCESS_PLATFORM`, as one whose memory is encrypted demands.
+    pub iommu: bool,
 }
 
 /// The NIC as it is looked for.
@@ -34,7 +37,7 @@ pub struct Target<'a> {
     /// Its MAC address, if that is known.
     pub mac: Option<&'a str>,
     /// Its socket, as QEMU knows it.
-    pub path: &'a str,
+    pub path: &'a UnixPath,
     /// The alias that it should have.
     pub alias: &'a str,
 }
@@ -122,7 +125,7 @@ impl Interface {
         let mut writer = Writer::new(Vec::new());
         writer.create_element("interface").with_attribute(("type", "vhostuser")).write_inner_content(|inner| {
             inner.create_element("mac").with_attribute(("address", self.mac.as_str())).write_empty()?;
-            let source = [("type", "unix"), ("path", self.path.as_str()), ("mode", "server")];
+            let source = [("type", "unix"), ("path", &*self.path), ("mode", "server")];
             inner.create_element("source").with_attributes(source).write_empty()?;
             inner.create_element("model").with_attribute(("type", self.model.as_str())).write_empty()?;
             let numbers = [
@@ -135,6 +138,9 @@ impl Interface {
                 if let Some(number) = number {
                     driver = driver.with_attribute((name, number.to_string().as_str()));
                 }
+            }
+            if self.iommu {
+                driver = driver.with_attribute(("iommu", "on"));
             }
             driver.write_empty()?;
             inner.create_element("alias").with_attribute(("name", self.alias.as_str())).write_empty()?;
@@ -183,13 +189,6 @@ pub struct Nic {
 }
 
 impl Nic {
-    /// What tells it from the domain's other NICs; `None` of one that has no socket or no alias.
-    #[must_use]
-    pub fn target(&self) -> Option<Target<'_>> {
-        let (path, alias) = (self.path.as_deref()?, self.alias.as_deref()?);
-        Some(Target { mac: Some(&self.mac), path, alias })
-    }
-
     /// Reads an `<interface>` element.
     #[must_use]
     pub fn from_xml(interface: &Element) -> Self {
@@ -210,8 +209,14 @@ impl Nic {
 
     /// Whether this is a vhost-user NIC of that MAC and socket: then it is the same one, whatever its alias.
     #[must_use]
-    pub fn is_on(&self, mac: &str, path: &str) -> bool {
-        self.kind == "vhostuser" && self.mac == mac && self.path.as_deref() == Some(path)
+    pub fn is_on(&self, mac: &str, path: &UnixPath) -> bool {
+        self.kind == "vhostuser" && self.mac == mac && self.is_at(path)
+    }
+
+    /// Whether this is its socket.
+    #[must_use]
+    pub fn is_at(&self, path: &UnixPath) -> bool {
+        self.path.as_ref().is_some_and(|own| path.is(own))
     }
 }
 
@@ -229,6 +234,7 @@ mod tests {
             tx_queue_size: None,
             alias: "ua-pod59cc33fa39b".into(),
             address: None,
+            iommu: false,
         }
     }
 
@@ -248,6 +254,10 @@ mod tests {
         );
         assert_eq!((nic.rx_queue_size, nic.tx_queue_size), (Some(1024), None));
         assert_eq!(element.child_attribute("source", "mode"), Some("server"));
+        assert_eq!(element.child_attribute("driver", "iommu"), None);
+        asked.iommu = true;
+        let element = Element::parse(&asked.to_xml().unwrap()).unwrap();
+        assert_eq!(element.child_attribute("driver", "iommu"), Some("on"));
     }
 
     #[test]
@@ -256,12 +266,12 @@ mod tests {
         for hostile in
             ["'/><x a='", "\"/><x a=\"", "</interface><interface>", "]]>", "<!--", "&amp;&x;", "a\u{7f}ü\u{202e}"]
         {
-            asked.path = format!("/run/{hostile}");
+            asked.path = format!("/run/{hostile}").into();
             asked.mac = hostile.into();
             asked.alias = hostile.into();
             let element = Element::parse(&asked.to_xml().unwrap()).unwrap();
             let nic = Nic::from_xml(&element);
-            assert_eq!(nic.path.as_deref(), Some(asked.path.as_str()));
+            assert_eq!(nic.path.as_deref(), Some(&*asked.path));
             assert_eq!(nic.alias.as_deref(), Some(hostile));
             assert_eq!(element.all_children().len(), 6, "{hostile}");
         }

@@ -437,7 +437,7 @@ fn has_unknown_memory(domain: &Element) -> bool {
 }
 
 /// What `<qemu:commandline>` adds.
-fn qemu_arguments(domain: &Element) -> Vec<&str> {
+pub(super) fn qemu_arguments(domain: &Element) -> Vec<&str> {
     let arguments = domain.children("qemu:commandline").flat_map(|it| it.children("qemu:arg"));
     arguments.map(|argument| argument.attribute("value").unwrap_or_default()).collect()
 }

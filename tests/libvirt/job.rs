@@ -70,7 +70,7 @@ fn a_daemon_of_the_session_is_found_on_the_same_connection() {
     assert_eq!(opens.len(), 2);
     assert_eq!(double.call_names().iter().filter(|name| *name == "connect").count(), 1);
     let error = Client::open(double.connect(), Uri::System, soon()).unwrap_err();
-    assert!(error.is_wrong_uri(), "{error}");
+    assert!(error.refusal().is_some(), "{error}");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn a_guest_that_ignores_the_request_is_silence() {
     client.detach_alias(&domain, "ua-nic", Scope::Live, soon()).unwrap();
     assert!(client.next_event(soon()).unwrap().is_some());
     let error = client.detach_alias(&domain, "ua-nic", Scope::Live, soon()).unwrap_err();
-    assert!(error.is_device_missing(), "{error}");
+    assert!(error.is_internal(), "{error}");
 }
 
 #[test]
@@ -219,7 +219,7 @@ pub fn stored_nic(client: &mut Client) {
     assert!(client.domains(soon()).unwrap().contains(&domain) && !domain.is_active());
     let xml = nic("ua-nic", Path::new("/run/volumes/pod59cc33fa39b"));
     let error = client.attach(&domain, &xml, Scope::Live, soon()).unwrap_err();
-    assert!(error.is_wrong_state() && error.to_string().contains("domain is not running"), "{error}");
+    assert!(error.is_wrong_state(), "{error}");
     client.attach(&domain, &xml, Scope::Config, soon()).unwrap();
     let stored = client.xml(&domain, Xml::Persistent, soon()).unwrap();
     let begin = stored.find("    <interface").expect("the NIC is stored");

@@ -2,7 +2,8 @@
 //!
 //! VHU_LIBVIRT_SOCKET names its socket. The domains of `domains/` must have been made with `virsh create --paused` (`stored` with `virsh define`), and
 //! the directory in VHU_LIBVIRT_DIR must be the same one for QEMU. VHU_LIBVIRT_SESSION_SOCKET and VHU_LIBVIRT_SASL_SOCKET
-//! name those of a daemon that an unprivileged user runs, and of one that wants SASL.
+//! name those of a daemon that an unprivileged user runs, and of one that wants SASL. VHU_LIBVIRT_CATALOGUE is set if the daemons
+//! speak another language.
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -54,8 +55,9 @@ fn a_real_libvirtd_answers_as_the_double_does() {
 #[test]
 #[ignore = "needs a real libvirtd: run by tests/libvirt/real.sh"]
 fn a_real_libvirtd_refuses_as_the_table_says() {
-    table(&mut client(), &given("VHU_LIBVIRT_DIR"));
-    rude_table(connect());
+    let otherwise = table(&mut client(), &given("VHU_LIBVIRT_DIR")) + rude_table(connect());
+    // A catalogue need not have all of them.
+    assert_eq!(otherwise > 0, std::env::var_os("VHU_LIBVIRT_CATALOGUE").is_some());
 }
 
 #[test]
@@ -74,7 +76,7 @@ fn a_refused_open_may_be_followed_by_another() {
     let stream = UnixStream::connect(given("VHU_LIBVIRT_SESSION_SOCKET")).expect("the daemon listens");
     let error = Client::open(stream, Uri::System, soon()).unwrap_err();
     println!("{error}");
-    assert!(error.is_wrong_uri(), "{error}");
+    assert!(error.is_internal(), "{error}");
 }
 
 #[test]
@@ -118,7 +120,7 @@ fn a_device_comes_and_goes_with_its_events() {
     // The guest is paused and cannot let go before it is reset.
     assert_eq!(client.next_event(Deadline::after(Duration::from_millis(500))).unwrap(), None);
     let error = client.attach(&domain, xml, Scope::Live, soon()).unwrap_err();
-    assert!(error.is_duplicate_alias(), "{error}");
+    assert!(error.refusal().is_some(), "{error}");
     let uri = format!("qemu+unix:///system?socket={}", given("VHU_LIBVIRT_SOCKET").display());
     for verb in ["resume", "reset", "suspend"] {
         let done = Command::new("virsh").args(["-q", "-c", &uri, verb, "ns_plain"]).status().expect("virsh runs");
@@ -130,5 +132,5 @@ fn a_device_comes_and_goes_with_its_events() {
     }
     println!("heard {heard:?}");
     assert!(!client.xml(&domain, Xml::Live, soon()).unwrap().contains("ua-rng"));
-    assert!(client.detach_alias(&domain, "ua-rng", Scope::Live, soon()).unwrap_err().is_device_missing());
+    assert!(client.detach_alias(&domain, "ua-rng", Scope::Live, soon()).unwrap_err().is_internal());
 }

@@ -2,6 +2,8 @@
 # Holds the client, and the double's refusals, against a real libvirtd: starts two in namespaces of their own (root's, and
 # an unprivileged user's), makes the domains of domains/ without starting their vCPUs, runs the ignored tests of real.rs,
 # and takes it all down again. Needs root, libvirtd, virsh and qemu-system-x86_64; a minute.
+# VHU_LIBVIRT_CATALOGUE names a catalogue of libvirt's messages (a .mo file, made for this libvirt): the daemons speak that
+# language then.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -14,6 +16,12 @@ pod() { # the first process of the "pod": mounts, daemons, and reaping of what t
   mount -t proc proc /proc
   # libvirt's probe of a KVM that cannot run guests takes over a minute.
   if [ -e /dev/kvm ]; then mount --bind /dev/null /dev/kvm; fi
+  if [ -n "${VHU_LIBVIRT_CATALOGUE-}" ]; then
+    mount -t tmpfs tmpfs /usr/share/locale
+    mkdir -p /usr/share/locale/de/LC_MESSAGES
+    cp "$VHU_LIBVIRT_CATALOGUE" /usr/share/locale/de/LC_MESSAGES/libvirt.mo
+    export LC_ALL=C.UTF-8 LANGUAGE=de
+  fi
   mkdir -p /run/lock /run/session /var/lib/libvirt/qemu
   printf '%s\n' 'user = "root"' 'group = "root"' 'security_driver = "none"' 'namespaces = []' 'cgroup_controllers = []' >/etc/libvirt/qemu.conf
   printf 'auth_unix_rw = "%s"\n' "$auth" >/etc/libvirt/libvirtd.conf
@@ -22,7 +30,7 @@ pod() { # the first process of the "pod": mounts, daemons, and reaping of what t
   virtlogd -d
   libvirtd >"$dir/libvirtd.$auth.log" 2>&1 &
   if [ "$auth" = none ]; then
-    env -i PATH="$PATH" HOME=/run/session XDG_RUNTIME_DIR=/run/session setpriv --reuid=nobody --regid=nogroup --clear-groups \
+    env -i PATH="$PATH" LC_ALL="${LC_ALL-}" LANGUAGE="${LANGUAGE-}" HOME=/run/session XDG_RUNTIME_DIR=/run/session setpriv --reuid=nobody --regid=nogroup --clear-groups \
       libvirtd >"$dir/session.log" 2>&1 &
   fi
   while true; do wait -n || true; sleep 0.2; done

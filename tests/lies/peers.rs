@@ -363,7 +363,7 @@ fn untruths() -> Vec<Row> {
             "could not be unplugged again",
         )),
         lasting(told("DEL", "it was removed, and is still there", detach("pretends"), 11, "has not released")),
-        lasting(told("DEL", "the XML does not show it, and QEMU has it", detach("hides"), 11, "still listens")),
+        lasting(told("DEL", "the XML does not show it, and QEMU has it", detach("hides"), 11, "listens at its socket")),
         lasting(told("DEL", "the guest was asked, and nothing was done", detach("never"), 11, "has not released")),
     ]
 }

@@ -14,8 +14,10 @@ mod gc;
 mod hostile;
 mod identity;
 mod install;
+mod left_over;
 #[allow(dead_code, reason = "shared with other groups, which use the rest")]
 mod libvirt;
+mod mtu;
 mod multus;
 mod node;
 mod people;
@@ -26,4 +28,5 @@ mod shares;
 #[path = "../faults/signals.rs"]
 #[allow(dead_code, reason = "shared with the group tests/faults, which uses the rest")]
 mod signals;
+mod spelling;
 mod told;

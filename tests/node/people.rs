@@ -56,11 +56,12 @@ fn an_attachment_is_shown_with_what_is_there_of_it() {
     assert_eq!(double.calls().len(), calls, "nobody asks libvirt");
     let lines: Vec<&str> = told.out.lines().collect();
     assert!(told.ok && told.err.is_empty() && lines.len() == 3, "{told:?}");
-    assert_eq!(cells(lines[0]), ["POD", "NIC", "MAC", "SOCKET", "MOUNT", "VM", "DATA PLANE", "AGE"]);
+    assert_eq!(cells(lines[0]), ["POD", "NIC", "MAC", "SOCKET", "MOUNT", "VM", "DATA PLANE", "MTU", "AGE"]);
     assert_eq!(cells(lines[1])[..7], ["default/vm", "eth0", "-", "-", "ok", "-", "-"]);
+    assert_eq!(cells(lines[1])[7], "-");
     let socket = format!("{INSIDE}/net1");
     assert_eq!(cells(lines[2])[..7], ["default/vm", "net1", "00:00:00:24:65:f4", &socket, "ok", "up", "connected"]);
-    assert!(cells(lines[2])[7].ends_with('s'), "{told:?}");
+    assert!(cells(lines[2])[8].ends_with('s'), "{told:?}");
     let column = |title: &str| lines[0].find(title).unwrap();
     for (title, cell) in [("MAC", "00:"), ("SOCKET", INSIDE), ("VM", "up"), ("DATA PLANE", "connected")] {
         assert_eq!(lines[2][column(title)..].find(cell), Some(0), "{title} is not above its cells: {}", told.out);

@@ -174,26 +174,56 @@ fn an_attach_that_comes_late_fails_and_freezes_no_vm() {
     }
 }
 
-/// As a libvirt that ends between `chardev-add` and `device_add` leaves it.
+/// As a libvirt that ends after `chardev-add`, `netdev_add` or `device_add` leaves it. The message's own commands are the way out.
 #[test]
 #[ignore = "needs the lab: run tests/run"]
 fn a_socket_that_qemu_has_kept_is_told_with_the_way_out() {
     let pod = Pod::new(&[]);
     let monitor = |words: &str| lab(&["virsh", &pod.name, "qemu-monitor-command", pod.fact("DOMAIN"), "--hmp", words]);
     let path = format!("{}/net1", pod.fact("SOCKETS"));
-    monitor(&format!("chardev-add socket,id=charua-net1,path={path},server=on,wait=off"));
-    let answer = pod.add("net1");
-    assert_eq!(answer.code(), 11, "{answer:#?}");
-    let told = answer.json["msg"].as_str().unwrap();
-    assert!(told.contains("chardev-remove charua-net1") && told.contains("netdev_del hostua-net1"), "{told}");
-    let nothing = rescue(&[pod.fact("POD_UID")]);
-    assert!(nothing.ok && nothing.words.contains("No QEMU of the pod waits"), "{nothing:?}");
-    monitor("netdev_del hostua-net1");
-    monitor("chardev-remove charua-net1");
-    let nic = pod.add("net1").nic();
-    pod.ping(&nic);
-    pod.del("net1").succeeded();
-    assert_eq!(pod.leftovers(), Vec::<String>::new());
+    let steps = [
+        format!("chardev-add socket,id=charua-net1,path={path},server=on,wait=off"),
+        "netdev_add vhost-user,chardev=charua-net1,id=hostua-net1".to_owned(),
+        "device_add virtio-net-pci-non-transitional,netdev=hostua-net1,id=ua-net1,bus=pci.4,addr=0x0,mac=52:54:00:00:00:97".to_owned(),
+    ];
+    for count in 1..=steps.len() {
+        for (number, step) in steps[..count].iter().enumerate() {
+            let said = monitor(step);
+            assert!(said.is_empty() || said.starts_with("info:"), "{step}: {said}");
+            if number == 0 {
+                // It leaves the share, since the socket is in use, and OVS's port: netdev_add waits for that.
+                assert_eq!(pod.add("net1").code(), 11);
+            }
+        }
+        let answers = [pod.add("net1"), pod.del("net1")];
+        let [told, again] = answers.each_ref().map(|answer| answer.json["msg"].as_str().unwrap());
+        let listens = format!("QEMU (process {}) listens at its socket {path}", pod.process("QEMU_PID"));
+        let monitor_of_vm = format!(
+            "virsh qemu-monitor-command {} --hmp",
+            lab(&["virsh", &pod.name, "domuuid", pod.fact("DOMAIN")]).trim()
+        );
+        for (answer, told) in answers.iter().zip([told, again]) {
+            assert_eq!(answer.code(), 11, "{answer:#?}");
+            assert!(told.contains(&listens) && told.contains(&monitor_of_vm), "{told}");
+            assert!(!told.contains("stands still"), "{told}");
+        }
+        let nothing = rescue(&[pod.fact("POD_UID")]);
+        assert!(nothing.ok && nothing.words.contains("No QEMU of the pod waits"), "{nothing:?}");
+        let commands = told.split("--hmp '").skip(1).filter_map(|rest| rest.split('\'').next());
+        let commands: Vec<&str> = commands.filter(|command| *command != "info chardev").collect();
+        assert_eq!(commands, ["device_del ua-net1", "netdev_del hostua-net1", "chardev-remove charua-net1"], "{told}");
+        for command in commands {
+            monitor(command);
+            // The guest takes a moment to release a device.
+            until("QEMU removes it", || {
+                !command.starts_with("device_del") || !monitor("info network").contains(" ua-net1:")
+            });
+        }
+        let nic = pod.add("net1").nic();
+        pod.ping(&nic);
+        pod.del("net1").succeeded();
+        assert_eq!(pod.leftovers(), Vec::<String>::new());
+    }
 }
 
 #[test]

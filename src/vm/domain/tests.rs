@@ -28,6 +28,7 @@ fn asked() -> Interface {
         tx_queue_size: None,
         alias: "ua-pod1".into(),
         address: None,
+        iommu: false,
     }
 }
 
@@ -125,7 +126,7 @@ fn a_nic_to_detach_needs_two_marks() {
         (None, path, "ua-x", false),
         (Some("x"), "/x", alias, false),
     ] {
-        assert_eq!(there.find(mac, path, alias).is_some(), found, "{mac:?} {path} {alias}");
+        assert_eq!(there.find(Target { mac, path: &path.into(), alias }).is_some(), found, "{mac:?} {path} {alias}");
     }
 }
 
@@ -143,4 +144,41 @@ fn obstacles_are_seen_before_libvirt_is_asked() {
         "<domain>{SHARED}<devices><controller type='pci' index='0' model='pci-root'/></devices></domain>"
     ));
     assert_eq!(old.unwrap().obstacle(&asked()), None);
+}
+
+#[test]
+fn the_mtu_that_qemus_arguments_give_is_that_of_the_models_nics() {
+    let with = |values: &[&str]| {
+        let values: String = values.iter().map(|value| format!("<qemu:arg value='{value}'/>")).collect();
+        Description::parse(&format!("<domain><qemu:commandline>{values}</qemu:commandline></domain>")).unwrap()
+    };
+    let (ours, short) = ("virtio-non-transitional", "virtio-net-device.host_mtu=1400");
+    for (values, model, mtu) in [
+        (&[][..], ours, None),
+        (&["-global", short], ours, Some(1400)),
+        (&["-global", short], "virtio", Some(1400)),
+        (&["driver=virtio-net-device,property=host_mtu,value=1300"], ours, Some(1300)),
+        (&["virtio-net-pci-non-transitional.host_mtu=1400"], ours, Some(1400)),
+        (&["virtio-net-pci-non-transitional.host_mtu=1400"], "virtio", None),
+        (&["virtio-net-pci-transitional.host_mtu=1400"], "virtio-transitional", Some(1400)),
+        (&["virtio-net-pci.host_mtu=1400"], ours, None),
+        (&["virtio-net-pci.host_mtu=1400"], "virtio", Some(1400)),
+        (&["virtio-net-device.host_mtu=1300", short], ours, Some(1400)),
+        (&["virtio-net-device.host_mtu=x", "virtio-net-device.host_mtu="], ours, None),
+    ] {
+        assert_eq!(with(values).host_mtu(model), mtu, "{values:?} {model}");
+    }
+}
+
+#[test]
+fn an_encrypted_guest_takes_no_transitional_nic() {
+    let encrypted = domain(&format!("{SHARED}<launchSecurity type='sev'/>"), "");
+    assert!(encrypted.encrypted && encrypted.encrypted_pci);
+    assert_eq!(encrypted.obstacle(&asked()), None);
+    let transitional = Interface { model: "virtio-transitional".into(), ..asked() };
+    assert_eq!(encrypted.obstacle(&transitional), Some(Obstacle::EncryptedTransitional));
+    let plain = domain(SHARED, "");
+    assert!(!plain.encrypted && !plain.encrypted_pci);
+    let s390 = domain(&format!("{SHARED}<launchSecurity type='s390-pv'/>"), "");
+    assert!(s390.encrypted && !s390.encrypted_pci);
 }

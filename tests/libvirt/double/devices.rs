@@ -18,6 +18,7 @@ pub struct Device {
     pub mode: String,
     pub model: String,
     pub queues: String,
+    pub iommu: String,
     /// For receiving and for sending.
     pub queue_sizes: [String; 2],
     /// The PCI bus in its address.
@@ -51,6 +52,7 @@ impl Device {
             (1, "model") if is_interface => self.model = get("type"),
             (1, "driver") => {
                 (self.queues, self.queue_sizes) = (get("queues"), ["rx_queue_size", "tx_queue_size"].map(get));
+                self.iommu = get("iommu");
             }
             (1, "mtu") => self.has_mtu = true,
             (1, "source") if is_interface => (self.path, self.mode) = (get("path"), get("mode")),
@@ -73,7 +75,7 @@ impl Device {
     fn rendered(&self) -> String {
         let escape = |text: &str| quick_xml::escape::escape(text).into_owned();
         let [rx, tx] = &self.queue_sizes;
-        let driver = [("queues", &self.queues), ("rx_queue_size", rx), ("tx_queue_size", tx)];
+        let driver = [("queues", &self.queues), ("rx_queue_size", rx), ("tx_queue_size", tx), ("iommu", &self.iommu)];
         let driver = driver.iter().filter(|(_, value)| !value.is_empty());
         let driver: String = driver.map(|(name, value)| format!(" {name}='{}'", escape(value))).collect();
         format!(

@@ -47,6 +47,8 @@ struct Devices {
 pub fn run(script: Script) {
     // Without libvirtd nobody would ever end it. libvirt's own QEMU outlives libvirtd; this one is part of a test.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::Kill)).expect("prctl");
+    // By that a QEMU is known.
+    std::fs::write("/proc/self/comm", "qemu-system-x86").expect("a process may name itself");
     let monitor = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().expect("a descriptor"));
     let commands = BufReader::new(monitor.try_clone().expect("a descriptor"));
     let stop = match script.stop {

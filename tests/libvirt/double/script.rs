@@ -32,6 +32,9 @@ pub struct Script {
     pub stop: Option<Stopped>,
     /// The VM is paused while this file is there: each domain's state says so, and no guest answers.
     pub paused_while: Option<PathBuf>,
+    /// Refusals are told in another language: the number and the domain stay, the words do not.
+    #[serde(default)]
+    pub foreign: bool,
     /// The double ends when its standard input does: with whoever started it, however that one ends.
     #[serde(default)]
     pub until_eof: bool,
@@ -141,6 +144,8 @@ pub struct Attach {
     pub qemu: Qemu,
     /// What QEMU wants of a back end, where it makes the handshake.
     pub wants: Wants,
+    /// A device that another client has plugged by the time that an attach comes: its XML.
+    pub meanwhile: Option<String>,
     pub refuse: Option<Refuse>,
 }
 
@@ -174,6 +179,7 @@ impl Default for Attach {
             shows: Shows::default(),
             qemu: Qemu::default(),
             wants: Wants::default(),
+            meanwhile: None,
             refuse: None,
         }
     }

@@ -82,6 +82,7 @@ fn serve(
     };
     let (status, payload) = match result {
         Ok(out) => (0, out.0),
+        Err(refusal) if world.script.foreign => (1, refusal.in_another_language().payload()),
         Err(refusal) => (1, refusal.payload()),
     };
     let head = Head { kind: 1, status, ..head };

@@ -143,6 +143,13 @@ impl Refusal {
         Self { code, domain, message: Some(message.into()), errno: None }
     }
 
+    /// The same, as a daemon with another locale says it.
+    pub fn in_another_language(self) -> Self {
+        Self {
+            message: self.message.map(|_| "Vorgang nicht möglich: その操作は実行できません".to_owned()), ..self
+        }
+    }
+
     /// As libvirt 11.3 sends it: the format in the first string, the part after the first colon in the second.
     pub fn payload(&self) -> Vec<u8> {
         let message = self.message.as_deref();

@@ -358,6 +358,9 @@ impl World {
         self.changeable(uuid)?;
         self.job(uuid, |world| {
             world.by_uuid(uuid, |domain| allowed(domain, flags))??;
+            if let Some(device) = world.script.attach.meanwhile.as_ref() {
+                world.show(uuid, device, flags);
+            }
             if let Some(refusal) = world.ordered("attach", world.script.attach.refuse.as_ref()) {
                 return Err(refusal);
             }
@@ -392,11 +395,16 @@ impl World {
 
     /// Puts an interface into the XML that the flags name.
     fn insert(&self, uuid: [u8; 16], device: &Device, flags: i32) {
+        self.show(uuid, &device.shown(self.script.attach.shows), flags);
+    }
+
+    /// Puts a device's XML into that.
+    fn show(&self, uuid: [u8; 16], device: &str, flags: i32) {
         self.change(uuid, |domain| {
             let text = domain.text(flags);
             let at = text.find("</devices>").expect("the script's XML has devices");
             let at = text[..at].rfind('\n').map_or(at, |line| line + 1);
-            let text = [&text[..at], &device.shown(self.script.attach.shows), &text[at..]].concat();
+            let text = [&text[..at], device, &text[at..]].concat();
             *domain.text_mut(flags) = text;
         });
     }
