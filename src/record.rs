@@ -56,6 +56,10 @@ pub struct Record {
     pub volume: String,
     /// Where it is shared.
     pub socket_base_dir: PathBuf,
+    /// Whether a process of the pod is known to have had the volume mounted in this sandbox: its containers have run, so that a VM
+    /// that is missing is a failure. Earlier versions don't write it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub started: bool,
     /// The NIC, if one was plugged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nic: Option<Nic>,
@@ -366,6 +370,7 @@ impl Record {
             netns: netns.to_owned(),
             volume: volume.to_owned(),
             socket_base_dir: socket_base_dir.to_owned(),
+            started: false,
             nic: None,
             device_info: None,
             created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),

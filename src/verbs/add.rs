@@ -7,16 +7,17 @@ use crate::config::{Attach, Config};
 use crate::deadline::Deadline;
 use crate::pod::identity::PodUid;
 use crate::pod::netns::Sandbox;
+use crate::pod::volume::Volume;
 use crate::privilege::{self, Task};
 use crate::record::{Record, Store};
 use crate::share::Share;
 use crate::{quote, sys};
 
 use super::journal::Journal;
-use super::ledger::Ledger;
+use super::ledger::{self, Ledger};
 use super::plug::{Failure, Plug};
 use super::sandbox::{self, Living};
-use super::{end_soon_after, fault, prev_result, shares, undo};
+use super::{end_soon_after, fault, hypervisor, prev_result, shares, undo};
 
 /// Most characters of a pod's namespace and name that are recorded.
 const NAME_MAX: usize = 253;
@@ -120,6 +121,7 @@ impl Pod<'_> {
             return Err(moved(&before, &share));
         }
         let mut record = before.clone().unwrap_or_else(|| new_record(request, config, uid, netns));
+        record.started |= ledger::is_started(store, uid, &request.container_id);
         // Whether a failure takes it away again. One that cannot be looked at will fail to be made, too.
         let mut mounted = !share.is_mounted(&volume).unwrap_or(false);
         let mut living = None;
@@ -133,16 +135,21 @@ impl Pod<'_> {
             if !wanted {
                 return Ok(());
             }
-            // With no process there is no VM yet: the sandbox is only being created, and the share is all it can have.
             living = Living::of(uid, sandbox).map_err(|error| fault::system("listing processes", &error))?;
             journal.saw(format_args!("pod: {} processes", living.as_ref().map_or(0, |living| living.processes.len())));
-            let Some(living) = &living else { return Ok(()) };
+            let ledger = &mut Ledger { store, uid, record: &mut record };
+            let Some(living) = &living else {
+                return if ledger.record.started { Err(has_ended().into()) } else { Ok(()) };
+            };
             if !mounted {
                 // Nor will there be anything to unmount, should this fail.
                 privilege::narrow(Task::Talk);
             }
+            if self.is_being_made(living, &volume, ledger, journal)? {
+                return Ok(());
+            }
             let plug = Plug { request, config, uid, volume: &volume, share: &share, living, deadline };
-            plug.run(&mut Ledger { store, uid, record: &mut record }, journal)
+            plug.run(ledger, journal)
         };
         let outcome = attempt();
         // A NIC that is there needs its share and the record that was made before it, though a later step failed.
@@ -158,6 +165,37 @@ impl Pod<'_> {
         let socket = plugged.and_then(|nic| share.target().join(&nic.socket).into_os_string().into_string().ok());
         outcome.map(|()| socket).map_err(|failure| failure.error)
     }
+
+    /// Returns true if no container of the pod has run in the sandbox yet, so that there is no VM: the share is all that it can
+    /// have. A sandbox's own process lives from the start with cri-dockerd, and with containerd 1.7 in pods with a user namespace.
+    fn is_being_made(
+        &self,
+        living: &Living,
+        volume: &Volume,
+        ledger: &mut Ledger<'_>,
+        journal: &mut Journal,
+    ) -> Result<bool, Error> {
+        let Self { config, uid, deadline, .. } = *self;
+        if ledger.record.started {
+            return Ok(false);
+        }
+        let has_volume = living.has_volume(uid, volume, deadline);
+        if has_volume == Some(true) {
+            ledger.start()?;
+        }
+        // A VM that has no use for the volume is told so.
+        let is_made = has_volume != Some(false) || hypervisor::find(config, uid, living, deadline).is_ok();
+        journal.saw(if is_made { "containers have run" } else { "the sandbox is being made" });
+        Ok(!is_made)
+    }
+}
+
+/// Containers have run in the sandbox, and no process is left in it.
+fn has_ended() -> Error {
+    Error::try_again(
+        "No process of the pod is left in CNI_NETNS, though its containers have run there: the VM has ended, or its container is \
+         being restarted. Try again once the VM runs.",
+    )
 }
 
 /// The attachment is there, with another share than is configured now.

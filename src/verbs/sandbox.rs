@@ -11,7 +11,7 @@ use crate::dataplane::guard::End;
 use crate::deadline::Deadline;
 use crate::pod::cgroup;
 use crate::pod::identity::{self, PodUid};
-use crate::pod::mounts::Location;
+use crate::pod::mounts::{Location, Mount};
 use crate::pod::netns::{PROCESS_LIMIT, Sandbox};
 use crate::pod::process::{self, Process};
 use crate::pod::volume::Volume;
@@ -90,11 +90,14 @@ impl Living {
     /// What lives of a pod in its sandbox. `None` if nothing does.
     ///
     /// # Errors
-    /// That of listing `/proc`.
+    /// That of listing `/proc`; that a process of the pod may not be looked at, where no other lives in the sandbox.
     pub fn of(uid: &PodUid, sandbox: Sandbox) -> Result<Option<Self>, sys::Error> {
         match Self::of_cgroup(sandbox, cgroup::processes(uid)) {
             Ok(living) => Ok(Some(living)),
-            Err(sandbox) => Self::in_sandbox(sandbox),
+            Err(sandbox) => match (Self::in_sandbox(sandbox)?, hidden(uid)) {
+                (None, Some(error)) => Err(error),
+                (living, _) => Ok(living),
+            },
         }
     }
 
@@ -215,18 +218,38 @@ impl Living {
     /// Whether no VM of the pod is left: none of its processes sees the volume any more, as QEMU must to have a socket in it. A
     /// sandbox's own process does not. `false` where that cannot be known by the deadline.
     pub fn has_no_vm(&self, volume: &Volume, deadline: Deadline) -> bool {
-        let Ok(location) = volume.location() else { return false };
-        let Ok(others) = self.sandbox.processes() else { return false };
-        if others.len() >= PROCESS_LIMIT {
-            return false;
-        }
-        let mut seen = BTreeSet::new();
-        let sees = |process: &Process| match process.namespace("mnt").map(|namespace| seen.insert(namespace)) {
-            Ok(false) => false,
-            Ok(true) => process.mount_point(&location).map_or_else(|error| !error.is_absent(), |point| point.is_some()),
-            Err(error) => !error.is_absent(),
+        self.sees(volume, deadline, |_| true) == Some(false)
+    }
+
+    /// Returns true if a container of the pod has the volume mounted: it runs, and isn't the sandbox's own. `None` where that can't
+    /// be known by the deadline.
+    pub fn has_volume(&self, uid: &PodUid, volume: &Volume, deadline: Deadline) -> Option<bool> {
+        // A container that is being made, or a process of the host's, still sees what the data plane is shown.
+        let name = volume.path().file_name().unwrap_or_default();
+        self.sees(volume, deadline, |mount| !identity::is_share(&mount.point, uid, name))
+    }
+
+    /// Whether a process of the pod sees the volume through a mount that `counts`. `None` where that can't be known by the deadline.
+    /// The processes in the pod's cgroup come first, and answer in most cases.
+    fn sees(&self, volume: &Volume, deadline: Deadline, counts: impl Fn(&Mount) -> bool) -> Option<bool> {
+        let location = volume.location().ok()?;
+        let (mut looked_at, mut is_unknown) = (BTreeSet::new(), false);
+        let mut sees = |process: &Process| {
+            let found = process.namespace("mnt").and_then(|namespace| match looked_at.insert(namespace) {
+                true => process.find_mount(|mount| (mount.location() == location && counts(&mount)).then_some(())),
+                false => Ok(None),
+            });
+            is_unknown |= found.as_ref().is_err_and(|error| !error.is_absent());
+            found.is_ok_and(|found| found.is_some())
         };
-        !self.processes.iter().chain(&others).take_while(|_| !deadline.passed()).any(sees) && !deadline.passed()
+        if self.processes.iter().take_while(|_| !deadline.passed()).any(&mut sees) {
+            return Some(true);
+        }
+        let others = self.sandbox.processes().ok()?;
+        if others.iter().take_while(|_| !deadline.passed()).any(&mut sees) {
+            return Some(true);
+        }
+        (!is_unknown && !deadline.passed() && others.len() < PROCESS_LIMIT).then_some(false)
     }
 
     /// The processes in the sandbox that are not in the pod's cgroup, which takes a look at every process of the node.
@@ -238,4 +261,10 @@ impl Living {
             all
         })
     }
+}
+
+/// Why a process in the pod's cgroup can't be looked at, if there is one. So nobody knows where it lives, or what it has mounted.
+fn hidden(uid: &PodUid) -> Option<sys::Error> {
+    let errors = cgroup::processes(uid).into_iter().filter_map(|process| process.namespace("net").err());
+    errors.into_iter().find(|error| !error.is_absent())
 }

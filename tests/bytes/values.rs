@@ -19,7 +19,8 @@ use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::Domain;
 use vhostuser_hotplug::libvirt::procedures::{Call, GetState, Lookup};
 use vhostuser_hotplug::libvirt::xdr::{self, Reader, Writer};
-use vhostuser_hotplug::pod::identity::{self, PodUid};
+use vhostuser_hotplug::pod::cgroup;
+use vhostuser_hotplug::pod::identity::PodUid;
 use vhostuser_hotplug::pod::mounts::{self, Mount};
 use vhostuser_hotplug::quote;
 use vhostuser_hotplug::record::{Nic, Record};
@@ -200,7 +201,7 @@ fn a_pod_is_named_by_a_cgroup_of_either_driver_and_by_nothing_else() {
         assert!(expected.is_some());
         let slice = |pod: &str| format!("kubepods-burstable-{pod}{}.slice", uid.replace('-', "_"));
         let named =
-            |component: &str| identity::of_cgroups(&format!("1:name=systemd:/\n0::/{before}/{component}/{after}\n"));
+            |component: &str| cgroup::pod_of(&format!("1:name=systemd:/\n0::/{before}/{component}/{after}\n"), "");
         assert_eq!((named(&format!("pod{uid}")), named(&slice("pod"))), (expected.clone(), expected));
         assert_eq!((named(&format!("xpod{uid}")), named(&slice("xpod"))), (None, None));
         assert_eq!(named(&format!("pod{uid}x")), None);

@@ -199,15 +199,39 @@ pub struct Pod<'a> {
     pub pid: i32,
 }
 
+/// What the first process of a container does: mounts of its own, its volume if it has it, and nothing that the host shares.
+fn container(volume: Option<&String>) -> String {
+    let bind = volume.map_or("true".to_owned(), |volume| format!("mount --bind {volume} {INSIDE}"));
+    format!(
+        "mount --make-rprivate / && mkdir -p {INSIDE} /run/libvirt && mount -t tmpfs tmpfs /run/libvirt && \
+         {bind} && umount -R {SOCKETS} 2>/dev/null; ip link set lo up && echo ready && exec sleep infinity"
+    )
+}
+
 impl<'a> Pod<'a> {
     pub fn new(node: &'a Node) -> Self {
         let uid = new_uid();
         let volume = node.make_volume(&uid);
-        let script = format!(
-            "mount --make-rprivate / && mkdir -p {INSIDE} /run/libvirt && mount -t tmpfs tmpfs /run/libvirt && \
-             mount --bind {volume} {INSIDE} && umount -R {SOCKETS} 2>/dev/null; ip link set lo up && echo ready && exec sleep infinity"
-        );
-        let (child, machine_pid, pid) = node.unshared(&["--mount", "--net"], &script);
+        Self::start(node, uid, &["--mount", "--net"], &container(Some(&volume)))
+    }
+
+    /// A pod whose sandbox is being made by a runtime that starts the sandbox's own process first: that does not have the volume.
+    pub fn of_sandbox(node: &'a Node) -> Self {
+        let uid = new_uid();
+        node.make_volume(&uid);
+        Self::start(node, uid, &["--mount", "--net"], &container(None))
+    }
+
+    /// Starts another container in this one's sandbox, with the volume or without. What it is, is a pod of the same uid.
+    pub fn start_container(&self, with_volume: bool) -> Self {
+        let volume = format!("{KUBELET}/pods/{}/volumes/kubernetes.io~empty-dir/{VOLUME}", self.uid);
+        let script = container(with_volume.then_some(&volume));
+        let script = format!("exec nsenter --net={} sh -c '{script}'", self.netns());
+        Self::start(self.node, self.uid.clone(), &["--mount"], &script)
+    }
+
+    fn start(node: &'a Node, uid: String, namespaces: &[&str], script: &str) -> Self {
+        let (child, machine_pid, pid) = node.unshared(namespaces, script);
         Self { node, uid, child, machine_pid, pid }
     }
 
