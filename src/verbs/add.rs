@@ -1,5 +1,6 @@
 //! ADD: identify the pod, share its volume, plug the NIC, record it, reply.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::cni::{Error, Request, Socket};
@@ -179,7 +180,13 @@ impl Pod<'_> {
         if ledger.record.started {
             return Ok(false);
         }
-        let has_volume = living.has_volume(uid, volume, deadline);
+        // A VM may have a volume for each of its NICs.
+        let names: BTreeSet<String> = ledger.of_sandbox().map(|record| record.volume).collect();
+        let others = names.iter().filter(|name| volume.name() != name.as_str());
+        let others: Vec<Volume> =
+            others.filter_map(|name| Volume::open(&config.kubelet_dir, uid.as_str(), name).ok().flatten()).collect();
+        let volumes: Vec<&Volume> = others.iter().chain([volume]).collect();
+        let has_volume = living.has_a_volume(uid, &volumes, deadline);
         if has_volume == Some(true) {
             ledger.start()?;
         }

@@ -44,10 +44,15 @@ impl Ledger<'_> {
     /// Records that containers of the pod have run in this sandbox. All its records say so, since any may go first.
     pub fn start(&mut self) -> Result<(), Error> {
         self.record.started = true;
-        for record in of_sandbox(self.store, self.uid, &self.record.container_id).filter(|record| !record.started) {
+        for record in self.of_sandbox().filter(|record| !record.started) {
             self.write(&Record { started: true, ..record })?;
         }
         Ok(())
+    }
+
+    /// The records of the sandbox' attachments, this one's included.
+    pub fn of_sandbox(&self) -> impl Iterator<Item = Record> {
+        of_sandbox(self.store, self.uid, &self.record.container_id)
     }
 
     /// Records that the guest is about to be asked to release the NIC at this path, whichever sandbox of the pod plugged it.

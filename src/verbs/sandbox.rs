@@ -90,14 +90,11 @@ impl Living {
     /// What lives of a pod in its sandbox. `None` if nothing does.
     ///
     /// # Errors
-    /// That of listing `/proc`; that a process of the pod may not be looked at, where no other lives in the sandbox.
+    /// That of listing `/proc`.
     pub fn of(uid: &PodUid, sandbox: Sandbox) -> Result<Option<Self>, sys::Error> {
         match Self::of_cgroup(sandbox, cgroup::processes(uid)) {
             Ok(living) => Ok(Some(living)),
-            Err(sandbox) => match (Self::in_sandbox(sandbox)?, hidden(uid)) {
-                (None, Some(error)) => Err(error),
-                (living, _) => Ok(living),
-            },
+            Err(sandbox) => Self::in_sandbox(sandbox),
         }
     }
 
@@ -218,25 +215,28 @@ impl Living {
     /// Whether no VM of the pod is left: none of its processes sees the volume any more, as QEMU must to have a socket in it. A
     /// sandbox's own process does not. `false` where that cannot be known by the deadline.
     pub fn has_no_vm(&self, volume: &Volume, deadline: Deadline) -> bool {
-        self.sees(volume, deadline, |_| true) == Some(false)
+        self.sees(&[volume], deadline, |_| true) == Some(false)
     }
 
-    /// Returns true if a container of the pod has the volume mounted: it runs, and isn't the sandbox's own. `None` where that can't
-    /// be known by the deadline.
-    pub fn has_volume(&self, uid: &PodUid, volume: &Volume, deadline: Deadline) -> Option<bool> {
+    /// Returns true if a container of the pod has one of these volumes mounted: it runs, and isn't the sandbox's own. `None` where
+    /// that can't be known by the deadline.
+    pub fn has_a_volume(&self, uid: &PodUid, volumes: &[&Volume], deadline: Deadline) -> Option<bool> {
         // A container that is being made, or a process of the host's, still sees what the data plane is shown.
-        let name = volume.path().file_name().unwrap_or_default();
-        self.sees(volume, deadline, |mount| !identity::is_share(&mount.point, uid, name))
+        let is_share =
+            |mount: &Mount| volumes.iter().any(|volume| identity::is_share(&mount.point, uid, volume.name()));
+        self.sees(volumes, deadline, |mount| !is_share(mount))
     }
 
-    /// Whether a process of the pod sees the volume through a mount that `counts`. `None` where that can't be known by the deadline.
-    /// The processes in the pod's cgroup come first, and answer in most cases.
-    fn sees(&self, volume: &Volume, deadline: Deadline, counts: impl Fn(&Mount) -> bool) -> Option<bool> {
-        let location = volume.location().ok()?;
+    /// Whether a process of the pod sees one of these volumes through a mount that `counts`. `None` where that can't be known by the
+    /// deadline. The processes in the pod's cgroup come first, and answer in most cases.
+    fn sees(&self, volumes: &[&Volume], deadline: Deadline, counts: impl Fn(&Mount) -> bool) -> Option<bool> {
+        let locations = volumes.iter().map(|volume| volume.location()).collect::<Result<Vec<_>, _>>().ok()?;
         let (mut looked_at, mut is_unknown) = (BTreeSet::new(), false);
         let mut sees = |process: &Process| {
             let found = process.namespace("mnt").and_then(|namespace| match looked_at.insert(namespace) {
-                true => process.find_mount(|mount| (mount.location() == location && counts(&mount)).then_some(())),
+                true => {
+                    process.find_mount(|mount| (locations.contains(&mount.location()) && counts(&mount)).then_some(()))
+                }
                 false => Ok(None),
             });
             is_unknown |= found.as_ref().is_err_and(|error| !error.is_absent());
@@ -261,10 +261,4 @@ impl Living {
             all
         })
     }
-}
-
-/// Why a process in the pod's cgroup can't be looked at, if there is one. So nobody knows where it lives, or what it has mounted.
-fn hidden(uid: &PodUid) -> Option<sys::Error> {
-    let errors = cgroup::processes(uid).into_iter().filter_map(|process| process.namespace("net").err());
-    errors.into_iter().find(|error| !error.is_absent())
 }

@@ -193,17 +193,3 @@ fn a_vm_that_has_no_use_for_the_volume_is_told_so() {
     assert!(answer.text().contains("does not mount the volume"), "{answer:?}");
     assert!(node.is_clean(&sandbox.uid));
 }
-
-#[test]
-fn processes_that_cannot_be_looked_at_are_not_taken_for_none() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let group = Cgroup::new(&format!("kubepods/pod{}/1", pod.uid), pod.machine_pid());
-    let blind = ["setpriv", "--bounding-set", "-sys_ptrace"];
-    let answer = add(&pod, "net1").through(&blind).run(&node);
-    assert_eq!(answer.code(), 5, "{answer:?}");
-    assert!(answer.text().contains("EACCES"), "{answer:?}");
-    assert!(node.is_clean(&pod.uid));
-    drop(pod);
-    drop(group);
-}

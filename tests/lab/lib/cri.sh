@@ -6,6 +6,8 @@ CONTAINERD=/run/lab-containerd
 CRI_SOCKET=$CONTAINERD/containerd.sock
 # One image for pause and launcher: a registry is neither needed nor asked.
 CRI_IMAGE=localhost/lab:1
+# Whom the root of a pod with a user namespace is on the node.
+USERNS_ROOT=1000000
 # Plugins as containerd finds them: each call is written down in /run/cni-calls, then made.
 RECORDED=/opt/cni/recorded
 
@@ -35,7 +37,7 @@ cri() {
     [ "$status" = 0 ] || die "$method: gRPC status $status: $message"
 }
 
-# containerd_up [1|2]: Debian 12's own, or a later release's.
+# containerd_up [1|1.7|2]: Debian 12's own, or a later release's.
 containerd_up() {
     local name path=$PATH
     case ${1:-1} in
@@ -44,7 +46,11 @@ containerd_up() {
             [ -x "$LATER/usr/bin/containerd" ] || die "containerd 2 is not there: run 'lab packages' again"
             path=$LATER/usr/bin:$PATH
             ;;
-        *) die "containerd-up takes 1 or 2" ;;
+        1.7)
+            [ -x "$CONTAINERD_17/usr/bin/containerd" ] || die "containerd 1.7 is not there: run 'lab packages' again"
+            path=$CONTAINERD_17/usr/bin:$CONTAINERD_17/usr/sbin:$PATH
+            ;;
+        *) die "containerd-up takes 1, 1.7 or 2" ;;
     esac
     [ ! -e "$CONTAINERD/pid" ] || die "containerd is up already"
     mkdir -p "$CONTAINERD" "$RECORDED"
@@ -142,9 +148,16 @@ labels { key: "io.kubernetes.pod.namespace" value: "$NAMESPACE" }
 labels { key: "io.kubernetes.pod.uid" value: "$POD_UID" }
 linux {
   cgroup_parent: "/kubepods/burstable/pod$POD_UID"
-  security_context { namespace_options { pid: CONTAINER } }
+  $(cri_namespaces)
 }
 TEXT
+}
+
+# As kubelet asks for them, for the sandbox and for each container.
+cri_namespaces() {
+    local map="{ host_id: $USERNS_ROOT container_id: 0 length: 65536 }" userns=
+    [ "$USERNS" = no ] || userns="userns_options { mode: POD uids $map gids $map }"
+    echo "security_context { namespace_options { pid: CONTAINER $userns } }"
 }
 
 # cri_field NAME: of an answer's text, the value of this field.
@@ -174,6 +187,12 @@ cri_container() {
         user=$QEMU_UID cache=$SESSION_CAPABILITIES
     fi
     kept=$CACHE/capabilities-$LIBVIRT-$user
+    if [ "$USERNS" = yes ]; then
+        user=$USERNS_ROOT kept+=-userns
+        # Where its container says how far it is.
+        touch "$POD_LOG"
+        chown "$user:$user" "$POD" "$POD_LOG"
+    fi
     mkdir -p "$kept"
     chown "$user:$user" "$kept"
     mounts=$(
@@ -195,7 +214,7 @@ config {
   envs { key: "PATH" value: "/usr/sbin:/usr/bin:/sbin:/bin" }
   $mounts
   log_path: "pod-$NAME.cri.log"
-  linux { security_context { namespace_options { pid: CONTAINER } } }
+  linux { $(cri_namespaces) }
 }
 sandbox_config { $(cri_pod) }
 TEXT
