@@ -18,6 +18,7 @@ mod life;
 mod memory;
 mod migrate;
 mod native;
+mod order;
 mod people;
 mod plug;
 mod refuse;

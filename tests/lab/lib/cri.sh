@@ -48,7 +48,7 @@ containerd_up() {
             ;;
         1.7)
             [ -x "$CONTAINERD_17/usr/bin/containerd" ] || die "containerd 1.7 is not there: run 'lab packages' again"
-            path=$CONTAINERD_17/usr/bin:$CONTAINERD_17/usr/sbin:$PATH
+            path=$CONTAINERD_17/usr/bin:$PATH
             ;;
         *) die "containerd-up takes 1, 1.7 or 2" ;;
     esac

@@ -11,7 +11,7 @@ LIBVIRT_9=$CACHE/libvirt-9
 LATER=$CACHE/later
 # CNI 1.1.0 (GC, STATUS, plugins dropped into a network's folder) needs libcni 1.2 or later, and containerd 2.
 LATER_RELEASE=forky
-# containerd 1.7, the last that makes a pod with a user namespace in an order of its own, and a runc that can.
+# containerd 1.7 makes the sandbox of a pod with a user namespace before it calls plugins.
 CONTAINERD_17=$CACHE/containerd-1.7
 CONTAINERD_17_RELEASE=trixie
 
@@ -41,7 +41,7 @@ fetch_apart() {
     [ -x "$LATER/usr/bin/containerd" ] ||
         fetch_unpacked "$LATER" "$LATER_RELEASE" containerd golang-github-appc-cni-dev
     [ -x "$CONTAINERD_17/usr/bin/containerd" ] ||
-        fetch_unpacked "$CONTAINERD_17" "$CONTAINERD_17_RELEASE" containerd runc
+        fetch_unpacked "$CONTAINERD_17" "$CONTAINERD_17_RELEASE" containerd
     fetch_trees
 }
 
