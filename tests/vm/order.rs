@@ -28,9 +28,13 @@ fn every_containerd_makes_its_pods_and_their_vms_get_nics() {
     let mut list: Value = serde_json::from_str(include_str!("../../conflist/hotplug.conflist")).unwrap();
     list["plugins"][1]["log_level"] = json!("debug");
     // With a user namespace, containerd 1.7 has runc make the network namespace, and so the sandbox's process is first.
-    for (version, options, processes) in
-        [("1", &[][..], 0), ("1.7", &[], 0), ("1.7", &["--userns"], 1), ("2", &[], 0), ("2", &["--userns"], 0)]
-    {
+    for (version, options, processes) in [
+        ("1", &[][..], 0),
+        ("1.7", &[], 0),
+        ("1.7", &["--userns"], 1),
+        ("2", &[], 0),
+        ("2", &["--userns", "--only-sandbox"], 0),
+    ] {
         let what = format!("containerd {version} {options:?}");
         let _containerd = Containerd::start(version, &[("01-dpdk.conflist", &list.to_string())]);
         let pod = Pod::new(&[&["--cri"], options].concat());
