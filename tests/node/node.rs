@@ -224,10 +224,15 @@ impl<'a> Pod<'a> {
 
     /// Starts another container in this one's sandbox, with the volume or without. What it is, is a pod of the same uid.
     pub fn start_container(&self, with_volume: bool) -> Self {
-        let volume = format!("{KUBELET}/pods/{}/volumes/kubernetes.io~empty-dir/{VOLUME}", self.uid);
+        Self::in_netns(self.node, &self.uid, &self.netns(), with_volume)
+    }
+
+    /// The same, in a network namespace that nothing may live in yet.
+    pub fn in_netns(node: &'a Node, uid: &str, netns: &str, with_volume: bool) -> Self {
+        let volume = format!("{KUBELET}/pods/{uid}/volumes/kubernetes.io~empty-dir/{VOLUME}");
         let script = container(with_volume.then_some(&volume));
-        let script = format!("exec nsenter --net={} sh -c '{script}'", self.netns());
-        Self::start(self.node, self.uid.clone(), &["--mount"], &script)
+        let script = format!("exec nsenter --net={netns} sh -c '{script}'");
+        Self::start(node, uid.to_owned(), &["--mount"], &script)
     }
 
     fn start(node: &'a Node, uid: String, namespaces: &[&str], script: &str) -> Self {

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::cgroup::Cgroup;
 use super::dataplane::DataPlane;
+use super::identity::started;
 use super::libvirt::Double;
 use super::node::{Answer, Call, Node, Pod, STATE};
 
@@ -94,7 +95,7 @@ fn a_sandbox_whose_own_process_lives_is_being_made_until_a_container_has_the_vol
         let container_group = group(&container, "vm");
         let double = Double::start(&container, &json!({}));
         if let Some(group) = &container_group {
-            group.add(super::identity::started(double.child.id()));
+            group.add(started(double.child.id()));
         }
         let plane = DataPlane::start(&node, &container, "net1");
         nics[0].run(&node).succeeded();
@@ -123,6 +124,95 @@ fn a_sandbox_whose_own_process_lives_is_being_made_until_a_container_has_the_vol
             del.run(&node).succeeded();
         }
         assert!(node.is_clean(&sandbox.uid), "{}", node.left(&sandbox.uid));
+    }
+}
+
+/// Puts the pod's process into a cgroup, with what a libvirtd of it has started.
+fn with_double(container: &Pod<'_>, group: &Cgroup) -> Double {
+    let double = Double::start(container, &json!({}));
+    group.add(started(double.child.id()));
+    double
+}
+
+/// As recorded with cri-dockerd 0.4.0 and Docker 26.1, whose driver was cgroupfs, below a kubelet of either driver. It starts the
+/// sandbox first, names the namespace by its process, and does not say which pod it is. Neither CHECK nor GC; one DEL, while the
+/// sandbox lives.
+#[test]
+fn replayed_cri_dockerds_order() {
+    let node = Node::new();
+    for systemd in [false, true] {
+        let mut sandbox = Pod::of_sandbox(&node);
+        let of_pod = match systemd {
+            false => format!("kubepods/burstable/pod{}", sandbox.uid),
+            true => format!(
+                "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{}.slice",
+                sandbox.uid.replace('-', "_")
+            ),
+        };
+        println!("replayed, not run: cri-dockerd 0.4.0, {of_pod}/ID");
+        let own = Cgroup::new(&format!("{of_pod}/7fe1a084"), sandbox.machine_pid());
+        let args =
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=vm;K8S_POD_INFRA_CONTAINER_ID=4f3c2b1a09876543";
+        let eth0 = add(&sandbox, "eth0").args(args);
+        passed(&node, &sandbox, &eth0);
+        let container = sandbox.start_container(true);
+        let group = Cgroup::new(&format!("{of_pod}/85e41638"), container.machine_pid());
+        missed(&node, &sandbox, &add(&sandbox, "net1").args(args));
+        let double = with_double(&container, &group);
+        let plane = DataPlane::start(&node, &container, "net1");
+        add(&sandbox, "net1").args(args).run(&node).succeeded();
+        assert_eq!(double.count("attach"), 1);
+        add(&sandbox, "net1").args(args).command("DEL").run(&node).succeeded();
+        drop((plane, double, container, group));
+        eth0.command("DEL").run(&node).succeeded();
+        sandbox.die();
+        assert!(node.is_clean(&sandbox.uid), "{}", node.left(&sandbox.uid));
+        drop((sandbox, own));
+    }
+}
+
+/// As recorded with CRI-O 1.34.0, its driver cgroupfs, and no infra container (its default): the namespace is empty when the ADD
+/// comes, a CHECK follows at once, conmon is in the pod's cgroup and not in its network, and nothing lives there between two
+/// containers. With systemd the names of the cgroups are CRI-O's, by its source.
+#[test]
+fn replayed_cri_os_order() {
+    let node = Node::new();
+    for systemd in [false, true] {
+        let uid = super::node::new_uid();
+        node.make_volume(&uid);
+        let netns = node.make_netns(&uid[24..]);
+        let slice =
+            format!("kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{}.slice", uid.replace('-', "_"));
+        let path = |name: &str| match systemd {
+            false => format!("kubepods/burstable/pod{uid}/{name}"),
+            true => format!("{slice}/{name}.scope"),
+        };
+        println!("replayed, not run: CRI-O 1.34.0, {}", path("crio-ID"));
+        let eth0 = Call::new("ADD", &uid, &netns).ifname("eth0");
+        let net1 = Call::new("ADD", &uid, &netns);
+        for call in [&eth0, &eth0.clone().command("CHECK"), &net1, &net1.clone().command("CHECK")] {
+            call.run(&node).succeeded();
+        }
+        assert!(node.is_shared(&uid));
+        let (mut conmon, pid, _) = node.unshared(&["--uts"], "echo ready && exec sleep infinity");
+        let monitor = Cgroup::new(&path("crio-conmon-760fe46b"), pid);
+        net1.run(&node).succeeded();
+        let mut container = Pod::in_netns(&node, &uid, &netns, true);
+        let group = Cgroup::new(&path("crio-760fe46b"), container.machine_pid());
+        let double = with_double(&container, &group);
+        let plane = DataPlane::start(&node, &container, "net1");
+        net1.run(&node).succeeded();
+        assert_eq!(double.count("attach"), 1);
+        net1.clone().command("DEL").run(&node).succeeded();
+        drop((plane, double));
+        container.die();
+        let answer = missed(&node, &container, &net1);
+        assert!(answer.text().contains("No process of the pod is left"), "{answer:?}");
+        net1.command("DEL").run(&node).succeeded();
+        super::node::end(&mut conmon);
+        eth0.command("DEL").run(&node).succeeded();
+        assert!(node.is_clean(&uid), "{}", node.left(&uid));
+        drop((container, group, monitor));
     }
 }
 

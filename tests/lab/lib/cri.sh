@@ -209,7 +209,7 @@ cri_container() {
 pod_sandbox_id: "$CID"
 config {
   metadata { name: "compute" }
-  image { image: "$CRI_IMAGE" }
+  image { image: "$CRI_IMAGE" user_specified_image: "$CRI_IMAGE" }
   command: "/usr/bin/env" command: "LAB_DIR=$LAB_DIR" command: "$LAB_SELF" command: "--inside" command: "launcher_main" command: "$NAME"
   envs { key: "PATH" value: "/usr/sbin:/usr/bin:/sbin:/bin" }
   $mounts
