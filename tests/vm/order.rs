@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::containerd::{Containerd, sandbox};
 use super::lab::{Pod, lab};
 
-/// The calls' log lines of a pod's interface, at most this plugin's.
+/// What the plugin logged of a pod's interface.
 fn logged(pod: &Pod, ifname: &str) -> Vec<String> {
     let log = lab(&["log"]);
     let is_its = |line: &&str| {
@@ -32,7 +32,11 @@ fn every_containerd_makes_its_pods_and_their_vms_get_nics() {
         ("1", &[][..], 0),
         ("1.7", &[], 0),
         ("1.7", &["--userns"], 1),
+        // A kubelet with systemd's driver above a runtime without it.
+        ("1.7", &["--cgroup", "systemd"], 0),
+        ("1.7", &["--cgroup", "systemd", "--userns"], 1),
         ("2", &[], 0),
+        ("2", &["--cgroup", "systemd"], 0),
         ("2", &["--userns", "--only-sandbox"], 0),
     ] {
         let what = format!("containerd {version} {options:?}");
@@ -45,10 +49,11 @@ fn every_containerd_makes_its_pods_and_their_vms_get_nics() {
         assert!(!is_started(&pod, "eth0"), "{what}");
 
         if !options.contains(&"--only-sandbox") {
-            let nic = pod.call_as_kubelet("add", "net1", &json!({})).nic();
+            // Its caller does not say which pod it is.
+            let nic = pod.add("net1").nic();
             pod.ping(&nic);
             assert!(is_started(&pod, "net1") && is_started(&pod, "eth0"), "{what}: what net1 saw holds for eth0");
-            pod.call_as_kubelet("del", "net1", &json!({})).succeeded();
+            pod.del("net1").succeeded();
         }
         sandbox("StopPodSandbox", &pod);
         sandbox("RemovePodSandbox", &pod);

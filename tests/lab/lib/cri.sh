@@ -147,10 +147,25 @@ labels { key: "io.kubernetes.pod.name" value: "$NAME" }
 labels { key: "io.kubernetes.pod.namespace" value: "$NAMESPACE" }
 labels { key: "io.kubernetes.pod.uid" value: "$POD_UID" }
 linux {
-  cgroup_parent: "/kubepods/burstable/pod$POD_UID"
+  cgroup_parent: "/$(cri_cgroup)"
   $(cri_namespaces)
 }
 TEXT
+}
+
+# The pod's cgroup, as kubelet's driver names it.
+cri_cgroup() { dirname "$(cgroup_of "$CGROUP" "$POD_UID" x)"; }
+
+# cri_cgroup_note ID: of a container. containerd, told a slice, has runc take what systemd would be told for one name, below
+# runc's own cgroup or beside it.
+cri_cgroup_note() {
+    local pod
+    pod=$(cri_cgroup)
+    cgroup_note "$pod"
+    case $CGROUP in
+        systemd) cgroup_note "$(basename "$pod"):cri-containerd:$1" ;;
+        *) cgroup_note "$pod/$1" ;;
+    esac
 }
 
 # As kubelet asks for them, for the sandbox and for each container.
@@ -168,10 +183,10 @@ cri_info() { grep -o "\\\\\"$1\\\\\":[^,}]*" | head -n 1 | sed 's/.*:\(\\"\)\{0,
 
 cri_sandbox() {
     local status
-    cgroup_note "kubepods/burstable/pod$POD_UID"
+    cgroup_note "$(cri_cgroup)"
     CID=$(cri RunPodSandbox <<<"config { $(cri_pod) }" | cri_field pod_sandbox_id)
     pod_fact CID "$CID"
-    cgroup_note "kubepods/burstable/pod$POD_UID/$CID"
+    cri_cgroup_note "$CID"
     status=$(cri PodSandboxStatus <<<"pod_sandbox_id: \"$CID\" verbose: true")
     pod_fact PAUSE_PID "$(cri_info pid <<<"$status")"
     # What the dynamic networks controller takes: the path in the sandbox' OCI specification.
@@ -220,7 +235,7 @@ sandbox_config { $(cri_pod) }
 TEXT
     )
     pod_fact CONTAINER_ID "$CONTAINER_ID"
-    cgroup_note "kubepods/burstable/pod$POD_UID/$CONTAINER_ID"
+    cri_cgroup_note "$CONTAINER_ID"
     cri StartContainer <<<"container_id: \"$CONTAINER_ID\"" >/dev/null
     status=$(cri ContainerStatus <<<"container_id: \"$CONTAINER_ID\" verbose: true")
     pod_fact PID "$(cri_info pid <<<"$status")"

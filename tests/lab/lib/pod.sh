@@ -27,7 +27,8 @@ usage: lab pod NAME [OPTION...]     (NAME: lower-case letters, digits and '-')
   --libvirt 9|11|12     9.0, 11.3 (the machine's own), or 12 with QEMU 11 (default: what LAB_SET said at 'lab up')
   --session             KubeVirt >= 0.59: daemon and QEMU as uid 107, session URI, virtqemud-sock in emptyDir
                         libvirt-runtime, sockets below /run/vm/dpdk
-  --cgroup cgroupfs|systemd|none   how kubelet names the pod's cgroups (default cgroupfs)
+  --cgroup cgroupfs|systemd|none   how kubelet names the pod's cgroups (default cgroupfs); containerd's own driver is always
+                        cgroupfs
   --cri                 made by containerd, through its CRI ('lab containerd-up' first)
   --sockets PATH        where the container has the volume
   --userns              with a user namespace (with --cri, and containerd 1.7 or 2)
@@ -91,8 +92,8 @@ pod_options() {
     [ "$cells" -gt 0 ] || die "pod: --cells takes 1 or more"
     [ "${dimms:-0}" -le "$DIMM_SLOTS" ] || die "pod: --dimms takes $DIMM_SLOTS at most"
     [ -n "$libvirt" ] || default_libvirt
-    [ "$cri" = no ] || [[ "$libvirt$cgroup$pause" =~ ^1[12]cgroupfsyes$ ]] ||
-        die "pod: --cri goes with neither --libvirt 9, --cgroup nor --no-pause"
+    [ "$cri" = no ] || [[ "$libvirt$cgroup$pause" =~ ^1[12](cgroupfs|systemd)yes$ ]] ||
+        die "pod: --cri goes with neither --libvirt 9, --cgroup none nor --no-pause"
     [ "$userns$cri" != yesno ] || die "pod: --userns goes with --cri only"
     case $libvirt in
         11) ;;
