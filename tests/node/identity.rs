@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::cgroup::Cgroup;
+use super::cgroup::{Cgroup, hierarchies};
 use super::dataplane::DataPlane;
 use super::libvirt::Double;
 use super::node::{Call, Node, Pod, STATE, VOLUME};
@@ -68,13 +68,14 @@ fn cgroups(uid: &str) -> Vec<(&'static str, String)> {
 #[test]
 fn the_pod_is_known_by_its_cgroup_whatever_the_drivers() {
     let node = Node::new();
-    for at in 0..cgroups("").len() {
+    let each = hierarchies().into_iter().flat_map(|root| (0..cgroups("").len()).map(move |at| (root, at)));
+    for (root, at) in each {
         let mut pod = Pod::new(&node);
         let (what, path) = cgroups(&pod.uid).swap_remove(at);
-        println!("replayed: {what}: {path}");
+        println!("replayed, not run: {what}: {path} in {root}");
         // Without the mount's word for it: the cgroup alone must do.
         assert!(pod.command("umount").arg(super::node::INSIDE).status().unwrap().success());
-        let group = Cgroup::new(&path, pod.machine_pid());
+        let group = Cgroup::below(&[root], &path, pod.machine_pid());
         by_hand(&pod).run(&node).succeeded();
         assert!(node.is_shared(&pod.uid), "{what}: {path}");
         // A DEL with neither namespace nor args goes by the record.
@@ -91,7 +92,7 @@ fn a_vm_gets_its_nic_in_each_form_of_cgroup() {
     for at in 0..cgroups("").len() {
         let pod = Pod::new(&node);
         let (what, path) = cgroups(&pod.uid).swap_remove(at);
-        println!("replayed: {what}: {path}");
+        println!("replayed, not run: {what}: {path}");
         let group = Cgroup::new(&path, pod.machine_pid());
         let plane = DataPlane::start(&node, &pod, "net1");
         let double = Double::start(&pod, &json!({}));

@@ -229,6 +229,17 @@ fn a_lost_record_is_made_up_for_by_a_container_that_has_the_volume() {
     passed(&node, &sandbox, &add(&sandbox, "net1"));
 }
 
+#[test]
+fn what_a_failed_add_has_seen_is_remembered() {
+    let node = Node::new();
+    let sandbox = Pod::of_sandbox(&node);
+    passed(&node, &sandbox, &add(&sandbox, "net1"));
+    let mut container = sandbox.start_container(true);
+    missed(&node, &sandbox, &add(&sandbox, "net1"));
+    container.die();
+    missed(&node, &sandbox, &add(&sandbox, "net1"));
+}
+
 /// Each NIC's ADD and DEL is seen by the others of its sandbox, in whatever order they come and go.
 #[test]
 fn what_one_nic_has_seen_holds_for_the_sandbox() {
