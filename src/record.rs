@@ -56,8 +56,9 @@ pub struct Record {
     pub volume: String,
     /// Where it is shared.
     pub socket_base_dir: PathBuf,
-    /// Whether a process of the pod is known to have had the volume mounted in this sandbox: its containers have run, so that a VM
-    /// that is missing is a failure. Earlier versions don't write it.
+    /// Whether a process of the pod is known to have had the volume mounted in this sandbox: its containers have run,
+    /// so a missing VM is a failure. The first ADD that sees it sets it in every record of the sandbox. Earlier
+    /// versions don't write it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub started: bool,
     /// The NIC, if one was plugged.

@@ -1,19 +1,21 @@
-//! The cgroup of a pod: the forms of its name, where kubelet makes it, and the processes in it, found without a look at every
-//! process of the node.
+//! The cgroup of a pod: the forms of its name, where kubelet makes it, and the processes in it, found without a look at
+//! every process of the node.
 //!
-//! | who names it | as | read in |
-//! |---|---|---|
-//! | kubelet, driver cgroupfs | `[<root>/]kubepods/[burstable/\|besteffort/]pod<uid>` | kubelet, pkg/kubelet/cm/cgroup_manager_linux.go |
-//! | kubelet, driver systemd | `…/[<root>-]kubepods[-burstable\|-besteffort]-pod<uid, with _ for ->.slice`, below the slices that its name says | the same |
-//! | containerd, Docker, CRI-O below it | `<id>`, `crio-<id>`; `cri-containerd-<id>.scope`, `docker-<id>.scope`, `crio-<id>.scope` | their sources |
-//! | a runtime without systemd, below a kubelet with it | `…-pod<uid>.slice:cri-containerd:<id>`, one name, below the runtime's own cgroup | containerd, getCgroupsPath; runc, libcontainer/specconv |
+//! - kubelet with the driver cgroupfs: `[<root>/]kubepods/[burstable/|besteffort/]pod<uid>` (its
+//!   pkg/kubelet/cm/cgroup_manager_linux.go);
+//! - with the driver systemd: `[<root>-]kubepods[-burstable|-besteffort]-pod<uid, with _ for ->.slice`, below the
+//!   slices that this name says;
+//! - the runtime's cgroup for a container, below that: `<id>`, `crio-<id>`, or `cri-containerd-<id>.scope`,
+//!   `docker-<id>.scope`, `crio-<id>.scope`;
+//! - of containerd without systemd, when kubelet has it: `…-pod<uid>.slice:cri-containerd:<id>` as one name, below
+//!   runc's own cgroup or beside it (containerd, getCgroupsPath; runc, libcontainer/specconv).
 //!
-//! So the pod is named by one component, wherever that is. The other mixed pairs don't start a pod: runc and Docker with systemd refuse
-//! a path of cgroupfs, and CRI-O refuses either.
+//! So one component names the pod, wherever that is. The other mixed pairs don't start a pod: runc and Docker with
+//! systemd refuse a path of cgroupfs, and CRI-O refuses either.
 //!
-//! A cgroup that is not found where kubelet makes it may be there all the same: a runtime may keep no cgroups, kubelet may have a
-//! `cgroupRoot`, a node may be a container of another, and a libvirt that sees the host's cgroups puts its QEMUs into some outside
-//! the pod's. So nothing follows from an absence.
+//! A cgroup that is not found where kubelet makes it may be there all the same: a runtime may keep no cgroups, kubelet
+//! may have a `cgroupRoot`, a node may be a container of another, and a libvirt that sees the host's cgroups puts its
+//! QEMUs into some outside the pod's. So nothing follows from an absence.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -22,8 +24,8 @@ use super::identity::PodUid;
 use super::process::Process;
 use crate::sys;
 
-/// Where hosts have a hierarchy that holds all of a pod's processes: version 2, and of version 1 one that libvirt moves no
-/// QEMU about in (util/vircgroup.h lists the others).
+/// Where hosts have a hierarchy that holds all of a pod's processes: version 2, and of version 1 one that libvirt moves
+/// no QEMU about in (util/vircgroup.h lists the others).
 const ROOTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/pids"];
 
 /// kubelet's classes of pods; those of the class "guaranteed" have no directory of it (pkg/kubelet/cm,
@@ -39,9 +41,10 @@ const PROCESS_LIMIT: usize = 4096;
 /// Longest list of a cgroup's processes that is read, in bytes.
 const LIST_LIMIT: u64 = 64 << 10;
 
-/// Returns the pod that a process' cgroup table names: the first component of any line that does, after those that the node's first
-/// process has in the same hierarchy. The first: kubelet's own comes before whatever a pod that may write cgroups makes below it.
-/// After the node's: a node may run in a pod of another cluster, and its cgroups are below that pod's then.
+/// Returns the pod that a process' cgroup table names: the first component of any line that does, after those that the
+/// node's first process has in the same hierarchy. The first: kubelet's own comes before whatever a pod that may write
+/// cgroups makes below it. After the node's: a node may run in a pod of another cluster, and its cgroups are below that
+/// pod's then.
 #[must_use]
 pub fn pod_of(table: &str, node: &str) -> Option<PodUid> {
     let hierarchies = || node.lines().filter_map(hierarchy);
@@ -76,8 +79,8 @@ fn pod_named(component: &str) -> Option<PodUid> {
     PodUid::parse(&uid.replace('_', "-"))
 }
 
-/// The processes in a pod's cgroup, in the order of their pids; the first 4096, of the first 256 cgroups. None where the
-/// pod's cgroup is not found, or is empty.
+/// The processes in a pod's cgroup, in the order of their pids; the first 4096, of the first 256 cgroups. None where
+/// the pod's cgroup is not found, or is empty.
 #[must_use]
 pub fn processes(uid: &PodUid) -> Vec<Process> {
     // An empty one may be left by another driver, or be kubelet's alone.
@@ -180,8 +183,8 @@ mod tests {
         all
     }
 
-    /// Where a node may be: a machine, or a container of another, seen from inside or from outside; and seen from the cgroup
-    /// namespace of a pod such as Multus'.
+    /// Where a node may be: a machine, or a container of another, seen from inside or from outside; and seen from the
+    /// cgroup namespace of a pod such as Multus'.
     const NODES: [&str; 7] = [
         "",
         "/docker/9a",

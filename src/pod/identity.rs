@@ -74,8 +74,8 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The pod that the processes of a sandbox belong to, or `None` if they bear no pod's mark: each by its cgroup, which only the
-/// runtime writes; else by its mounts, for a runtime that keeps no cgroups or names them in a way that nobody knows.
+/// The pod that the processes of a sandbox belong to, or `None` if they bear no pod's mark: each by its cgroup, which
+/// only the runtime writes; else by its mounts, for a runtime that keeps no cgroups, or names them in an unknown way.
 ///
 /// # Errors
 /// [`Error::Ambiguous`] if they belong to several.
@@ -133,8 +133,8 @@ fn only(mut uids: BTreeSet<PodUid>) -> Result<Option<PodUid>, Error> {
 }
 
 /// The pod whose volume a mount shows. A tenant can name a directory of a file system of its own like kubelet's, so the
-/// mount must show the very location that the named pod's volume has on this host. A process that sees the host's mounts, or a
-/// data plane's, is of none: it has the shares of every pod.
+/// mount must show the very location that the named pod's volume has on this host. A share doesn't count: who sees the
+/// host's mounts, or a data plane's, has the shares of every pod.
 fn of_mount(mount: &Mount, kubelet_dir: &Path, volume: &str) -> Result<Option<PodUid>, sys::Error> {
     let named = || {
         let path = mount.root.to_str()?.strip_suffix(volume)?;
@@ -151,8 +151,8 @@ fn of_mount(mount: &Mount, kubelet_dir: &Path, volume: &str) -> Result<Option<Po
     Ok(real.is_ok_and(|real| real == mount.location()).then_some(uid))
 }
 
-/// Returns true if a mount point is named like the pod's share, whose last two components are the pod's uid and the volume's
-/// name: no container has its volume there.
+/// Returns true if a mount point is named like the pod's share, whose last two components are the pod's uid and the
+/// volume's name. No container has its volume at such a path.
 #[must_use]
 pub fn is_share(point: &Path, uid: &PodUid, volume: impl AsRef<Path>) -> bool {
     point.ends_with(Path::new(uid.as_str()).join(volume))

@@ -167,8 +167,9 @@ impl Pod<'_> {
         outcome.map(|()| socket).map_err(|failure| failure.error)
     }
 
-    /// Returns true if no container of the pod has run in the sandbox yet, so that there is no VM: the share is all that it can
-    /// have. A sandbox's own process lives from the start with cri-dockerd, and with containerd 1.7 in pods with a user namespace.
+    /// Returns true if no container of the pod has run in the sandbox yet, so there is no VM, and the share is all that
+    /// it can have. With cri-dockerd the sandbox's own process lives from the start, and with containerd 1.7 in a pod
+    /// with a user namespace.
     fn is_being_made(
         &self,
         living: &Living,
@@ -200,8 +201,8 @@ impl Pod<'_> {
 /// Containers have run in the sandbox, and no process is left in it.
 fn has_ended() -> Error {
     Error::try_again(
-        "No process of the pod is left in CNI_NETNS, though its containers have run there: the VM has ended, or its container is \
-         being restarted. Try again once the VM runs.",
+        "No process of the pod is left in CNI_NETNS, though its containers have run there: the VM has ended, or its \
+         container is being restarted. Try again once the VM runs.",
     )
 }
 

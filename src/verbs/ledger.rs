@@ -88,8 +88,9 @@ impl Ledger<'_> {
 }
 
 /// Returns true if containers of the pod are recorded to have run in this sandbox, by an ADD of any of its interfaces.
+/// A NIC says so too: an earlier version recorded nothing else.
 pub fn is_started(store: &Store, uid: &PodUid, container_id: &str) -> bool {
-    of_sandbox(store, uid, container_id).any(|record| record.started)
+    of_sandbox(store, uid, container_id).any(|record| record.started || record.nic.is_some())
 }
 
 fn of_sandbox(store: &Store, uid: &PodUid, container_id: &str) -> impl Iterator<Item = Record> {

@@ -218,8 +218,8 @@ impl Living {
         self.sees(&[volume], deadline, |_| true) == Some(false)
     }
 
-    /// Returns true if a container of the pod has one of these volumes mounted: it runs, and isn't the sandbox's own. `None` where
-    /// that can't be known by the deadline.
+    /// Returns true if a container of the pod has one of these volumes mounted: it runs, and isn't the sandbox's own.
+    /// `None` where that can't be known by the deadline.
     pub fn has_a_volume(&self, uid: &PodUid, volumes: &[&Volume], deadline: Deadline) -> Option<bool> {
         // A container that is being made, or a process of the host's, still sees what the data plane is shown.
         let is_share =
@@ -227,8 +227,8 @@ impl Living {
         self.sees(volumes, deadline, |mount| !is_share(mount))
     }
 
-    /// Whether a process of the pod sees one of these volumes through a mount that `counts`. `None` where that can't be known by the
-    /// deadline. The processes in the pod's cgroup come first, and answer in most cases.
+    /// Whether a process of the pod sees one of these volumes through a mount that `counts`. `None` where that can't be
+    /// known by the deadline. The processes in the pod's cgroup come first, and answer in most cases.
     fn sees(&self, volumes: &[&Volume], deadline: Deadline, counts: impl Fn(&Mount) -> bool) -> Option<bool> {
         let locations = volumes.iter().map(|volume| volume.location()).collect::<Result<Vec<_>, _>>().ok()?;
         let (mut looked_at, mut is_unknown) = (BTreeSet::new(), false);

@@ -27,8 +27,8 @@ fn the_pod_is_known_by_its_mounts() {
     assert!(node.is_clean(&pod.uid));
 }
 
-/// The cgroups that a pod's container gets from kubelet's and a runtime's drivers: the pod's form, and the container's. Replayed:
-/// of these pairs the lab runs containerd with cgroupfs for real. `src/pod/cgroup.rs` names their sources.
+/// The cgroups that a pod's container gets from kubelet's and a runtime's drivers: the pod's form, and the container's.
+/// Replayed: of these pairs the lab runs containerd with cgroupfs for real. `src/pod/cgroup.rs` names their sources.
 fn cgroups(uid: &str) -> Vec<(&'static str, String)> {
     let id = "4f3c2b1a098765434f3c2b1a098765434f3c2b1a098765434f3c2b1a09876543";
     let slice = uid.replace('-', "_");
@@ -233,8 +233,8 @@ fn a_daemon_whose_pid_may_be_anothers_by_now_is_not_spoken_to() {
     add("ENOPROTOOPT").succeeded();
 }
 
-/// Where kubelet makes its pods' cgroups: as it comes, and with a `cgroupRoot` that nobody knows, so that every process of the
-/// node is asked.
+/// Where kubelet makes its pods' cgroups: as it comes, and with a `cgroupRoot` that nobody knows, so that every process
+/// of the node is asked.
 const CGROUP_ROOTS: [&str; 2] = ["kubepods", "customs/kubepods"];
 
 #[test]

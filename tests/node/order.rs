@@ -1,5 +1,5 @@
-//! The order in which a runtime makes a pod: its sandbox' own process may live before any ADD comes, and a VM is only missed once a
-//! container of the pod has had the volume.
+//! The order in which a runtime makes a pod: its sandbox' own process may live before any ADD comes, and a VM is only
+//! missed once a container of the pod has had the volume.
 
 use serde_json::json;
 
@@ -134,9 +134,9 @@ fn with_double(container: &Pod<'_>, group: &Cgroup) -> Double {
     double
 }
 
-/// As recorded with cri-dockerd 0.4.0 and Docker 26.1, whose driver was cgroupfs, below a kubelet of either driver. It starts the
-/// sandbox first, names the namespace by its process, and does not say which pod it is. Neither CHECK nor GC; one DEL, while the
-/// sandbox lives.
+/// As recorded with cri-dockerd 0.4.0 and Docker 26.1, whose driver was cgroupfs, below a kubelet of either driver. It
+/// starts the sandbox first, names the namespace by its process, and does not say which pod it is. Neither CHECK nor
+/// GC; one DEL, while the sandbox lives.
 #[test]
 fn replayed_cri_dockerds_order() {
     let node = Node::new();
@@ -171,9 +171,9 @@ fn replayed_cri_dockerds_order() {
     }
 }
 
-/// As recorded with CRI-O 1.34.0, its driver cgroupfs, and no infra container (its default): the namespace is empty when the ADD
-/// comes, a CHECK follows at once, conmon is in the pod's cgroup and not in its network, and nothing lives there between two
-/// containers. With systemd the names of the cgroups are CRI-O's, by its source.
+/// As recorded with CRI-O 1.34.0, its driver cgroupfs, and no infra container (its default): the namespace is empty
+/// when the ADD comes, a CHECK follows at once, conmon is in the pod's cgroup and not in its network, and nothing lives
+/// there between two containers. With systemd the names of the cgroups are CRI-O's, by its source.
 #[test]
 fn replayed_cri_os_order() {
     let node = Node::new();
@@ -238,6 +238,23 @@ fn what_a_failed_add_has_seen_is_remembered() {
     missed(&node, &sandbox, &add(&sandbox, "net1"));
     container.die();
     missed(&node, &sandbox, &add(&sandbox, "net1"));
+}
+
+#[test]
+fn an_earlier_versions_record_of_a_nic_says_that_containers_have_run() {
+    let node = Node::new();
+    let sandbox = Pod::of_sandbox(&node);
+    let mut container = sandbox.start_container(true);
+    let double = Double::start(&container, &json!({}));
+    let plane = DataPlane::start(&node, &container, "net1");
+    add(&sandbox, "net1").run(&node).succeeded();
+    node.sh(&format!("sed -i 's/\"started\":true,//' {STATE}/pods/{}/*", sandbox.uid));
+    assert!(none_is_started(&node, &sandbox));
+    drop((plane, double));
+    container.die();
+    missed(&node, &sandbox, &add(&sandbox, "net2"));
+    add(&sandbox, "net1").command("DEL").run(&node).succeeded();
+    assert!(node.is_clean(&sandbox.uid), "{}", node.left(&sandbox.uid));
 }
 
 /// Each NIC's ADD and DEL is seen by the others of its sandbox, in whatever order they come and go.
