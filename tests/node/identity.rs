@@ -107,6 +107,21 @@ fn a_vm_gets_its_nic_in_each_form_of_cgroup() {
     }
 }
 
+#[test]
+fn a_cgroup_that_a_pod_makes_below_its_own_is_not_believed() {
+    let node = Node::new();
+    let victim = Pod::new(&node);
+    for (at, same_form) in (0..cgroups("").len()).flat_map(|at| [(at, true), (at, false)]) {
+        let (pod, below) = (Pod::new(&node), cgroups(&victim.uid).swap_remove(at).1);
+        let own = cgroups(&pod.uid).swap_remove(if same_form { at } else { 0 }).1;
+        let group = Cgroup::new(&format!("{own}/{below}"), pod.machine_pid());
+        by_hand(&pod).run(&node).succeeded();
+        assert!(node.is_shared(&pod.uid) && node.is_clean(&victim.uid), "{own}/{below}");
+        by_hand(&pod).command("DEL").run(&node).succeeded();
+        drop((pod, group));
+    }
+}
+
 /// A node in a pod of another cluster, whose cgroups it sees above its own.
 #[test]
 fn a_node_in_another_clusters_pod_is_not_taken_for_that() {
