@@ -4,7 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use vhostuser_hotplug::dataplane::{connected, guard};
-use vhostuser_hotplug::pod::identity::{self, PodUid};
+use vhostuser_hotplug::pod::cgroup;
+use vhostuser_hotplug::pod::identity::PodUid;
 use vhostuser_hotplug::pod::mounts::{self, Mount};
 use vhostuser_hotplug::pod::process;
 
@@ -58,7 +59,9 @@ fn mangled(path: &Path) -> Vec<u8> {
 }
 
 fn cgroups_are_read(text: &str) {
-    for uid in [PodUid::parse(text), identity::of_cgroups(text)].into_iter().flatten() {
+    for uid in
+        [PodUid::parse(text), cgroup::pod_of(text, text.lines().next().unwrap_or_default())].into_iter().flatten()
+    {
         let digits = |text: &str| text.replace(['-', '_'], "");
         assert!(digits(text).contains(&digits(uid.as_str())), "{uid}");
         // One harmless component of a path.

@@ -1,7 +1,21 @@
-//! The cgroup of a pod, where kubelet makes it, and the processes in it: found without a look at every process of the node.
+//! The cgroup of a pod: the forms of its name, where kubelet makes it, and the processes in it, found without a look at
+//! every process of the node.
 //!
-//! What is not found here may be all the same: a runtime may keep no cgroups, kubelet may have a `cgroupRoot` of its own, and
-//! a libvirt that sees the host's cgroups puts its QEMUs into some outside the pod's. So nothing follows from an absence.
+//! - kubelet with the driver cgroupfs: `[<root>/]kubepods/[burstable/|besteffort/]pod<uid>` (its
+//!   pkg/kubelet/cm/cgroup_manager_linux.go);
+//! - with the driver systemd: `[<root>-]kubepods[-burstable|-besteffort]-pod<uid, with _ for ->.slice`, below the
+//!   slices that this name says;
+//! - the runtime's cgroup for a container, below that: `<id>`, `crio-<id>`, or `cri-containerd-<id>.scope`,
+//!   `docker-<id>.scope`, `crio-<id>.scope`;
+//! - of containerd without systemd, when kubelet has it: `…-pod<uid>.slice:cri-containerd:<id>` as one name, below
+//!   runc's own cgroup or beside it (containerd, getCgroupsPath; runc, libcontainer/specconv).
+//!
+//! So one component names the pod, wherever that is. The other mixed pairs don't start a pod: runc and Docker with
+//! systemd refuse a path of cgroupfs, and CRI-O refuses either.
+//!
+//! A cgroup that is not found where kubelet makes it may be there all the same: a runtime may keep no cgroups, kubelet
+//! may have a `cgroupRoot`, a node may be a container of another, and a libvirt that sees the host's cgroups puts its
+//! QEMUs into some outside the pod's. So nothing follows from an absence.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,8 +24,8 @@ use super::identity::PodUid;
 use super::process::Process;
 use crate::sys;
 
-/// Where hosts have a hierarchy that holds all of a pod's processes: version 2, and of version 1 one that libvirt moves no
-/// QEMU about in (util/vircgroup.h lists the others).
+/// Where hosts have a hierarchy that holds all of a pod's processes: version 2, and of version 1 one that libvirt moves
+/// no QEMU about in (util/vircgroup.h lists the others).
 const ROOTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/pids"];
 
 /// kubelet's classes of pods; those of the class "guaranteed" have no directory of it (pkg/kubelet/cm,
@@ -27,12 +41,51 @@ const PROCESS_LIMIT: usize = 4096;
 /// Longest list of a cgroup's processes that is read, in bytes.
 const LIST_LIMIT: u64 = 64 << 10;
 
-/// The processes in a pod's cgroup, in the order of their pids; the first 4096, of the first 256 cgroups. None where the
-/// pod's cgroup is not found, or is empty.
+/// Returns the pod that a process' cgroup table names: the first component of any line that does, after those that the
+/// node's first process has in the same hierarchy. The first: kubelet's own comes before whatever a pod that may write
+/// cgroups makes below it. After the node's: a node may run in a pod of another cluster, and its cgroups are below that
+/// pod's then.
+#[must_use]
+pub fn pod_of(table: &str, node: &str) -> Option<PodUid> {
+    let hierarchies = || node.lines().filter_map(hierarchy);
+    table.lines().filter_map(hierarchy).find_map(|(name, path)| {
+        let of_node = hierarchies().find(|(other, _)| *other == name).map_or("", |(_, path)| path);
+        let mut above = of_node.split('/');
+        path.split('/').skip_while(|component| above.next() == Some(component)).find_map(pod_named)
+    })
+}
+
+/// The cgroup table of the node's first process.
+#[must_use]
+pub fn of_the_node() -> String {
+    Process::open(1).and_then(|first| first.cgroups()).unwrap_or_default()
+}
+
+/// A line of a cgroup table (cgroups(7)): the hierarchy's number and controllers, and the path in it.
+fn hierarchy(line: &str) -> Option<(&str, &str)> {
+    let (end, _) = line.match_indices(':').nth(1)?;
+    Some((&line[..end], &line[end + 1..]))
+}
+
+/// The pod that a component names.
+fn pod_named(component: &str) -> Option<PodUid> {
+    // What a runtime has added follows behind a colon.
+    let name = component.split(':').next()?;
+    let Some(slice) = name.strip_suffix(".slice") else {
+        return name.strip_prefix("pod").and_then(PodUid::parse);
+    };
+    // A slice's name says its ancestors, joined with dashes; so the dashes of the uid are underscores.
+    let uid = slice.rsplit('-').next()?.strip_prefix("pod")?;
+    PodUid::parse(&uid.replace('_', "-"))
+}
+
+/// The processes in a pod's cgroup, in the order of their pids; the first 4096, of the first 256 cgroups. None where
+/// the pod's cgroup is not found, or is empty.
 #[must_use]
 pub fn processes(uid: &PodUid) -> Vec<Process> {
-    let found = ROOTS.iter().flat_map(|root| directories(Path::new(root), uid)).find(|path| path.is_dir());
-    let pids = found.map_or_else(BTreeSet::new, pids);
+    // An empty one may be left by another driver, or be kubelet's alone.
+    let lists = ROOTS.iter().flat_map(|root| directories(Path::new(root), uid)).map(pids);
+    let pids = lists.into_iter().find(|pids| !pids.is_empty()).unwrap_or_default();
     pids.into_iter().take(PROCESS_LIMIT).filter_map(|pid| Process::open(pid).ok()).collect()
 }
 
@@ -70,9 +123,151 @@ fn pids(path: PathBuf) -> BTreeSet<i32> {
 mod tests {
     use super::*;
 
+    const UID: &str = "0b2fd2c3-1b3e-4c0a-8f5e-6a1d3f2e9c77";
+    const HEX: &str = "b1946ac92492d2347c6235b4d2611184";
+    const ID: &str = "4f3c2b1a098765434f3c2b1a098765434f3c2b1a098765434f3c2b1a09876543";
+
+    /// The paths that kubelet, with a driver and a root of its own, gives a pod of each class.
+    fn kubelets(uid: &str, systemd: bool, root: &[&str]) -> Vec<String> {
+        let path = |class: &str| {
+            let pod = format!("pod{uid}");
+            let own = ["kubepods", class, &pod];
+            let parts = root.iter().chain(&own).filter(|part| !part.is_empty());
+            if !systemd {
+                return parts.map(|part| format!("/{part}")).collect();
+            }
+            let (mut name, mut path) = (String::new(), String::new());
+            for part in parts {
+                name = format!("{name}{}{}", if name.is_empty() { "" } else { "-" }, part.replace('-', "_"));
+                path += &format!("/{name}.slice");
+            }
+            path
+        };
+        CLASSES.into_iter().map(path).collect()
+    }
+
+    /// What runtimes make below the path that kubelet gives, or of it.
+    fn runtimes(pod: &str) -> Vec<String> {
+        let name = pod.rsplit('/').next().unwrap();
+        let mut all = vec![
+            format!("{pod}/{ID}"),
+            format!("{pod}/crio-{ID}"),
+            format!("{pod}/kata_{ID}"),
+            // A payload that makes cgroups: systemd, or crun's own.
+            format!("{pod}/{ID}/init.scope"),
+            format!("{pod}/crio-{ID}/container"),
+        ];
+        if name.ends_with(".slice") {
+            all.extend(
+                ["cri-containerd", "crio", "docker", "libpod"].map(|prefix| format!("{pod}/{prefix}-{ID}.scope")),
+            );
+            // Such a path is relative: it is below the cgroup of whoever starts the container, or beside it.
+            for own in ["", "/system.slice", "/system.slice/containerd.service", "/docker/1f", "/init.scope"] {
+                all.extend(["cri-containerd", "crio"].map(|prefix| format!("{own}/{name}:{prefix}:{ID}")));
+            }
+        }
+        all
+    }
+
+    /// Every path below that names a pod's cgroup: with its uid.
+    fn forms() -> Vec<(&'static str, String)> {
+        let mut all = Vec::new();
+        for uid in [UID, HEX] {
+            for root in [&[][..], &["kubelet"], &["k3s"], &["my-root", "below"]] {
+                for systemd in [false, true] {
+                    let paths = kubelets(uid, systemd, root);
+                    all.extend(paths.iter().flat_map(|path| runtimes(path)).map(|path| (uid, path)));
+                }
+            }
+        }
+        all
+    }
+
+    /// Where a node may be: a machine, or a container of another, seen from inside or from outside; and seen from the
+    /// cgroup namespace of a pod such as Multus'.
+    const NODES: [&str; 7] = [
+        "",
+        "/docker/9a",
+        "/system.slice/docker-9a.scope",
+        "/user.slice/user-1000.slice/user@1000.service/k3s.scope",
+        "/../..",
+        "/kubepods/burstable/pod11111111-2222-4333-8444-555555555555/9a/docker/8b",
+        "/kubepods.slice/kubepods-pod11111111_2222_4333_8444_555555555555.slice/cri-containerd-9a.scope/docker/8b",
+    ];
+
+    #[test]
+    fn every_form_of_a_pods_cgroup_names_the_pod_on_every_node() {
+        let forms = forms();
+        assert!(forms.len() > 400, "{}", forms.len());
+        for (uid, path) in &forms {
+            for node in NODES {
+                for first in ["", "/init.scope", "/init"] {
+                    let tables = |path: &str| {
+                        [
+                            format!("0::{path}\n"),
+                            format!("12:pids:{path}\n3:memory:{path}\n1:name=systemd:{path}\n0::/\n"),
+                            format!("12:misc:/\n3:pids:{path}\n0::/"),
+                        ]
+                    };
+                    let of_node = tables(&format!("{node}{first}"));
+                    for (table, of_node) in tables(&format!("{node}{path}")).iter().zip(&of_node) {
+                        let found = pod_of(table, of_node);
+                        assert_eq!(found.as_ref().map(PodUid::as_str), Some(*uid), "{table} on {of_node}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cgroup_that_a_pod_made_below_its_own_is_not_believed() {
+        let other = UID.replace('0', "f");
+        for (uid, path) in forms() {
+            for below in kubelets(&other, false, &[]).iter().chain(&kubelets(&other, true, &[])) {
+                let table = format!("0::{path}{below}/x");
+                assert_eq!(pod_of(&table, "0::/init.scope").unwrap().as_str(), uid, "{table}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_cgroups_name_no_pod() {
+        for table in [
+            "",
+            "0::/",
+            "0::/system.slice/podman.slice",
+            "0::/podx/pod",
+            "no colons",
+            "1:a",
+            &format!("0::/{UID}"),
+            // Podman's pods, conmon, a container of no pod, the parts of a node that hold no pod.
+            &format!("0::/machine.slice/machine-libpod_pod_{HEX}{HEX}.slice/libpod-{ID}.scope"),
+            &format!("0::/libpod_parent/libpod-{ID}"),
+            &format!("0::/system.slice/crio-conmon-{ID}.scope"),
+            &format!("0::/system.slice/docker-{ID}.scope"),
+            &format!("0::/k8s.io/{ID}"),
+            "0::/kubepods.slice/kubepods-burstable.slice",
+            "0::/system.slice/containerd.service",
+        ] {
+            assert_eq!(pod_of(table, "0::/init.scope\n"), None, "{table}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_above_the_nodes_first_process_is_left_out() {
+        let table = format!("0::/kubepods/pod{UID}/x\n");
+        for node in ["", "0::/", "0::/init.scope\n", "0::/kubepods/burstable/y\n", "3:pids:/kubepods/pod/x\n"] {
+            assert_eq!(pod_of(&table, node).unwrap().as_str(), UID, "{node}");
+        }
+        // As a process of the machine sees the node's: of the pod that the node runs in.
+        assert_eq!(pod_of(&table, &format!("0::/kubepods/pod{UID}/x/init.scope\n")), None);
+        // Another hierarchy's path says nothing.
+        assert_eq!(pod_of(&table, &format!("3:pids:/kubepods/pod{UID}/x\n")).unwrap().as_str(), UID);
+    }
+
     #[test]
     fn a_pods_cgroup_is_looked_for_where_both_drivers_make_it() {
-        let uid = PodUid::parse("0b2fd2c3-1b3e-4c0a-8f5e-6a1d3f2e9c77").unwrap();
+        let uid = PodUid::parse(UID).unwrap();
         let found: Vec<_> = directories(Path::new("/c"), &uid).map(|path| path.display().to_string()).collect();
         let (uid, slice) = (uid.as_str(), uid.as_str().replace('-', "_"));
         let expected = [

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
+use std::sync::LazyLock;
 
+use super::cgroup;
 use super::mounts::Mount;
 use super::process::{self, Process};
 use super::volume::{self, Volume};
@@ -72,22 +74,25 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The pod that the processes of a sandbox belong to, or `None` if they bear no pod's mark: by their cgroups, which only
-/// the runtime writes; else by their mounts, for a runtime that keeps no cgroups.
+/// The pod that the processes of a sandbox belong to, or `None` if they bear no pod's mark: each by its cgroup, which
+/// only the runtime writes; else by its mounts, for a runtime that keeps no cgroups, or names them in an unknown way.
 ///
 /// # Errors
 /// [`Error::Ambiguous`] if they belong to several.
 pub fn of_processes(processes: &[Process], kubelet_dir: &Path, volume: &str) -> Result<Option<PodUid>, Error> {
-    let by_cgroup: BTreeSet<PodUid> = processes.iter().filter_map(of_process).collect();
-    if !by_cgroup.is_empty() {
-        return only(by_cgroup);
+    let mut found = BTreeSet::new();
+    let mut unmarked = Vec::new();
+    for process in processes {
+        match of_process(process) {
+            Some(uid) => drop(found.insert(uid)),
+            None => unmarked.push(process),
+        }
     }
-    let mut by_mount = BTreeSet::new();
-    for process in process::of_each_container(processes) {
+    for process in process::of_each_container(unmarked) {
         let mut fault = None;
         let note = |mount: Mount| match of_mount(&mount, kubelet_dir, volume) {
             Ok(uid) => {
-                by_mount.extend(uid);
+                found.extend(uid);
                 None
             }
             Err(error) => {
@@ -101,13 +106,14 @@ pub fn of_processes(processes: &[Process], kubelet_dir: &Path, volume: &str) -> 
             return Err(fault.into());
         }
     }
-    only(by_mount)
+    only(found)
 }
 
 /// The pod that a process' cgroups name.
 #[must_use]
 pub fn of_process(process: &Process) -> Option<PodUid> {
-    of_cgroups(&process.cgroups().ok()?)
+    static NODE: LazyLock<String> = LazyLock::new(cgroup::of_the_node);
+    cgroup::pod_of(&process.cgroups().ok()?, &NODE)
 }
 
 /// The processes of a pod, by their cgroups: for a call that comes without a network namespace.
@@ -126,33 +132,16 @@ fn only(mut uids: BTreeSet<PodUid>) -> Result<Option<PodUid>, Error> {
     Ok(uids.pop_first())
 }
 
-/// The pod that the text of a cgroup table names: the first component of any line that does. The first: kubelet's own comes
-/// before whatever a pod that may write cgroups makes below it.
-#[must_use]
-pub fn of_cgroups(table: &str) -> Option<PodUid> {
-    table.lines().filter_map(|line| line.splitn(3, ':').nth(2)).find_map(|path| path.split('/').find_map(of_component))
-}
-
-/// `pod<uid>` (cgroupfs driver), or `[kubepods-[besteffort-|burstable-]]pod<uid with _>.slice` (systemd driver).
-fn of_component(component: &str) -> Option<PodUid> {
-    if let Some(uid) = component.strip_prefix("pod").and_then(PodUid::parse) {
-        return Some(uid);
-    }
-    let slice = component.strip_suffix(".slice")?;
-    // A slice's name tells its ancestors, joined with dashes; so the dashes of the uid are underscores.
-    let uid = slice.rsplit('-').next()?.strip_prefix("pod")?;
-    PodUid::parse(&uid.replace('_', "-"))
-}
-
 /// The pod whose volume a mount shows. A tenant can name a directory of a file system of its own like kubelet's, so the
-/// mount must show the very location that the named pod's volume has on this host.
+/// mount must show the very location that the named pod's volume has on this host. A share doesn't count: who sees the
+/// host's mounts, or a data plane's, has the shares of every pod.
 fn of_mount(mount: &Mount, kubelet_dir: &Path, volume: &str) -> Result<Option<PodUid>, sys::Error> {
     let named = || {
         let path = mount.root.to_str()?.strip_suffix(volume)?;
         let pod = path.strip_suffix("/volumes/kubernetes.io~empty-dir/")?;
         PodUid::parse(pod.rsplit('/').next()?)
     };
-    let Some(uid) = named() else { return Ok(None) };
+    let Some(uid) = named().filter(|uid| !is_share(&mount.point, uid, volume)) else { return Ok(None) };
     let real = match Volume::open(kubelet_dir, uid.as_str(), volume) {
         Ok(Some(real)) => real.location(),
         // It may be one of ours, and nothing can be done for it here.
@@ -160,6 +149,13 @@ fn of_mount(mount: &Mount, kubelet_dir: &Path, volume: &str) -> Result<Option<Po
         _ => return Ok(None),
     };
     Ok(real.is_ok_and(|real| real == mount.location()).then_some(uid))
+}
+
+/// Returns true if a mount point is named like the pod's share, whose last two components are the pod's uid and the
+/// volume's name. No container has its volume at such a path.
+#[must_use]
+pub fn is_share(point: &Path, uid: &PodUid, volume: impl AsRef<Path>) -> bool {
+    point.ends_with(Path::new(uid.as_str()).join(volume))
 }
 
 #[cfg(test)]
@@ -179,43 +175,6 @@ mod tests {
             ["", ".", "..", "../../etc", &UID.replace('-', "/"), &UID.replace('0', "g"), &HEX.replace('b', "_"), &long]
         {
             assert_eq!(PodUid::parse(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn both_drivers_and_both_cgroup_versions_name_the_pod() {
-        let systemd = UID.replace('-', "_");
-        for (uid, table) in [
-            (UID, format!("0::/kubepods/burstable/pod{UID}/4f3c2b1a\n")),
-            (UID, format!("0::/kubepods/pod{UID}/4f3c2b1a")),
-            (UID, format!("12:pids:/\n3:memory:/kubepods/besteffort/pod{UID}/aa\n1:name=systemd:/\n0::/\n")),
-            (
-                UID,
-                format!(
-                    "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{systemd}.slice/cri-containerd-1.scope"
-                ),
-            ),
-            (UID, format!("0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{systemd}.slice/crio-1.scope")),
-            (HEX, format!("0::/kubepods/burstable/pod{HEX}/x")),
-            (HEX, format!("0::/kubepods.slice/kubepods-pod{HEX}.slice/x.scope")),
-        ] {
-            assert_eq!(of_cgroups(&table).unwrap().as_str(), uid, "{table}");
-        }
-    }
-
-    #[test]
-    fn a_cgroup_that_a_pod_made_below_its_own_is_not_believed() {
-        let other = UID.replace('0', "f");
-        let table = format!("0::/kubepods/pod{UID}/ctr/kubepods/pod{other}/x");
-        assert_eq!(of_cgroups(&table).unwrap().as_str(), UID);
-    }
-
-    #[test]
-    fn other_cgroups_name_no_pod() {
-        for table in
-            ["", "0::/", "0::/system.slice/podman.slice", "0::/podx/pod", "no colons", "1:a", &format!("0::/{UID}")]
-        {
-            assert_eq!(of_cgroups(table), None, "{table}");
         }
     }
 }

@@ -158,12 +158,11 @@ impl Process {
 }
 
 /// One process of each container, told by its mount namespace: the first of them, for the first 64 containers.
-pub fn of_each_container(processes: &[Process]) -> impl Iterator<Item = &Process> {
+pub fn of_each_container<'a>(processes: impl IntoIterator<Item = &'a Process>) -> impl Iterator<Item = &'a Process> {
     let mut seen = BTreeSet::new();
     // One that has ended meanwhile is of none.
-    let first =
-        processes.iter().filter(move |process| process.namespace("mnt").is_ok_and(|object| seen.insert(object)));
-    first.take(CONTAINER_LIMIT)
+    let is_first = move |process: &&Process| process.namespace("mnt").is_ok_and(|object| seen.insert(object));
+    processes.into_iter().filter(is_first).take(CONTAINER_LIMIT)
 }
 
 /// The unix sockets of this process' own network namespace, normally the host's.

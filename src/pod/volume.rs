@@ -1,6 +1,7 @@
 //! The pod's emptyDir on the host: a handle on it, and what lies in it.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -115,6 +116,12 @@ impl Volume {
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &OsStr {
+        self.path.file_name().unwrap_or_default()
     }
 
     /// The path on the host, for messages.

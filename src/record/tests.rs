@@ -20,6 +20,7 @@ fn record(container_id: &str, ifname: &str) -> Record {
         netns: "/run/netns/x".into(),
         volume: "vhostuser-sockets".into(),
         socket_base_dir: "/run/x".into(),
+        started: false,
         nic: None,
         device_info: None,
         created: 1,
@@ -61,6 +62,19 @@ fn what_cannot_be_read_does_not_block() {
         "{all:?}"
     );
     std::fs::remove_dir_all(store.root).unwrap();
+}
+
+#[test]
+fn a_record_of_an_earlier_version_is_read_and_one_of_a_later_keeps_its_form() {
+    let text = |record: &Record| serde_json::to_string(record).unwrap();
+    let (fresh, started) = (record("c1", "net1"), Record { started: true, ..record("c1", "net1") });
+    assert!(!text(&fresh).contains("started"), "as an earlier version writes it");
+    for record in [fresh, started] {
+        assert_eq!(record.format, 1, "an earlier version reads it");
+        assert_eq!(Record::parse(text(&record).as_bytes()), Ok(record));
+    }
+    let later = text(&record("c1", "net1")).replacen('{', r#"{"of a later version":[1],"#, 1);
+    assert_eq!(Record::parse(later.as_bytes()), Ok(record("c1", "net1")));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! ADD: identify the pod, share its volume, plug the NIC, record it, reply.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::cni::{Error, Request, Socket};
@@ -7,16 +8,17 @@ use crate::config::{Attach, Config};
 use crate::deadline::Deadline;
 use crate::pod::identity::PodUid;
 use crate::pod::netns::Sandbox;
+use crate::pod::volume::Volume;
 use crate::privilege::{self, Task};
 use crate::record::{Record, Store};
 use crate::share::Share;
 use crate::{quote, sys};
 
 use super::journal::Journal;
-use super::ledger::Ledger;
+use super::ledger::{self, Ledger};
 use super::plug::{Failure, Plug};
 use super::sandbox::{self, Living};
-use super::{end_soon_after, fault, prev_result, shares, undo};
+use super::{end_soon_after, fault, hypervisor, prev_result, shares, undo};
 
 /// Most characters of a pod's namespace and name that are recorded.
 const NAME_MAX: usize = 253;
@@ -120,6 +122,7 @@ impl Pod<'_> {
             return Err(moved(&before, &share));
         }
         let mut record = before.clone().unwrap_or_else(|| new_record(request, config, uid, netns));
+        record.started |= ledger::is_started(store, uid, &request.container_id);
         // Whether a failure takes it away again. One that cannot be looked at will fail to be made, too.
         let mut mounted = !share.is_mounted(&volume).unwrap_or(false);
         let mut living = None;
@@ -133,16 +136,21 @@ impl Pod<'_> {
             if !wanted {
                 return Ok(());
             }
-            // With no process there is no VM yet: the sandbox is only being created, and the share is all it can have.
             living = Living::of(uid, sandbox).map_err(|error| fault::system("listing processes", &error))?;
             journal.saw(format_args!("pod: {} processes", living.as_ref().map_or(0, |living| living.processes.len())));
-            let Some(living) = &living else { return Ok(()) };
+            let ledger = &mut Ledger { store, uid, record: &mut record };
+            let Some(living) = &living else {
+                return if ledger.record.started { Err(has_ended().into()) } else { Ok(()) };
+            };
             if !mounted {
                 // Nor will there be anything to unmount, should this fail.
                 privilege::narrow(Task::Talk);
             }
+            if self.is_being_made(living, &volume, ledger, journal)? {
+                return Ok(());
+            }
             let plug = Plug { request, config, uid, volume: &volume, share: &share, living, deadline };
-            plug.run(&mut Ledger { store, uid, record: &mut record }, journal)
+            plug.run(ledger, journal)
         };
         let outcome = attempt();
         // A NIC that is there needs its share and the record that was made before it, though a later step failed.
@@ -158,6 +166,44 @@ impl Pod<'_> {
         let socket = plugged.and_then(|nic| share.target().join(&nic.socket).into_os_string().into_string().ok());
         outcome.map(|()| socket).map_err(|failure| failure.error)
     }
+
+    /// Returns true if no container of the pod has run in the sandbox yet, so there is no VM, and the share is all that
+    /// it can have. With cri-dockerd the sandbox's own process lives from the start, and with containerd 1.7 in a pod
+    /// with a user namespace.
+    fn is_being_made(
+        &self,
+        living: &Living,
+        volume: &Volume,
+        ledger: &mut Ledger<'_>,
+        journal: &mut Journal,
+    ) -> Result<bool, Error> {
+        let Self { config, uid, deadline, .. } = *self;
+        if ledger.record.started {
+            return Ok(false);
+        }
+        // A VM may have a volume for each of its NICs.
+        let names: BTreeSet<String> = ledger.of_sandbox().map(|record| record.volume).collect();
+        let others = names.iter().filter(|name| volume.name() != name.as_str());
+        let others: Vec<Volume> =
+            others.filter_map(|name| Volume::open(&config.kubelet_dir, uid.as_str(), name).ok().flatten()).collect();
+        let volumes: Vec<&Volume> = others.iter().chain([volume]).collect();
+        let has_volume = living.has_a_volume(uid, &volumes, deadline);
+        if has_volume == Some(true) {
+            ledger.start()?;
+        }
+        // A VM that has no use for the volume is told so.
+        let is_made = has_volume != Some(false) || hypervisor::find(config, uid, living, deadline).is_ok();
+        journal.saw(if is_made { "containers have run" } else { "the sandbox is being made" });
+        Ok(!is_made)
+    }
+}
+
+/// Containers have run in the sandbox, and no process is left in it.
+fn has_ended() -> Error {
+    Error::try_again(
+        "No process of the pod is left in CNI_NETNS, though its containers have run there: the VM has ended, or its \
+         container is being restarted. Try again once the VM runs.",
+    )
 }
 
 /// The attachment is there, with another share than is configured now.

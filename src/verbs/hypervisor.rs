@@ -4,7 +4,7 @@ use crate::cni::Error;
 use crate::config::{Config, LibvirtUri};
 use crate::deadline::Deadline;
 use crate::libvirt::{self, Access, Client, Uri};
-use crate::pod::daemon::{self, Search};
+use crate::pod::daemon::{self, Daemon, Search};
 use crate::pod::identity::PodUid;
 use crate::pod::process::Process;
 
@@ -42,6 +42,12 @@ impl Unreached {
     }
 }
 
+/// Connects to the pod's own daemon.
+pub fn find(config: &Config, uid: &PodUid, living: &Living, deadline: Deadline) -> Result<Daemon, daemon::Error> {
+    let (kubelet_dir, sandbox, sockets) = (&config.kubelet_dir, &living.sandbox, &config.libvirt_sockets);
+    Search { kubelet_dir, uid, sandbox, sockets }.connect(&living.processes, deadline)
+}
+
 impl Hypervisor {
     /// Finds the pod's daemon, makes sure that it is the pod's, and opens it.
     pub fn reach(
@@ -51,13 +57,7 @@ impl Hypervisor {
         access: Access,
         deadline: Deadline,
     ) -> Result<Self, Unreached> {
-        let search = Search {
-            kubelet_dir: &config.kubelet_dir,
-            uid,
-            sandbox: &living.sandbox,
-            sockets: &config.libvirt_sockets,
-        };
-        let daemon = search.connect(&living.processes, deadline).map_err(Unreached::Daemon)?;
+        let daemon = find(config, uid, living, deadline).map_err(Unreached::Daemon)?;
         let uris: &[Uri] = match config.libvirt_uri {
             LibvirtUri::Auto => &[Uri::System, Uri::Session],
             LibvirtUri::System => &[Uri::System],

@@ -41,6 +41,20 @@ impl Ledger<'_> {
         self.write(self.record)
     }
 
+    /// Records that containers of the pod have run in this sandbox. All its records say so, since any may go first.
+    pub fn start(&mut self) -> Result<(), Error> {
+        self.record.started = true;
+        for record in self.of_sandbox().filter(|record| !record.started) {
+            self.write(&Record { started: true, ..record })?;
+        }
+        Ok(())
+    }
+
+    /// The records of the sandbox' attachments, this one's included.
+    pub fn of_sandbox(&self) -> impl Iterator<Item = Record> {
+        of_sandbox(self.store, self.uid, &self.record.container_id)
+    }
+
     /// Records that the guest is about to be asked to release the NIC at this path, whichever sandbox of the pod plugged it.
     pub fn leaving(&mut self, path: &str) -> Result<(), Error> {
         record_removal(self.store, self.uid, path)?;
@@ -71,6 +85,16 @@ impl Ledger<'_> {
     fn write(&self, record: &Record) -> Result<(), Error> {
         self.store.write(self.uid, record).map_err(|error| fault::record(&error))
     }
+}
+
+/// Returns true if containers of the pod are recorded to have run in this sandbox, by an ADD of any of its interfaces.
+/// A NIC says so too: an earlier version recorded nothing else.
+pub fn is_started(store: &Store, uid: &PodUid, container_id: &str) -> bool {
+    of_sandbox(store, uid, container_id).any(|record| record.started || record.nic.is_some())
+}
+
+fn of_sandbox(store: &Store, uid: &PodUid, container_id: &str) -> impl Iterator<Item = Record> {
+    store.of_pod(uid).into_iter().filter(move |record| record.container_id == container_id)
 }
 
 /// Records that the guest is about to be asked to release the NIC at this path, in every record of the pod that has it.

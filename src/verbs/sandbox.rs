@@ -11,7 +11,7 @@ use crate::dataplane::guard::End;
 use crate::deadline::Deadline;
 use crate::pod::cgroup;
 use crate::pod::identity::{self, PodUid};
-use crate::pod::mounts::Location;
+use crate::pod::mounts::{Location, Mount};
 use crate::pod::netns::{PROCESS_LIMIT, Sandbox};
 use crate::pod::process::{self, Process};
 use crate::pod::unix_path::{UnixPath, Views};
@@ -237,18 +237,41 @@ impl Living {
     /// Whether no VM of the pod is left: none of its processes sees the volume any more, as QEMU must to have a socket in it. A
     /// sandbox's own process does not. `false` where that cannot be known by the deadline.
     pub fn has_no_vm(&self, volume: &Volume, deadline: Deadline) -> bool {
-        let Ok(location) = volume.location() else { return false };
-        let Ok(others) = self.sandbox.processes() else { return false };
-        if others.len() >= PROCESS_LIMIT {
-            return false;
-        }
-        let mut seen = BTreeSet::new();
-        let sees = |process: &Process| match process.namespace("mnt").map(|namespace| seen.insert(namespace)) {
-            Ok(false) => false,
-            Ok(true) => process.mount_point(&location).map_or_else(|error| !error.is_absent(), |point| point.is_some()),
-            Err(error) => !error.is_absent(),
+        self.sees(&[volume], deadline, |_| true) == Some(false)
+    }
+
+    /// Returns true if a container of the pod has one of these volumes mounted: it runs, and isn't the sandbox's own.
+    /// `None` where that can't be known by the deadline.
+    pub fn has_a_volume(&self, uid: &PodUid, volumes: &[&Volume], deadline: Deadline) -> Option<bool> {
+        // A container that is being made, or a process of the host's, still sees what the data plane is shown.
+        let is_share =
+            |mount: &Mount| volumes.iter().any(|volume| identity::is_share(&mount.point, uid, volume.name()));
+        self.sees(volumes, deadline, |mount| !is_share(mount))
+    }
+
+    /// Whether a process of the pod sees one of these volumes through a mount that `counts`. `None` where that can't be
+    /// known by the deadline. The processes in the pod's cgroup come first, and answer in most cases.
+    fn sees(&self, volumes: &[&Volume], deadline: Deadline, counts: impl Fn(&Mount) -> bool) -> Option<bool> {
+        let locations = volumes.iter().map(|volume| volume.location()).collect::<Result<Vec<_>, _>>().ok()?;
+        let (mut looked_at, mut is_unknown) = (BTreeSet::new(), false);
+        let mut sees = |process: &Process| {
+            let found = process.namespace("mnt").and_then(|namespace| match looked_at.insert(namespace) {
+                true => {
+                    process.find_mount(|mount| (locations.contains(&mount.location()) && counts(&mount)).then_some(()))
+                }
+                false => Ok(None),
+            });
+            is_unknown |= found.as_ref().is_err_and(|error| !error.is_absent());
+            found.is_ok_and(|found| found.is_some())
         };
-        !self.processes.iter().chain(&others).take_while(|_| !deadline.passed()).any(sees) && !deadline.passed()
+        if self.processes.iter().take_while(|_| !deadline.passed()).any(&mut sees) {
+            return Some(true);
+        }
+        let others = self.sandbox.processes().ok()?;
+        if others.iter().take_while(|_| !deadline.passed()).any(&mut sees) {
+            return Some(true);
+        }
+        (!is_unknown && !deadline.passed() && others.len() < PROCESS_LIMIT).then_some(false)
     }
 
     /// The processes in the sandbox that are not in the pod's cgroup, which takes a look at every process of the node.

@@ -55,6 +55,7 @@ pub fn restore(
     (uid, living): (&PodUid, Option<&Living>),
 ) -> Result<(), Error> {
     if let Some(mut before) = before {
+        before.started |= now.started;
         // What the guest was asked meanwhile is not taken back.
         let is_leaving = |nic: &Nic| now.nic.as_ref().is_some_and(|now| now.detaching && now.path == nic.path);
         before.nic.iter_mut().filter(|nic| is_leaving(nic)).for_each(|nic| nic.detaching = true);

@@ -8,7 +8,7 @@ use vhostuser_hotplug::cni::{Args, Command, NetConf, Version};
 use vhostuser_hotplug::dataplane::connected;
 use vhostuser_hotplug::libvirt::error::Refusal;
 use vhostuser_hotplug::libvirt::xdr::{Reader, STRING_MAX, Writer};
-use vhostuser_hotplug::pod::{identity, mounts};
+use vhostuser_hotplug::pod::{cgroup, mounts};
 use vhostuser_hotplug::vm::domain::Description;
 
 /// What stdin may have (`cni::serve`).
@@ -82,7 +82,7 @@ fn a_process() {
     for part in ["0::/", "/pod", "-", "\n"] {
         // As much as is read of a cgroup table (`pod::process`).
         let table = many(part, 64 << 10);
-        in_time(part, || assert_eq!(identity::of_cgroups(&table), None));
+        in_time(part, || assert_eq!(cgroup::pod_of(&table, &table), None));
     }
 }
 

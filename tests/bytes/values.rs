@@ -19,7 +19,8 @@ use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::Domain;
 use vhostuser_hotplug::libvirt::procedures::{Call, GetState, Lookup};
 use vhostuser_hotplug::libvirt::xdr::{self, Reader, Writer};
-use vhostuser_hotplug::pod::identity::{self, PodUid};
+use vhostuser_hotplug::pod::cgroup;
+use vhostuser_hotplug::pod::identity::PodUid;
 use vhostuser_hotplug::pod::mounts::{self, Mount};
 use vhostuser_hotplug::quote;
 use vhostuser_hotplug::record::{Nic, Record};
@@ -200,9 +201,18 @@ fn a_pod_is_named_by_a_cgroup_of_either_driver_and_by_nothing_else() {
         let expected = PodUid::parse(&uid);
         assert!(expected.is_some());
         let slice = |pod: &str| format!("kubepods-burstable-{pod}{}.slice", uid.replace('-', "_"));
-        let named =
-            |component: &str| identity::of_cgroups(&format!("1:name=systemd:/\n0::/{before}/{component}/{after}\n"));
-        assert_eq!((named(&format!("pod{uid}")), named(&slice("pod"))), (expected.clone(), expected));
+        let named = |component: &str| {
+            let table = format!("1:name=systemd:/\n0::/{before}/{component}/{after}\n");
+            // The node's own cgroup makes no difference, unless the pod's is above it.
+            let found = cgroup::pod_of(&table, "");
+            assert_eq!(cgroup::pod_of(&table, &format!("1:name=systemd:/\n0::/{before}/init.scope\n")), found);
+            found
+        };
+        for form in [format!("pod{uid}"), slice("pod"), format!("{}:cri-containerd:{after}", slice("pod"))] {
+            assert_eq!(named(&form), expected, "{form}");
+            // What the pod makes below its own changes nothing.
+            assert_eq!(named(&format!("{form}/pod{}", "0".repeat(32))), expected, "{form}");
+        }
         assert_eq!((named(&format!("xpod{uid}")), named(&slice("xpod"))), (None, None));
         assert_eq!(named(&format!("pod{uid}x")), None);
     });
@@ -319,6 +329,7 @@ fn a_record_is_read_as_it_was_written() {
             container_id,
             ifname,
             pod,
+            started: created % 2 == 0,
             nic,
             device_info: None,
             created,

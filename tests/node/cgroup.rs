@@ -23,7 +23,7 @@ impl Cgroup {
     }
 
     /// The same below the first of these roots that can be written.
-    fn below(roots: &[&str], path: &str, pid: u32) -> Self {
+    pub fn below(roots: &[&str], path: &str, pid: u32) -> Self {
         for root in roots {
             let directory = PathBuf::from(root).join(path);
             if !PathBuf::from(root).join("cgroup.procs").exists() {
@@ -66,6 +66,12 @@ impl Drop for Cgroup {
     }
 }
 
+/// The hierarchies of this machine by which the plugin knows pods: one of version 1, and version 2's.
+pub fn hierarchies() -> Vec<&'static str> {
+    let roots = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+    roots.into_iter().filter(|root| PathBuf::from(root).join("cgroup.procs").exists()).collect()
+}
+
 /// The processes whose network namespace a call asks for by name, `/proc/<pid>/ns/net`, as it does for every process of the
 /// node where it goes through them.
 fn looked_at(call: &Call, node: &Node) -> usize {
@@ -80,8 +86,7 @@ fn looked_at(call: &Call, node: &Node) -> usize {
 #[test]
 fn the_nodes_processes_are_left_alone_where_the_pods_cgroup_tells_its_own() {
     let node = Node::new();
-    let roots = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
-    for root in roots.into_iter().filter(|root| PathBuf::from(root).join("cgroup.procs").exists()) {
+    for root in hierarchies() {
         if root.ends_with("unified") {
             // Version 2 alone, as a node has it today.
             node.sh(&format!("mount --bind {root} /sys/fs/cgroup"));

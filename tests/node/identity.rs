@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::cgroup::Cgroup;
+use super::cgroup::{Cgroup, hierarchies};
 use super::dataplane::DataPlane;
 use super::libvirt::Double;
 use super::node::{Call, Node, Pod, STATE, VOLUME};
@@ -27,28 +27,137 @@ fn the_pod_is_known_by_its_mounts() {
     assert!(node.is_clean(&pod.uid));
 }
 
+/// The cgroups that a pod's container gets from kubelet's and a runtime's drivers: the pod's form, and the container's.
+/// Replayed: of these pairs the lab runs containerd with cgroupfs for real. `src/pod/cgroup.rs` names their sources.
+fn cgroups(uid: &str) -> Vec<(&'static str, String)> {
+    let id = "4f3c2b1a098765434f3c2b1a098765434f3c2b1a098765434f3c2b1a09876543";
+    let slice = uid.replace('-', "_");
+    let pod = format!("kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{slice}.slice");
+    let nested = "kubelet.slice/kubelet-kubepods.slice";
+    vec![
+        ("cgroupfs, containerd and Docker", format!("kubepods/burstable/pod{uid}/{id}")),
+        ("cgroupfs, CRI-O", format!("kubepods/besteffort/pod{uid}/crio-{id}")),
+        ("cgroupfs, guaranteed", format!("kubepods/pod{uid}/{id}")),
+        ("cgroupfs, kind's cgroupRoot", format!("kubelet/kubepods/besteffort/pod{uid}/{id}")),
+        ("cgroupfs, a node in a container", format!("docker/9a/k3s/kubepods/burstable/pod{uid}/{id}")),
+        ("systemd, containerd", format!("{pod}/cri-containerd-{id}.scope")),
+        ("systemd, CRI-O", format!("{pod}/crio-{id}.scope")),
+        ("systemd, CRI-O with crun", format!("{pod}/crio-{id}.scope/container")),
+        ("systemd, Docker", format!("{pod}/docker-{id}.scope")),
+        ("systemd, guaranteed", format!("kubepods.slice/kubepods-pod{slice}.slice/cri-containerd-{id}.scope")),
+        (
+            "systemd, kind's cgroupRoot",
+            format!("{nested}/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-pod{slice}.slice/x.scope"),
+        ),
+        ("systemd, a node in a container", format!("system.slice/docker-9a.scope/{pod}/cri-containerd-{id}.scope")),
+        // kubelet has systemd, the runtime has not.
+        ("mixed, Docker", format!("{pod}/{id}")),
+        (
+            "mixed, containerd, version 1",
+            format!("system.slice/containerd.service/kubepods-pod{slice}.slice:cri-containerd:{id}"),
+        ),
+        (
+            "mixed, containerd, version 2",
+            format!("system.slice/kubepods-burstable-pod{slice}.slice:cri-containerd:{id}"),
+        ),
+        ("mixed, containerd by hand", format!("kubepods-besteffort-pod{slice}.slice:cri-containerd:{id}")),
+        ("mixed, a node in a container", format!("docker/9a/kubelet-kubepods-pod{slice}.slice:cri-containerd:{id}")),
+    ]
+}
+
 #[test]
-fn the_pod_is_known_by_its_cgroup_with_both_drivers() {
+fn the_pod_is_known_by_its_cgroup_whatever_the_drivers() {
     let node = Node::new();
-    for systemd in [false, true] {
-        let pod = Pod::new(&node);
+    let each = hierarchies().into_iter().flat_map(|root| (0..cgroups("").len()).map(move |at| (root, at)));
+    for (root, at) in each {
+        let mut pod = Pod::new(&node);
+        let (what, path) = cgroups(&pod.uid).swap_remove(at);
+        println!("replayed, not run: {what}: {path} in {root}");
         // Without the mount's word for it: the cgroup alone must do.
         assert!(pod.command("umount").arg(super::node::INSIDE).status().unwrap().success());
-        let path = if systemd {
-            let uid = pod.uid.replace('-', "_");
-            format!("kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid}.slice/cri-containerd-1.scope")
-        } else {
-            format!("kubepods/burstable/pod{}/1", pod.uid)
-        };
-        let group = Cgroup::new(&path, pod.machine_pid());
+        let group = Cgroup::below(&[root], &path, pod.machine_pid());
         by_hand(&pod).run(&node).succeeded();
-        assert!(node.is_shared(&pod.uid), "{path}");
+        assert!(node.is_shared(&pod.uid), "{what}: {path}");
         // A DEL with neither namespace nor args goes by the record.
         by_hand(&pod).command("DEL").netns("").args("").run(&node).succeeded();
         assert!(node.is_clean(&pod.uid));
-        drop(pod);
-        drop(group);
+        pod.die();
+        drop((pod, group));
     }
+}
+
+#[test]
+fn a_vm_gets_its_nic_in_each_form_of_cgroup() {
+    let node = Node::new();
+    for at in 0..cgroups("").len() {
+        let pod = Pod::new(&node);
+        let (what, path) = cgroups(&pod.uid).swap_remove(at);
+        println!("replayed, not run: {what}: {path}");
+        let group = Cgroup::new(&path, pod.machine_pid());
+        let plane = DataPlane::start(&node, &pod, "net1");
+        let double = Double::start(&pod, &json!({}));
+        group.add(started(double.child.id()));
+        by_hand(&pod).set("attach", json!("auto")).run(&node).succeeded();
+        assert_eq!(double.count("attach"), 1, "{what}: {path}");
+        // By the records, in which the namespace stands, and then by the processes alone.
+        by_hand(&pod).command("DEL").netns("").args("").run(&node).succeeded();
+        assert_eq!(double.count("detach-alias"), 1, "{what}: {path}");
+        assert!(node.is_clean(&pod.uid));
+        drop((plane, double, pod, group));
+    }
+}
+
+#[test]
+fn a_cgroup_that_a_pod_makes_below_its_own_is_not_believed() {
+    let node = Node::new();
+    let victim = Pod::new(&node);
+    for (at, same_form) in (0..cgroups("").len()).flat_map(|at| [(at, true), (at, false)]) {
+        let (pod, below) = (Pod::new(&node), cgroups(&victim.uid).swap_remove(at).1);
+        let own = cgroups(&pod.uid).swap_remove(if same_form { at } else { 0 }).1;
+        let group = Cgroup::new(&format!("{own}/{below}"), pod.machine_pid());
+        by_hand(&pod).run(&node).succeeded();
+        assert!(node.is_shared(&pod.uid) && node.is_clean(&victim.uid), "{own}/{below}");
+        by_hand(&pod).command("DEL").run(&node).succeeded();
+        drop((pod, group));
+    }
+}
+
+/// A node in a pod of another cluster, whose cgroups it sees above its own.
+#[test]
+fn a_node_in_another_clusters_pod_is_not_taken_for_that() {
+    let node = Node::new();
+    let above = "kubepods/burstable/pod11111111-2222-4333-8444-555555555555/9a/docker/8b";
+    let first = Cgroup::new(&format!("{above}/init.scope"), node.machine_pid().parse().unwrap());
+    let pod = Pod::new(&node);
+    let plane = DataPlane::start(&node, &pod, "net1");
+    let group = Cgroup::new(&format!("{above}/kubelet/kubepods/pod{}/1", pod.uid), pod.machine_pid());
+    let double = Double::start(&pod, &json!({}));
+    group.add(started(double.child.id()));
+    by_hand(&pod).set("attach", json!("auto")).run(&node).succeeded();
+    assert_eq!(double.count("attach"), 1);
+    by_hand(&pod).command("DEL").netns("").args("").run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid));
+    drop((plane, double, pod, group));
+    drop(node);
+    drop(first);
+}
+
+#[test]
+fn a_form_of_cgroup_that_nobody_knows_is_made_up_for_by_the_mount() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let group = Cgroup::new(&format!("units/of-{}/1", &pod.uid[..8]), pod.machine_pid());
+    by_hand(&pod).run(&node).succeeded();
+    assert!(node.is_shared(&pod.uid));
+    by_hand(&pod).command("DEL").run(&node).succeeded();
+    // Another pod's process in this network, as a debugger's: neither is passed over in silence.
+    let mut guest = pod.start_container(false);
+    let other = Cgroup::new("kubepods/pod11111111-2222-4333-8444-555555555556/1", guest.machine_pid());
+    let answer = by_hand(&pod).run(&node);
+    assert_eq!(answer.code(), 4, "{answer:?}");
+    assert!(answer.text().contains("several pods"), "{answer:?}");
+    guest.die();
+    drop((guest, other, pod, group));
 }
 
 #[test]
@@ -139,8 +248,8 @@ fn a_daemon_whose_pid_may_be_anothers_by_now_is_not_spoken_to() {
     add("ENOPROTOOPT").succeeded();
 }
 
-/// Where kubelet makes its pods' cgroups: as it comes, and with a `cgroupRoot` that nobody knows, so that every process of the
-/// node is asked.
+/// Where kubelet makes its pods' cgroups: as it comes, and with a `cgroupRoot` that nobody knows, so that every process
+/// of the node is asked.
 const CGROUP_ROOTS: [&str; 2] = ["kubepods", "customs/kubepods"];
 
 #[test]

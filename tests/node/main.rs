@@ -20,6 +20,7 @@ mod libvirt;
 mod mtu;
 mod multus;
 mod node;
+mod order;
 mod people;
 mod privilege;
 mod probe;

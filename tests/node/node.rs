@@ -1,5 +1,5 @@
-//! A node to test on: namespaces of its own, in which every default of the plugin would be safe, pods in it, and calls of
-//! the real binary. Nothing of it outlives the test: its first process dies with the test's, and all else with that.
+//! A node to test on: namespaces of its own, in which every default of the plugin would be safe, pods in it, and calls
+//! of the real binary. Nothing of it outlives the test: its first process dies with the test's, and all else with that.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::PathBuf;
@@ -85,8 +85,8 @@ impl Node {
         told(self.command(BINARY).args(words).env("NO_COLOR", "").output().unwrap())
     }
 
-    /// Starts a shell script in namespaces of its own, which says `ready` and stays; its starter, and its pid as the machine
-    /// and as the node sees it.
+    /// Starts a shell script in namespaces of its own, which says `ready` and stays; its starter, and its pid as the
+    /// machine and as the node sees it.
     pub fn unshared(&self, namespaces: &[&str], script: &str) -> (Child, u32, i32) {
         let mut child = self.command("unshare");
         let mut child = child.args(namespaces).args(["sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
@@ -199,15 +199,47 @@ pub struct Pod<'a> {
     pub pid: i32,
 }
 
+/// What the first process of a container does: mounts of its own, its volume if it has it, and nothing that the host
+/// shares.
+fn container(volume: Option<&String>) -> String {
+    let bind = volume.map_or("true".to_owned(), |volume| format!("mount --bind {volume} {INSIDE}"));
+    format!(
+        "mount --make-rprivate / && mkdir -p {INSIDE} /run/libvirt && mount -t tmpfs tmpfs /run/libvirt && \
+         {bind} && umount -R {SOCKETS} 2>/dev/null; ip link set lo up && echo ready && exec sleep infinity"
+    )
+}
+
 impl<'a> Pod<'a> {
     pub fn new(node: &'a Node) -> Self {
         let uid = new_uid();
         let volume = node.make_volume(&uid);
-        let script = format!(
-            "mount --make-rprivate / && mkdir -p {INSIDE} /run/libvirt && mount -t tmpfs tmpfs /run/libvirt && \
-             mount --bind {volume} {INSIDE} && umount -R {SOCKETS} 2>/dev/null; ip link set lo up && echo ready && exec sleep infinity"
-        );
-        let (child, machine_pid, pid) = node.unshared(&["--mount", "--net"], &script);
+        Self::start(node, uid, &["--mount", "--net"], &container(Some(&volume)))
+    }
+
+    /// A pod whose sandbox is being made by a runtime that starts the sandbox's own process first: that does not have
+    /// the volume.
+    pub fn of_sandbox(node: &'a Node) -> Self {
+        let uid = new_uid();
+        node.make_volume(&uid);
+        Self::start(node, uid, &["--mount", "--net"], &container(None))
+    }
+
+    /// Starts another container in this one's sandbox, with the volume or without. What it is, is a pod of the same
+    /// uid.
+    pub fn start_container(&self, with_volume: bool) -> Self {
+        Self::in_netns(self.node, &self.uid, &self.netns(), with_volume)
+    }
+
+    /// The same, in a network namespace that nothing may live in yet.
+    pub fn in_netns(node: &'a Node, uid: &str, netns: &str, with_volume: bool) -> Self {
+        let volume = format!("{KUBELET}/pods/{uid}/volumes/kubernetes.io~empty-dir/{VOLUME}");
+        let script = container(with_volume.then_some(&volume));
+        let script = format!("exec nsenter --net={netns} sh -c '{script}'");
+        Self::start(node, uid.to_owned(), &["--mount"], &script)
+    }
+
+    fn start(node: &'a Node, uid: String, namespaces: &[&str], script: &str) -> Self {
+        let (child, machine_pid, pid) = node.unshared(namespaces, script);
         Self { node, uid, child, machine_pid, pid }
     }
 

@@ -19,6 +19,7 @@ mod life;
 mod memory;
 mod migrate;
 mod native;
+mod order;
 mod people;
 mod plug;
 mod refuse;

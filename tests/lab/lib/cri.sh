@@ -6,6 +6,8 @@ CONTAINERD=/run/lab-containerd
 CRI_SOCKET=$CONTAINERD/containerd.sock
 # One image for pause and launcher: a registry is neither needed nor asked.
 CRI_IMAGE=localhost/lab:1
+# Whom the root of a pod with a user namespace is on the node.
+USERNS_ROOT=1000000
 # Plugins as containerd finds them: each call is written down in /run/cni-calls, then made.
 RECORDED=/opt/cni/recorded
 
@@ -35,7 +37,7 @@ cri() {
     [ "$status" = 0 ] || die "$method: gRPC status $status: $message"
 }
 
-# containerd_up [1|2]: Debian 12's own, or a later release's.
+# containerd_up [1|1.7|2]: Debian 12's own, or a later release's.
 containerd_up() {
     local name path=$PATH
     case ${1:-1} in
@@ -44,7 +46,11 @@ containerd_up() {
             [ -x "$LATER/usr/bin/containerd" ] || die "containerd 2 is not there: run 'lab packages' again"
             path=$LATER/usr/bin:$PATH
             ;;
-        *) die "containerd-up takes 1 or 2" ;;
+        1.7)
+            [ -x "$CONTAINERD_17/usr/bin/containerd" ] || die "containerd 1.7 is not there: run 'lab packages' again"
+            path=$CONTAINERD_17/usr/bin:$PATH
+            ;;
+        *) die "containerd-up takes 1, 1.7 or 2" ;;
     esac
     [ ! -e "$CONTAINERD/pid" ] || die "containerd is up already"
     mkdir -p "$CONTAINERD" "$RECORDED"
@@ -141,10 +147,32 @@ labels { key: "io.kubernetes.pod.name" value: "$NAME" }
 labels { key: "io.kubernetes.pod.namespace" value: "$NAMESPACE" }
 labels { key: "io.kubernetes.pod.uid" value: "$POD_UID" }
 linux {
-  cgroup_parent: "/kubepods/burstable/pod$POD_UID"
-  security_context { namespace_options { pid: CONTAINER } }
+  cgroup_parent: "/$(cri_cgroup)"
+  $(cri_namespaces)
 }
 TEXT
+}
+
+# The pod's cgroup, as kubelet's driver names it.
+cri_cgroup() { dirname "$(cgroup_of "$CGROUP" "$POD_UID" x)"; }
+
+# cri_cgroup_note ID: of a container. containerd, told a slice, has runc take what systemd would be told for one name, below
+# runc's own cgroup or beside it.
+cri_cgroup_note() {
+    local pod
+    pod=$(cri_cgroup)
+    cgroup_note "$pod"
+    case $CGROUP in
+        systemd) cgroup_note "$(basename "$pod"):cri-containerd:$1" ;;
+        *) cgroup_note "$pod/$1" ;;
+    esac
+}
+
+# As kubelet asks for them, for the sandbox and for each container.
+cri_namespaces() {
+    local map="{ host_id: $USERNS_ROOT container_id: 0 length: 65536 }" userns=
+    [ "$USERNS" = no ] || userns="userns_options { mode: POD uids $map gids $map }"
+    echo "security_context { namespace_options { pid: CONTAINER $userns } }"
 }
 
 # cri_field NAME: of an answer's text, the value of this field.
@@ -155,10 +183,10 @@ cri_info() { grep -o "\\\\\"$1\\\\\":[^,}]*" | head -n 1 | sed 's/.*:\(\\"\)\{0,
 
 cri_sandbox() {
     local status
-    cgroup_note "kubepods/burstable/pod$POD_UID"
+    cgroup_note "$(cri_cgroup)"
     CID=$(cri RunPodSandbox <<<"config { $(cri_pod) }" | cri_field pod_sandbox_id)
     pod_fact CID "$CID"
-    cgroup_note "kubepods/burstable/pod$POD_UID/$CID"
+    cri_cgroup_note "$CID"
     status=$(cri PodSandboxStatus <<<"pod_sandbox_id: \"$CID\" verbose: true")
     pod_fact PAUSE_PID "$(cri_info pid <<<"$status")"
     # What the dynamic networks controller takes: the path in the sandbox' OCI specification.
@@ -174,6 +202,12 @@ cri_container() {
         user=$QEMU_UID cache=$SESSION_CAPABILITIES
     fi
     kept=$CACHE/capabilities-$LIBVIRT-$user
+    if [ "$USERNS" = yes ]; then
+        user=$USERNS_ROOT kept+=-userns
+        # Where its container says how far it is.
+        touch "$POD_LOG"
+        chown "$user:$user" "$POD" "$POD_LOG"
+    fi
     mkdir -p "$kept"
     chown "$user:$user" "$kept"
     mounts=$(
@@ -190,18 +224,18 @@ cri_container() {
 pod_sandbox_id: "$CID"
 config {
   metadata { name: "compute" }
-  image { image: "$CRI_IMAGE" }
+  image { image: "$CRI_IMAGE" user_specified_image: "$CRI_IMAGE" }
   command: "/usr/bin/env" command: "LAB_DIR=$LAB_DIR" command: "$LAB_SELF" command: "--inside" command: "launcher_main" command: "$NAME"
   envs { key: "PATH" value: "/usr/sbin:/usr/bin:/sbin:/bin" }
   $mounts
   log_path: "pod-$NAME.cri.log"
-  linux { security_context { namespace_options { pid: CONTAINER } } }
+  linux { $(cri_namespaces) }
 }
 sandbox_config { $(cri_pod) }
 TEXT
     )
     pod_fact CONTAINER_ID "$CONTAINER_ID"
-    cgroup_note "kubepods/burstable/pod$POD_UID/$CONTAINER_ID"
+    cri_cgroup_note "$CONTAINER_ID"
     cri StartContainer <<<"container_id: \"$CONTAINER_ID\"" >/dev/null
     status=$(cri ContainerStatus <<<"container_id: \"$CONTAINER_ID\" verbose: true")
     pod_fact PID "$(cri_info pid <<<"$status")"

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What the lab holds beside installed packages, kept in $LAB_DIR/cache: the guest (kernel and initramfs), bookworm's
-# libvirt 9.0, a later release's containerd and libcni, and the CNI runtime built on either libcni; trees.sh adds OVS.
+# libvirt 9.0, later releases' containerd and libcni, and the CNI runtime built on either libcni; trees.sh adds OVS.
 # Sourced by ../lab.
 
 CACHE=$LAB_DIR/cache
@@ -11,6 +11,9 @@ LIBVIRT_9=$CACHE/libvirt-9
 LATER=$CACHE/later
 # CNI 1.1.0 (GC, STATUS, plugins dropped into a network's folder) needs libcni 1.2 or later, and containerd 2.
 LATER_RELEASE=forky
+# containerd 1.7 makes the sandbox of a pod with a user namespace before it calls plugins.
+CONTAINERD_17=$CACHE/containerd-1.7
+CONTAINERD_17_RELEASE=trixie
 
 # In the order in which they must be loaded; PCI hot-plug itself is built into Debian's cloud kernel.
 GUEST_MODULES=(
@@ -22,6 +25,7 @@ download() { apt-get -qq -o APT::Sandbox::User=root download "$@"; }
 
 fetched() {
     [ -s "$GUEST_KERNEL" ] && [ -s "$GUEST_INITRD" ] && [ -x "$LATER/usr/bin/containerd" ] &&
+        [ -x "$CONTAINERD_17/usr/bin/containerd" ] &&
         [ "$GUEST_INITRD" -nt "$LAB_HOME/guest/init" ] && runtimes_built && trees_fetched
 }
 
@@ -34,7 +38,10 @@ fetch_own() {
 
 # What has package lists apart from the machine's.
 fetch_apart() {
-    [ -x "$LATER/usr/bin/containerd" ] || fetch_later
+    [ -x "$LATER/usr/bin/containerd" ] ||
+        fetch_unpacked "$LATER" "$LATER_RELEASE" containerd golang-github-appc-cni-dev
+    [ -x "$CONTAINERD_17/usr/bin/containerd" ] ||
+        fetch_unpacked "$CONTAINERD_17" "$CONTAINERD_17_RELEASE" containerd
     fetch_trees
 }
 
@@ -114,24 +121,25 @@ build_runtime() {
     mv "$1.new" "$1"
 }
 
-# From a release later than this machine's, by its own package lists, which the machine's apt never sees: unpacked, never
-# installed. What is taken either is source or needs no later libc.
-fetch_later() {
-    local scratch deb
-    say "containerd 2 and libcni 1.3: from $LATER_RELEASE"
-    scratch=$(mktemp -d "$CACHE/later.XXXXXX")
+# fetch_unpacked DIRECTORY RELEASE PACKAGE...: from a release later than this machine's, by its own package lists, which the
+# machine's apt never sees: unpacked, never installed. What is taken either is source or needs no later libc.
+fetch_unpacked() {
+    local directory=$1 release=$2 scratch deb
+    shift 2
+    say "$(basename "$directory"): $* of $release"
+    scratch=$(mktemp -d "$directory.XXXXXX")
     mkdir "$scratch/unpacked"
-    apt_of "$LATER_RELEASE" "$scratch"
+    apt_of "$release" "$scratch"
     (
         cd "$scratch"
         export APT_CONFIG=$scratch/apt.conf
-        download containerd golang-github-appc-cni-dev
+        download "$@"
         for deb in ./*.deb; do
             dpkg -x "$deb" unpacked
         done
     )
-    rm -rf "$LATER"
-    mv "$scratch/unpacked" "$LATER"
+    rm -rf "$directory"
+    mv "$scratch/unpacked" "$directory"
     rm -rf "$scratch"
 }
 

@@ -27,9 +27,11 @@ usage: lab pod NAME [OPTION...]     (NAME: lower-case letters, digits and '-')
   --libvirt 9|11|12     9.0, 11.3 (the machine's own), or 12 with QEMU 11 (default: what LAB_SET said at 'lab up')
   --session             KubeVirt >= 0.59: daemon and QEMU as uid 107, session URI, virtqemud-sock in emptyDir
                         libvirt-runtime, sockets below /run/vm/dpdk
-  --cgroup cgroupfs|systemd|none   how kubelet names the pod's cgroups (default cgroupfs)
+  --cgroup cgroupfs|systemd|none   how kubelet names the pod's cgroups (default cgroupfs); containerd's own driver is always
+                        cgroupfs
   --cri                 made by containerd, through its CRI ('lab containerd-up' first)
   --sockets PATH        where the container has the volume
+  --userns              with a user namespace (with --cri, and containerd 1.7 or 2)
   --attempt N           which sandbox of the pod it is, as kubelet counts them (with --cri; default 0)
 TEXT
 }
@@ -78,6 +80,7 @@ pod_options() {
             --session) session=yes ;;
             --sockets) sockets=${2:?}; shift ;;
             --cri) cri=yes ;;
+            --userns) userns=yes ;;
             --attempt) attempt=${2:?}; shift ;;
             *) pod_usage >&2; die "pod: no such option: $1" ;;
         esac
@@ -89,8 +92,9 @@ pod_options() {
     [ "$cells" -gt 0 ] || die "pod: --cells takes 1 or more"
     [ "${dimms:-0}" -le "$DIMM_SLOTS" ] || die "pod: --dimms takes $DIMM_SLOTS at most"
     [ -n "$libvirt" ] || default_libvirt
-    [ "$cri" = no ] || [[ "$libvirt$cgroup$pause" =~ ^1[12]cgroupfsyes$ ]] ||
-        die "pod: --cri goes with neither --libvirt 9, --cgroup nor --no-pause"
+    [ "$cri" = no ] || [[ "$libvirt$cgroup$pause" =~ ^1[12](cgroupfs|systemd)yes$ ]] ||
+        die "pod: --cri goes with neither --libvirt 9, --cgroup none nor --no-pause"
+    [ "$userns$cri" != yesno ] || die "pod: --userns goes with --cri only"
     case $libvirt in
         11) ;;
         9) [ -x "$LIBVIRT_9/usr/sbin/libvirtd" ] || die "libvirt 9 is not there: 'lab packages' says why" ;;
@@ -108,7 +112,7 @@ default_libvirt() {
 pod_create() {
     local name=${1:-} pod_uid='' namespace=default vcpus=2 ports=4 libvirt='' cgroup=cgroupfs
     local cells=1 dimms='' pages=usual video=none
-    local shared=yes guest=usual hotplug=acpi vm=yes daemon=yes volume=yes container=yes pause=yes session=no cri=no attempt=0 sockets=''
+    local shared=yes guest=usual hotplug=acpi vm=yes daemon=yes volume=yes container=yes pause=yes session=no cri=no userns=no attempt=0 sockets=''
     running_set
     [[ $name =~ ^[a-z0-9][a-z0-9-]{0,40}$ ]] || { pod_usage >&2; die "pod: '$name' is no name for a pod"; }
     shift
@@ -122,6 +126,7 @@ pod_create() {
     pod_fact NAMESPACE "$namespace"
     pod_fact POD_UID "${pod_uid:-$(cat /proc/sys/kernel/random/uuid)}"
     pod_fact CRI "$cri"
+    pod_fact USERNS "$userns"
     pod_fact ATTEMPT "$attempt"
     pod_fact CGROUP "$cgroup"
     pod_fact SESSION "$session"
