@@ -119,7 +119,9 @@ impl Pod<'_> {
         if let Some(before) = before.as_ref().map(|before| shares::of(before, uid)).filter(|before| *before != share) {
             return Err(moved(&before, &share));
         }
-        let mut record = before.clone().unwrap_or_else(|| new_record(request, config, uid, netns));
+        let keys = Some(config.keys(&request.conf));
+        let record = before.clone().unwrap_or_else(|| new_record(request, config, uid, netns));
+        let mut record = Record { keys, ..record };
         // Whether a failure takes it away again. One that cannot be looked at will fail to be made, too.
         let mut mounted = !share.is_mounted(&volume).unwrap_or(false);
         let mut living = None;
@@ -141,7 +143,8 @@ impl Pod<'_> {
                 // Nor will there be anything to unmount, should this fail.
                 privilege::narrow(Task::Talk);
             }
-            let plug = Plug { request, config, uid, volume: &volume, share: &share, living, deadline };
+            let plug =
+                Plug { request, config, uid, volume: &volume, share: &share, may_mount: mounted, living, deadline };
             plug.run(&mut Ledger { store, uid, record: &mut record }, journal)
         };
         let outcome = attempt();

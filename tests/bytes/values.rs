@@ -318,6 +318,7 @@ fn a_record_is_read_as_it_was_written() {
             pod,
             nic,
             device_info: None,
+            keys: None,
             created,
         };
         assert_eq!(Record::parse(&serde_json::to_vec(&record).unwrap()), Ok(record));

@@ -14,6 +14,7 @@ mod gc;
 mod hostile;
 mod identity;
 mod install;
+mod keys;
 #[allow(dead_code, reason = "shared with other groups, which use the rest")]
 mod libvirt;
 mod multus;
@@ -26,4 +27,5 @@ mod shares;
 #[path = "../faults/signals.rs"]
 #[allow(dead_code, reason = "shared with the group tests/faults, which uses the rest")]
 mod signals;
+mod taken;
 mod told;
