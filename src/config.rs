@@ -26,7 +26,8 @@ use crate::vm::interface::PciAddress;
 
 /// The name of this plugin's object in `args.cni`.
 const PLUGIN: &str = "vhostuser-hotplug";
-/// What `state_dir` is if it isn't given. Whatever it is, the pods' locks are here, and the names of other state directories.
+/// What `state_dir` is if it isn't given. Whatever it is, the pods' locks are here, and the names of other state
+/// directories.
 pub const STATE_DIR: &str = "/run/vhostuser-hotplug";
 /// What `libvirt_sockets` is if it isn't given: the sockets of virtqemud and libvirtd, as libvirt names them and as
 /// Debian's does.

@@ -63,8 +63,8 @@ pub fn faults(text: &str) -> Vec<String> {
     faults
 }
 
-/// Returns whether a list keeps plugins from being added by files beside it: its key `loadOnlyInlinedPlugins`, as libcni reads it
-/// from 1.3 on (a boolean, or its name in any case).
+/// Returns whether a list keeps plugins from being added by files beside it: its key `loadOnlyInlinedPlugins`, as
+/// libcni reads it from 1.3 on (a boolean, or its name in any case).
 ///
 /// # Errors
 /// In words: that it is another value, with which libcni does not read the list.

@@ -1,10 +1,11 @@
 //! Attachments on disk, and the lock of a pod.
 //!
-//! `<state_dir>/pods/<uid>/<ifname>@<container id>.json`, one file for each attachment that changed something. Root's alone. A
-//! record is what a DEL without any other knowledge goes by.
+//! `<state_dir>/pods/<uid>/<ifname>@<container id>.json`, one file for each attachment that changed something. Root's
+//! alone. A record is what a DEL without any other knowledge goes by.
 //!
-//! A call may have lost the key `state_dir`, and the networks of one pod may have different ones. So every call reads the records
-//! of all state directories of the node ([`state_dirs`]), and a pod's lock is in the usual one: `/run/vhostuser-hotplug/locks/<uid>`.
+//! A call may have lost the key `state_dir`, and the networks of one pod may have different ones. So every call reads
+//! the records of all state directories of the node (`record/state_dirs.rs`), and a pod's lock is in the usual one:
+//! `/run/vhostuser-hotplug/locks/<uid>`.
 
 mod read;
 mod state_dirs;

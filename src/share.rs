@@ -116,8 +116,8 @@ impl Share {
 
     /// Makes the target show the volume, whatever it showed before. Returns whether anything had to be done.
     ///
-    /// Success means that the target's path leads to the volume: where others may write to the base directory, they may have
-    /// renamed the pod's directory since it was opened. A mount that has come to another name is taken away again.
+    /// Success means that the target's path leads to the volume: where others may write to the base directory, they may
+    /// have renamed the pod's directory since it was opened. A mount that has come to another name is taken away again.
     ///
     /// # Errors
     /// Those of making and mounting; nothing is left mounted then.
@@ -228,8 +228,8 @@ impl Share {
         sys::open_below(parent, Path::new(&self.volume), Walk::Strict)
     }
 
-    /// Makes the directories, each that is missing root's with mode 0755. kube-ovn makes them with 0777, but nobody needs to
-    /// write there: QEMU makes its socket in the volume, by the pod's own mount of it.
+    /// Makes the directories, each that is missing root's with mode 0755. kube-ovn makes them with 0777, but nobody
+    /// needs to write there: QEMU makes its socket in the volume, by the pod's own mount of it.
     fn make(&self) -> Result<(), Error> {
         let make = || {
             sys::make_directories(&self.base)?;

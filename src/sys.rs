@@ -247,8 +247,8 @@ pub fn without_umask<T>(act: impl FnOnce() -> T) -> T {
     outcome
 }
 
-/// Makes the directory `name`, a single path component, in another, with mode 0755 whatever the umask is. One that is there
-/// already is as good, and keeps its mode.
+/// Makes the directory `name`, a single path component, in another, with mode 0755 whatever the umask is. One that is
+/// there already is as good, and keeps its mode.
 ///
 /// # Errors
 /// mkdirat(2)'s, openat2(2)'s and chmod(2)'s.

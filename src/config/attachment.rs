@@ -1,13 +1,13 @@
 //! The keys of an attachment, for the calls that come after its ADD.
 //!
-//! A DEL may come without any of the plugin's keys: Multus drops them for a sandbox that it has no cached result of, and for
-//! lists below 0.4.0. So ADD writes the keys that its DEL, CHECK and GC need into the record. This is the rule for a key that
-//! both have, here and nowhere else:
+//! A DEL may come without any of the plugin's keys: Multus drops them for a sandbox that it has no cached result of,
+//! and for lists below 0.4.0. So ADD writes the keys that its DEL, CHECK and GC need into the record. This is the rule
+//! for a key that both have, here and nowhere else:
 //!
-//! - Where things are ([`WHERE`], and the volume and `socket_base_dir`, which the record has in fields of its own): the record.
-//!   What an ADD did is undone where it was done, whatever the configuration says now.
-//! - How the pod's libvirt is reached, how long a call may take and what it logs ([`HOW`]): the call, if it has the key, else
-//!   the record. An operator may have changed it to get a DEL through.
+//! - Where things are ([`WHERE`], and the volume and `socket_base_dir`, which the record has in fields of its own): the
+//!   record. What an ADD did is undone where it was done, whatever the configuration says now.
+//! - How the pod's libvirt is reached, how long a call may take and what it logs ([`HOW`]): the call, if it has the
+//!   key, else the record. An operator may have changed it to get a DEL through.
 //! - A record without keys is that of an older version: the call's keys alone.
 //!
 //! A value that can't be, in a record too, counts as absent.
@@ -27,8 +27,8 @@ pub(super) const WHERE: [&str; 3] = ["kubelet_dir", "vhost_user_socket_consumpti
 pub(super) const HOW: [&str; 5] = ["libvirt_uri", "libvirt_sockets", "attach_timeout", "detach_timeout", "log_level"];
 
 impl Config {
-    /// Returns the keys that go into the record of an attachment: those that `conf`, from which this configuration was read,
-    /// gives.
+    /// Returns the keys that go into the record of an attachment: those that `conf`, from which this configuration was
+    /// read, gives.
     #[must_use]
     pub fn keys(&self, conf: &NetConf) -> Keys {
         let uri = match self.libvirt_uri {
@@ -56,8 +56,8 @@ impl Config {
         keys
     }
 
-    /// Returns the configuration for an attachment whose record has these keys. `conf` is what this configuration was read
-    /// from.
+    /// Returns the configuration for an attachment whose record has these keys. `conf` is what this configuration was
+    /// read from.
     #[must_use]
     pub fn for_attachment(&self, conf: &NetConf, keys: Option<&Keys>) -> Self {
         let Some(keys) = keys else { return self.clone() };

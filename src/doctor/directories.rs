@@ -96,8 +96,8 @@ fn kubelets_root(directory: &Path) -> Option<(i32, String)> {
     (!same).then(|| (process.pid(), root))
 }
 
-/// A pod that runs here, by the cgroups of the node's processes, if none of those that do has its directory in this one. The pod
-/// that this process itself is in does not count.
+/// A pod that runs here, by the cgroups of the node's processes, if none of those that do has its directory in this
+/// one. The pod that this process itself is in does not count.
 fn homeless_pod(pods: &Path) -> Option<PodUid> {
     let of = |pid: i32| identity::of_process(&Process::open(pid).ok()?);
     let own = [i32::try_from(std::process::id()).ok(), Some(1)].map(|pid| pid.and_then(of));
@@ -149,8 +149,8 @@ fn states(configured: &Path) -> Finding {
     all.swap_remove(first_wrong)
 }
 
-/// Who else than root may rename what is in the base directory or in a pod's directory there, in words. A sticky bit keeps what is
-/// root's from others.
+/// Who else than root may rename what is in the base directory or in a pod's directory there, in words. A sticky bit
+/// keeps what is root's from others.
 fn loose(base: &Path) -> Option<String> {
     let below = std::fs::read_dir(base).into_iter().flatten().flatten().map(|entry| entry.path());
     let is_loose = |path: PathBuf| {

@@ -104,7 +104,8 @@ fn openat2() -> Finding {
     }
 }
 
-/// Tries it on the first process, which is none of this one's descendants: the kernel judges that as it judges a process of a pod.
+/// Tries it on the first process, which is none of this one's descendants: the kernel judges that as it judges a
+/// process of a pod.
 fn pidfd_getfd() -> Finding {
     match sys::duplicate(1, || true, 0) {
         Ok(_) => PIDFD_GETFD.ok("works"),

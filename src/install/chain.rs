@@ -200,8 +200,8 @@ pub struct Verdict {
     pub faults: Vec<String>,
 }
 
-/// Looks at the chain; `None` where kube-ovn has none. What libcni would chain is judged, so with every file dropped in beside the
-/// list, whatever its name.
+/// Looks at the chain; `None` where kube-ovn has none. What libcni would chain is judged, so with every file dropped in
+/// beside the list, whatever its name.
 ///
 /// # Errors
 /// That it cannot be found out.

@@ -1,8 +1,9 @@
 //! The node's state directories: the usual one, and others that networks name by their key `state_dir`.
 //!
 //! A call that has lost its keys must find the records of all of them. So each other directory that holds records is
-//! announced in the usual one: a file `elsewhere/<number>` holds its path. A file appears before the first record of its
-//! directory is written, and goes after the last one has gone; both happen under the lock of the directory `elsewhere`.
+//! announced in the usual one: a file `elsewhere/<number>` holds its path. A file appears before the first record of
+//! its directory is written, and goes after the last one has gone; both happen under the lock of the directory
+//! `elsewhere`.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -63,8 +64,8 @@ pub fn announce(usual: &Path, path: &Path) -> Result<Option<File>, sys::Error> {
     Ok(lock)
 }
 
-/// Withdraws the announcement of a directory in which no record is left. One that can't be withdrawn does no harm: the next
-/// call that removes a record there tries again.
+/// Withdraws the announcement of a directory in which no record is left. One that can't be withdrawn does no harm: the
+/// next call that removes a record there tries again.
 pub fn withdraw(usual: &Path, path: &Path) {
     let Ok(Some(_lock)) = lock(&usual.join(DIRECTORY)) else { return };
     let is_gone = |error: std::io::Error| error.kind() == std::io::ErrorKind::NotFound;

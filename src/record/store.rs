@@ -179,7 +179,8 @@ impl Store {
         all.into_iter().collect()
     }
 
-    /// Whether any file of the pod is there: a record, readable or not, or the lock of a call that is at work or was killed.
+    /// Whether any file of the pod is there: a record, readable or not, or the lock of a call that is at work or was
+    /// killed.
     #[must_use]
     pub fn knows(&self, uid: &PodUid) -> bool {
         let is_there = |path: PathBuf| path.symlink_metadata().is_ok();
@@ -246,8 +247,8 @@ impl Store {
         Ok(())
     }
 
-    /// Removes a pod's files with these extensions from a state directory, and what is empty then. Nothing else goes: the
-    /// directory may be another than was meant.
+    /// Removes a pod's files with these extensions from a state directory, and what is empty then. Nothing else goes:
+    /// the directory may be another than was meant.
     fn clear(&self, root: &Path, uid: &PodUid, extensions: &[&str]) -> Result<(), Error> {
         let directory = of_pod(root, uid);
         if root != self.usual {

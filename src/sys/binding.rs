@@ -54,7 +54,8 @@ pub fn bind(
 fn restricted_copy(find: impl Fn() -> Result<OwnedFd, Error>) -> Result<OwnedFd, Error> {
     let nothing: Option<&Path> = None;
     unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| Error::new("unshare", "CLONE_NEWNS", errno))?;
-    // What is unmounted on the host goes here too, so that this copy keeps no file system busy. Nothing goes the other way.
+    // What is unmounted on the host goes here too, so that this copy keeps no file system busy. Nothing goes the other
+    // way.
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SLAVE, nothing)
         .map_err(|errno| Error::new("mount", "MS_REC|MS_SLAVE", errno))?;
     let plain = find()?;
@@ -71,8 +72,8 @@ fn restricted_copy(find: impl Fn() -> Result<OwnedFd, Error>) -> Result<OwnedFd,
         .map_err(|errno| Error::new("open_tree", "OPEN_TREE_CLONE", Errno::from_raw(errno.raw_os_error())))
 }
 
-/// Makes a restricted mount of a directory, as [`bind`] does, and drops it: nobody else ever sees it. Returns whether links in it
-/// lead nowhere.
+/// Makes a restricted mount of a directory, as [`bind`] does, and drops it: nobody else ever sees it. Returns whether
+/// links in it lead nowhere.
 ///
 /// # Errors
 /// Those of the calls.

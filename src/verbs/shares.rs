@@ -34,8 +34,8 @@ pub fn serves_a_nic(share: &Share, store: &Store, uid: &PodUid) -> bool {
     store.of_pod(uid).iter().any(|record| record.nic.is_some() && of(record, uid) == *share)
 }
 
-/// Makes sure, while a NIC is being plugged, that the path that the data plane has leads to the pod's volume. kube-ovn's DEL of the
-/// pod's last other NIC may have taken the share since the ADD began.
+/// Makes sure, while a NIC is being plugged, that the path that the data plane has leads to the pod's volume.
+/// kube-ovn's DEL of the pod's last other NIC may have taken the share since the ADD began.
 ///
 /// # Errors
 /// That it does not, and the call has given up the right to mount.

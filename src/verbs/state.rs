@@ -60,7 +60,8 @@ pub struct Vm {
 pub enum ShareState {
     /// It shows the pod's volume.
     Mounted,
-    /// It is gone, and no NIC of the pod needs it: kube-ovn's DEL of the last one took it, and the next ADD makes it again.
+    /// It is gone, and no NIC of the pod needs it: kube-ovn's DEL of the last one took it, and the next ADD makes it
+    /// again.
     NotNeeded,
 }
 

@@ -1,5 +1,5 @@
-//! Calls without the plugin's own keys: Multus drops them for a sandbox that it has no cached result of, and for lists below
-//! 0.4.0. What the ADD did with its keys is found all the same, by every later call and command.
+//! Calls without the plugin's own keys: Multus drops them for a sandbox that it has no cached result of, and for lists
+//! below 0.4.0. What the ADD did with its keys is found all the same, by every later call and command.
 
 use serde_json::{Value, json};
 

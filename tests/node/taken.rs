@@ -1,5 +1,5 @@
-//! Shares that others take: kube-ovn's DEL of a pod's last vhost-user NIC unmounts the share and removes its directory, after
-//! this plugin's DEL, without its lock. And shares whose directories others may rename.
+//! Shares that others take: kube-ovn's DEL of a pod's last vhost-user NIC unmounts the share and removes its directory,
+//! after this plugin's DEL, without its lock. And shares whose directories others may rename.
 
 use std::process::Child;
 
@@ -129,8 +129,8 @@ fn an_add_that_may_no_longer_mount_says_that_the_share_was_taken_and_the_next_on
     }
 }
 
-/// Starts a call that strace(1) stops just after it has made this system call for the first time, does something then, and
-/// returns the answer.
+/// Starts a call that strace(1) stops just after it has made this system call for the first time, does something then,
+/// and returns the answer.
 fn stopped_after(node: &Node, call: &Call, system_call: &str, then: impl FnOnce(u32)) -> Answer {
     let trace = std::env::temp_dir().join(format!("vhu-taken-{}", new_uid()));
     let (set, stop) = (format!("trace={system_call}"), format!("inject={system_call}:signal=STOP:when=1"));
