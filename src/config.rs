@@ -4,6 +4,7 @@
 //! repeated, because a plugin sees its own object of the conflist alone. Keys that aren't known are ignored. A value
 //! that can't be is error 7 with key and value.
 
+mod attachment;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+pub use self::attachment::Keys;
+use self::attachment::{HOW, WHERE};
 use self::value::{Value, is_alias, is_domain_name, is_file_name, is_label};
 
 use crate::cni::json::member;
@@ -23,6 +26,9 @@ use crate::vm::interface::PciAddress;
 
 /// The name of this plugin's object in `args.cni`.
 const PLUGIN: &str = "vhostuser-hotplug";
+/// What `state_dir` is if it isn't given. Whatever it is, the pods' locks are here, and the names of other state
+/// directories.
+pub const STATE_DIR: &str = "/run/vhostuser-hotplug";
 /// What `libvirt_sockets` is if it isn't given: the sockets of virtqemud and libvirtd, as libvirt names them and as
 /// Debian's does.
 const LIBVIRT_SOCKETS: [&str; 4] = [
@@ -162,7 +168,7 @@ impl Config {
     /// # Errors
     /// The first wrong value: code 7, with key and value.
     pub fn parse(conf: &NetConf) -> Result<Self, Error> {
-        let mut reader = Reader { conf, faults: Vec::new() };
+        let mut reader = Reader { conf, recorded: None, faults: Vec::new() };
         let config = reader.config();
         reader.faults.into_iter().next().map_or(Ok(config), Err)
     }
@@ -171,7 +177,7 @@ impl Config {
     /// that undo: failing over a value that they may not even need would keep the runtime from taking a pod down.
     #[must_use]
     pub fn parse_what_can_be(conf: &NetConf) -> Self {
-        let mut reader = Reader { conf, faults: Vec::new() };
+        let mut reader = Reader { conf, recorded: None, faults: Vec::new() };
         let config = reader.config();
         for fault in reader.faults {
             log::warn!("{fault}; the default is used");
@@ -204,13 +210,15 @@ impl Config {
 impl Default for Config {
     /// What holds where nothing is configured.
     fn default() -> Self {
-        Reader { conf: &NetConf::empty(), faults: Vec::new() }.config()
+        Reader { conf: &NetConf::empty(), recorded: None, faults: Vec::new() }.config()
     }
 }
 
 /// Reads value after value, and notes each wrong one instead of stopping at it.
 struct Reader<'a> {
     conf: &'a NetConf,
+    /// The keys in the record of the attachment that the call is about.
+    recorded: Option<&'a NetConf>,
     faults: Vec<Error>,
 }
 
@@ -260,7 +268,7 @@ impl<'a> Reader<'a> {
             }),
             kubelet_dir: self.directory("kubelet_dir", "/var/lib/kubelet"),
             socket_base_dir: self.directory("socket_base_dir", "/run/openvswitch/vhost_sockets"),
-            state_dir: self.directory("state_dir", "/run/vhostuser-hotplug"),
+            state_dir: self.directory("state_dir", STATE_DIR),
             attach_timeout: self.key("attach_timeout", Value::seconds).unwrap_or(Duration::from_secs(20)),
             detach_timeout: self.key("detach_timeout", Value::seconds).unwrap_or(Duration::from_secs(60)),
             log_level: self
@@ -285,8 +293,12 @@ impl<'a> Reader<'a> {
         if !ours.starts_with('{') {
             self.faults.push(wrong_value("args.cni.vhostuser-hotplug", ours, "it must be an object"));
         }
+        let alias = match self.recorded {
+            Some(keys) => keys.at(&["args", "cni", PLUGIN, "alias"]),
+            None => member(ours, "alias"),
+        };
         Nic {
-            alias: self.value("args.cni.vhostuser-hotplug.alias", member(ours, "alias"), |value| {
+            alias: self.value("args.cni.vhostuser-hotplug.alias", alias, |value| {
                 value.checked(is_alias, "it must be \"ua-\" and then letters, digits, '_' and '-', at most 64 bytes")
             }),
             pci_address: self.value(
@@ -308,8 +320,16 @@ impl<'a> Reader<'a> {
         self.key(key, Value::path).unwrap_or_else(|| PathBuf::from(default))
     }
 
-    fn key<T>(&mut self, key: &'static str, read: impl FnOnce(Value<'a>) -> Result<Option<T>, Error>) -> Option<T> {
-        self.value(key, self.conf.raw(key), read)
+    /// The first value of this key that can be: in the call's configuration, or in the attachment's record.
+    fn key<T>(&mut self, key: &'static str, read: impl Fn(Value<'a>) -> Result<Option<T>, Error>) -> Option<T> {
+        let own = self.conf.raw(key);
+        let recorded = self.recorded.map(|keys| keys.raw(key));
+        let candidates = match recorded {
+            Some(recorded) if WHERE.contains(&key) => [recorded, None],
+            Some(recorded) if HOW.contains(&key) => [own, recorded],
+            _ => [own, None],
+        };
+        candidates.into_iter().find_map(|raw| self.value(key, raw, &read))
     }
 
     fn value<T>(

@@ -31,7 +31,7 @@ pub fn faults(text: &str) -> Vec<String> {
         return vec!["it has no list \"plugins\"".to_owned()];
     };
     let place = |kind: &str| plugins.iter().position(|plugin| plugin.get("type").and_then(Value::as_str) == Some(kind));
-    let mut faults = Vec::new();
+    let mut faults: Vec<String> = is_closed(&list).err().into_iter().collect();
     for (number, plugin) in plugins.iter().enumerate() {
         if plugin.get("type").and_then(Value::as_str).is_none_or(str::is_empty) {
             faults.push(format!("plugin {number} has no \"type\""));
@@ -61,6 +61,22 @@ pub fn faults(text: &str) -> Vec<String> {
         faults.push(error.to_string());
     }
     faults
+}
+
+/// Returns whether a list keeps plugins from being added by files beside it: its key `loadOnlyInlinedPlugins`, as
+/// libcni reads it from 1.3 on (a boolean, or its name in any case).
+///
+/// # Errors
+/// In words: that it is another value, with which libcni does not read the list.
+pub fn is_closed(list: &Map<String, Value>) -> Result<bool, String> {
+    let key = "loadOnlyInlinedPlugins";
+    match list.get(key) {
+        None => Ok(false),
+        Some(Value::Bool(closed)) => Ok(*closed),
+        Some(Value::String(word)) if word.eq_ignore_ascii_case("true") => Ok(true),
+        Some(Value::String(word)) if word.eq_ignore_ascii_case("false") => Ok(false),
+        Some(other) => Err(format!("{key} must be true or false, not {}", quote::cut(&other.to_string(), 100))),
+    }
 }
 
 /// Our configuration in a list; `None` if we are not in it.
@@ -104,6 +120,22 @@ mod tests {
     }
 
     #[test]
+    fn whether_a_list_is_closed_is_read_as_libcni_reads_it() {
+        let closed =
+            |value: &str| is_closed(&serde_json::from_str(&format!("{{\"loadOnlyInlinedPlugins\":{value}}}")).unwrap());
+        for (value, expected) in
+            [("true", true), ("\"TRUE\"", true), ("\"True\"", true), ("false", false), ("\"False\"", false)]
+        {
+            assert_eq!(closed(value), Ok(expected), "{value}");
+        }
+        for value in ["null", "1", "\"yes\"", "[]", "\"\""] {
+            assert!(closed(value).is_err(), "{value}");
+        }
+        // The key is that of a map in libcni, so its case counts.
+        assert_eq!(is_closed(&serde_json::from_str(r#"{"LoadOnlyInlinedPlugins":true}"#).unwrap()), Ok(false));
+    }
+
+    #[test]
     fn each_fault_is_told() {
         let list = |plugins: &str| format!(r#"{{"name":"n","cniVersion":"1.0.0","plugins":[{plugins}]}}"#);
         let theirs = r#"{"type":"kube-ovn","vhost_user_socket_volume_name":"v"}"#;
@@ -112,6 +144,10 @@ mod tests {
         for (text, word) in [
             ("{".to_owned(), "JSON"),
             ("{}".to_owned(), "plugins"),
+            (
+                list(&format!("{theirs},{ours}")).replacen('{', r#"{"loadOnlyInlinedPlugins":"yes","#, 1),
+                "loadOnlyInlinedPlugins",
+            ),
             (list(theirs), "no plugin of it is vhostuser-hotplug"),
             (list(ours), "no plugin of it is kube-ovn"),
             (list(&format!("{ours},{theirs}")), "before"),

@@ -57,12 +57,8 @@ pub fn read(file: &Path) -> Result<List, String> {
         ]);
     }
     let mut dropped = Vec::new();
-    let only_inlined = matches!(list.get("loadOnlyInlinedPlugins"), Some(value) if *value == true || *value == "true");
-    let folder = list.get("name").and_then(Value::as_str).and_then(|name| Some(file.parent()?.join(name)));
-    if let (Some(folder), false) = (folder, only_inlined) {
-        for file in with_endings(&folder, &["conf"]).unwrap_or_default() {
-            dropped.push(Value::Object(object(&file)?));
-        }
+    for (_, plugin) in drop_ins(file, &list) {
+        dropped.push(Value::Object(plugin?));
     }
     let dropped_in = dropped.len();
     if dropped_in > 0 {
@@ -72,7 +68,27 @@ pub fn read(file: &Path) -> Result<List, String> {
     Ok(List { file: file.to_owned(), text: Value::Object(list).to_string(), dropped_in })
 }
 
-fn object(file: &Path) -> Result<Map<String, Value>, String> {
+/// What a file holds, or why it can't be read.
+pub type Object = Result<Map<String, Value>, String>;
+
+/// Returns the files that libcni adds to a list from 1.3 on, with what each is, or why it can't be read.
+pub fn drop_ins(file: &Path, list: &Map<String, Value>) -> Vec<(PathBuf, Object)> {
+    let folder = list.get("name").and_then(Value::as_str).and_then(|name| Some(file.parent()?.join(name)));
+    match folder {
+        // libcni does not read a list with another value at all, which its judge says.
+        Some(folder) if conflist::is_closed(list) != Ok(true) => {
+            let files = with_endings(&folder, &["conf"]).unwrap_or_default();
+            files.into_iter().map(|file| (file.clone(), object(&file))).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Reads the JSON object that a file holds.
+///
+/// # Errors
+/// In words: that it cannot be read, or is none.
+pub fn object(file: &Path) -> Result<Map<String, Value>, String> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
     serde_json::from_str(&text).map_err(|error| format!("{} is not a JSON object: {error}", file.display()))
 }
@@ -121,6 +137,12 @@ mod tests {
         );
         assert!(read(&files[2]).unwrap_err().contains("99-broken.json"));
         write("10-b.conflist", r#"{"name":"kube-ovn","loadOnlyInlinedPlugins":true,"plugins":[{"type":"kube-ovn"}]}"#);
+        assert_eq!(read(&files[1]).unwrap().types(), ["kube-ovn"]);
+        // The same word in another case.
+        write(
+            "10-b.conflist",
+            r#"{"name":"kube-ovn","loadOnlyInlinedPlugins":"TRUE","plugins":[{"type":"kube-ovn"}]}"#,
+        );
         assert_eq!(read(&files[1]).unwrap().types(), ["kube-ovn"]);
         std::fs::remove_dir_all(root).unwrap();
     }

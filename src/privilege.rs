@@ -60,6 +60,21 @@ impl Task {
     }
 }
 
+/// Returns the names of the capabilities that a call takes and this process lacks.
+#[must_use]
+pub fn missing() -> Vec<&'static str> {
+    let has = capabilities(None).map(|now| now.effective).unwrap_or(CapabilityFlags::empty());
+    let named = [
+        (CapabilityFlags::DAC_OVERRIDE, "CAP_DAC_OVERRIDE"),
+        (CapabilityFlags::FOWNER, "CAP_FOWNER"),
+        (CapabilityFlags::SYS_PTRACE, "CAP_SYS_PTRACE"),
+        (CapabilityFlags::SYS_ADMIN, "CAP_SYS_ADMIN"),
+    ];
+    let needed = Task::Mount.capabilities();
+    let lacks = |(flag, _): &(CapabilityFlags, _)| needed.contains(*flag) && !has.contains(*flag);
+    named.into_iter().filter(lacks).map(|(_, name)| name).collect()
+}
+
 /// Something that could not be dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {

@@ -116,11 +116,23 @@ impl Share {
 
     /// Makes the target show the volume, whatever it showed before. Returns whether anything had to be done.
     ///
+    /// Success means that the target's path leads to the volume: where others may write to the base directory, they may
+    /// have renamed the pod's directory since it was opened. A mount that has come to another name is taken away again.
+    ///
     /// # Errors
     /// Those of making and mounting; nothing is left mounted then.
     pub fn ensure(&self, volume: &Volume) -> Result<bool, Error> {
+        let mut made: Option<OwnedFd> = None;
         for _ in 0..STACK_LIMIT {
-            match self.look(Some(volume))? {
+            let there = self.look(Some(volume));
+            if let Some(mount) = made.take() {
+                let is_it = |root: &OwnedFd| Ok(sys::mount_id(root.as_fd())? == sys::mount_id(mount.as_fd())?);
+                if matches!(&there, Ok(Target::Mounted(root)) if is_it(root).map_err(self.fail("looking at"))?) {
+                    return Ok(true);
+                }
+                sys::unmount(mount.as_fd()).map_err(self.fail("unmounting a mount that was moved away from"))?;
+            }
+            match there? {
                 // By somebody else, or by a call that was killed before it had restricted it.
                 Target::Mounted(root) => {
                     return sys::restrict(root.as_fd()).map(|()| false).map_err(self.fail("restricting the mount on"));
@@ -128,11 +140,13 @@ impl Share {
                 Target::Stale(root) => sys::unmount(root.as_fd()).map_err(self.fail("unmounting a stale mount on"))?,
                 Target::Absent => self.make()?,
                 Target::Bare(target) => {
-                    return sys::bind(volume.fd(), target.as_fd(), || volume.open_again())
-                        .map(|()| true)
-                        .map_err(self.fail("mounting the pod's volume on"));
+                    let mount = sys::bind(volume.fd(), target.as_fd(), || volume.open_again());
+                    made = Some(mount.map_err(self.fail("mounting the pod's volume on"))?);
                 }
             }
+        }
+        if let Some(mount) = made {
+            sys::unmount(mount.as_fd()).map_err(self.fail("unmounting a mount that was moved away from"))?;
         }
         Err(Error::Buried { target: self.target() })
     }
@@ -143,6 +157,14 @@ impl Share {
     /// Those of looking.
     pub fn is_mounted(&self, volume: &Volume) -> Result<bool, Error> {
         Ok(matches!(self.look(Some(volume))?, Target::Mounted(_)))
+    }
+
+    /// Whether nothing is at the target, not even a directory.
+    ///
+    /// # Errors
+    /// Those of looking.
+    pub fn is_absent(&self) -> Result<bool, Error> {
+        Ok(matches!(self.look(None)?, Target::Absent))
     }
 
     /// Takes the mount, or what is left of it, and the directories away. What is gone already is no error. Returns whether
@@ -206,12 +228,13 @@ impl Share {
         sys::open_below(parent, Path::new(&self.volume), Walk::Strict)
     }
 
-    /// kube-ovn makes base, uid and volume directories with mode 0777, whatever the umask: QEMU's user is anybody.
+    /// Makes the directories, each that is missing root's with mode 0755. kube-ovn makes them with 0777, but nobody
+    /// needs to write there: QEMU makes its socket in the volume, by the pod's own mount of it.
     fn make(&self) -> Result<(), Error> {
         let make = || {
-            sys::make_open_directories(&self.base)?;
-            sys::make_open_directory(sys::open_handle(&self.base)?.as_fd(), &self.uid)?;
-            sys::make_open_directory(self.open_parent()?.as_fd(), &self.volume)
+            sys::make_directories(&self.base)?;
+            sys::make_directory(sys::open_handle(&self.base)?.as_fd(), Path::new(&self.uid))?;
+            sys::make_directory(self.open_parent()?.as_fd(), Path::new(&self.volume))
         };
         make().map_err(self.fail("making"))
     }

@@ -3,16 +3,15 @@
 //! Everything goes through `nix` (or `rustix`, for what it lacks), so there is no `unsafe` here or anywhere else in the crate.
 
 use std::fmt;
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::stat::{FileStat, Mode, fstat, mkdirat, umask};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstat, mkdirat, umask};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
@@ -20,7 +19,7 @@ mod binding;
 mod handed;
 
 use crate::quote;
-pub use binding::{RESTRICTIONS, bind, restrict, unmount};
+pub use binding::{RESTRICTIONS, bind, restrict, try_restrictions, unmount};
 pub use handed::{eventfd, sealed_memory};
 
 /// How much of a file is read at once, in bytes: of a table of the kernel's it gives no more than a page.
@@ -227,13 +226,17 @@ pub fn enter_host_mounts() -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Makes a directory and its parents, each that is missing with mode 0777 whatever the umask is.
+/// Makes a directory and its parents, each that is missing with mode 0755 whatever the umask is.
 ///
 /// # Errors
-/// mkdir(2)'s.
-pub fn make_open_directories(path: &Path) -> Result<(), Error> {
-    let made = without_umask(|| DirBuilder::new().recursive(true).mode(0o777).create(path));
-    made.map_err(|error| Error::of("mkdir", path, &error))
+/// mkdir(2)'s, open(2)'s and chmod(2)'s.
+pub fn make_directories(path: &Path) -> Result<(), Error> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let Some((parent, name)) = path.parent().zip(path.file_name()) else { return Ok(()) };
+    make_directories(parent)?;
+    make_directory(open_handle(parent)?.as_fd(), Path::new(name))
 }
 
 /// Does something with no umask, which is the whole process': no other thread may make files meanwhile.
@@ -244,16 +247,21 @@ pub fn without_umask<T>(act: impl FnOnce() -> T) -> T {
     outcome
 }
 
-/// Makes the directory `name`, a single path component, in another, with mode 0777 whatever the umask is. One that is
-/// there already is as good.
+/// Makes the directory `name`, a single path component, in another, with mode 0755 whatever the umask is. One that is
+/// there already is as good, and keeps its mode.
 ///
 /// # Errors
-/// mkdirat(2)'s.
-pub fn make_open_directory(parent: BorrowedFd<'_>, name: &str) -> Result<(), Error> {
-    match without_umask(|| mkdirat(parent, name, Mode::from_bits_truncate(0o777))) {
-        Ok(()) | Err(Errno::EEXIST) => Ok(()),
-        Err(errno) => Err(Error::new("mkdirat", name, errno)),
+/// mkdirat(2)'s, openat2(2)'s and chmod(2)'s.
+pub fn make_directory(parent: BorrowedFd<'_>, name: &Path) -> Result<(), Error> {
+    let mode = Mode::from_bits_truncate(0o755);
+    match mkdirat(parent, name, mode) {
+        Ok(()) => {}
+        Err(Errno::EEXIST) => return Ok(()),
+        Err(errno) => return Err(Error::new("mkdirat", name.display(), errno)),
     }
+    let made = open_below(parent, name, Walk::Strict)?;
+    fchmodat(AT_FDCWD, &link(made.as_fd()), mode, FchmodatFlags::FollowSymlink)
+        .map_err(|errno| Error::new("chmod", name.display(), errno))
 }
 
 /// Removes the empty directory `name`, a single path component, from another.

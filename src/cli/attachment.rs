@@ -8,9 +8,9 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::libvirt::DomainState;
-use crate::record::{self, Record, Unreadable};
+use crate::record::{self, Record, Store, Unreadable};
 use crate::verbs::mtu;
-use crate::verbs::state::{self, Scene};
+use crate::verbs::state::{self, Flaw, Scene, ShareState};
 
 /// How long the processes of a pod are searched for a NIC's connection; there may be very many.
 const LOOK: Duration = Duration::from_secs(5);
@@ -76,7 +76,10 @@ pub struct Part {
 pub struct Mount {
     /// The directory that the data plane sees.
     pub path: PathBuf,
-    /// Whether it shows the pod's volume.
+    /// False, and left out otherwise, if it is not mounted and no NIC of the pod needs it.
+    #[serde(skip_serializing_if = "Clone::clone")]
+    pub needed: bool,
+    /// Whether it shows the pod's volume, or need not.
     #[serde(flatten)]
     pub part: Part,
 }
@@ -148,7 +151,7 @@ pub struct Vm {
 
 impl From<state::Part> for Part {
     fn from(part: state::Part) -> Self {
-        let is_known = !matches!(part, Err(state::Flaw::Unseen(_)));
+        let is_known = !matches!(part, Err(Flaw::Unseen(_)));
         let problem = part.err().map(|flaw| flaw.words());
         Self { ok: problem.is_none(), problem, is_known }
     }
@@ -160,12 +163,13 @@ impl Attachments {
     /// # Errors
     /// In words: that the records cannot be listed.
     pub fn look(config: &Config, wanted: impl Fn(&Record) -> bool, ask: Ask) -> Result<Self, String> {
-        let all = record::Store::new(&config.state_dir).all();
+        let store = Store::new(&config.state_dir);
+        let all = store.all();
         let all = all.map_err(|error| format!("the records cannot be listed: {error}"))?;
         let mut found = Self { attachments: Vec::new(), unreadable: Vec::new() };
         for one in all {
             match one {
-                Ok(record) if wanted(&record) => found.take(&record, config, ask),
+                Ok(record) if wanted(&record) => found.take(&record, &store, config, ask),
                 Ok(_) => {}
                 Err(Unreadable { path, why }) => found.unreadable.push(Broken { path, problem: why }),
             }
@@ -175,8 +179,9 @@ impl Attachments {
         Ok(found)
     }
 
-    fn take(&mut self, record: &Record, config: &Config, ask: Ask) {
-        match Scene::of(record, None, &config.kubelet_dir) {
+    fn take(&mut self, record: &Record, store: &Store, config: &Config, ask: Ask) {
+        let config = &config.of_attachment(record.keys.as_ref());
+        match Scene::of(record, store, None, &config.kubelet_dir) {
             Some(scene) => self.attachments.push(Attachment::of(record, &scene, config, ask)),
             None => self.unreadable.push(Broken {
                 path: config.state_dir.join("pods").join(&record.uid),
@@ -207,7 +212,7 @@ impl Attachment {
             netns: record.netns.clone(),
             created: record.created,
             age: now.saturating_sub(record.created),
-            mount: Mount { path: scene.share().target(), part: scene.mount().into() },
+            mount: Mount::of(scene),
             nic: record.nic.as_ref().map(|nic| Nic::of(nic, scene, config, ask)),
         }
     }
@@ -216,6 +221,14 @@ impl Attachment {
     pub fn is_sound(&self) -> bool {
         let nic_is = |nic: &Nic| nic.socket.part.ok && nic.vm.part.ok && nic.data_plane.ok;
         self.mount.part.ok && self.nic.as_ref().is_none_or(nic_is)
+    }
+}
+
+impl Mount {
+    fn of(scene: &Scene<'_>) -> Self {
+        let mount = scene.mount();
+        let needed = !matches!(mount, Ok(ShareState::NotNeeded));
+        Self { path: scene.share().target(), needed, part: mount.map(drop).into() }
     }
 }
 

@@ -41,7 +41,7 @@ pub fn run(inspect: &Inspect) -> Answer {
         let found = Attachments::look(&inspect.place.config(), |record| inspect.means(record), ask)?;
         inspect.judged(found)
     };
-    let found = match place::enter_host().and_then(look) {
+    let found = match place::enter_host_to_look().and_then(look) {
         Ok(found) => found,
         Err(why) => return Answer::failure(why),
     };
@@ -93,7 +93,12 @@ fn described(one: &Attachment) -> String {
     line("Sandbox", &format!("{} ({})", clean(&one.container_id), clean(&one.netns.to_string_lossy())));
     line("Age", &age(one.age));
     // Where it is missing, the words say where.
-    let shown = format!("{}: shows the pod's volume", one.mount.path.display());
+    let how = if one.mount.needed {
+        "shows the pod's volume"
+    } else {
+        "not mounted, and not needed: no vhost-user NIC of the pod is recorded"
+    };
+    let shown = format!("{}: {how}", one.mount.path.display());
     line("Mount", &judged(&one.mount.part, &shown, ""));
     let Some(nic) = &one.nic else {
         line("Plugged", "no: the attachment is the mount alone");

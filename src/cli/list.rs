@@ -19,7 +19,8 @@ pub struct List {
 
 /// Shows all attachments. Records that cannot be read make the exit status 1.
 pub fn run(list: &List) -> Answer {
-    let found = place::enter_host().and_then(|()| Attachments::look(&list.place.config(), |_| true, Ask::Kernel));
+    let found =
+        place::enter_host_to_look().and_then(|()| Attachments::look(&list.place.config(), |_| true, Ask::Kernel));
     let found = match found {
         Ok(found) => found,
         Err(why) => return Answer::failure(why),
@@ -55,7 +56,7 @@ fn row(one: &Attachment) -> [String; 9] {
         ),
         None => ("-".to_owned(), "-".to_owned(), "-".to_owned(), "-".to_owned()),
     };
-    let mount = word(one.mount.part.ok, "ok", "missing");
+    let mount = if one.mount.needed { word(one.mount.part.ok, "ok", "missing") } else { "not needed".to_owned() };
     let mtu = match one.nic.as_ref().and_then(|nic| nic.mtu) {
         Some(Mtu { network, guest }) if guest > network => format!("{network}, guest {guest}"),
         Some(Mtu { network, .. }) => network.to_string(),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::config::Config;
+use crate::privilege::{self, Task};
 use crate::{netd, sys};
 
 /// The options that say where.
@@ -42,4 +43,14 @@ impl Place {
 pub fn enter_host() -> Result<(), String> {
     let entered = sys::enter_host_mounts().map(drop);
     entered.map_err(|error| format!("the host's mount namespace cannot be entered, which takes root: {error}"))
+}
+
+/// The same, for a command that then only looks at pods: what that doesn't take is dropped, as in a CHECK.
+///
+/// # Errors
+/// Those of [`enter_host`].
+pub fn enter_host_to_look() -> Result<(), String> {
+    enter_host()?;
+    privilege::confine(Task::Talk);
+    Ok(())
 }

@@ -10,7 +10,6 @@ use clap::Args;
 use super::Answer;
 use super::place::{self, Place};
 use super::screen::clean;
-use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::logging;
 use crate::pod::identity::PodUid;
@@ -55,6 +54,7 @@ pub fn run(options: &Options) -> Answer {
 impl Options {
     fn rescue(&self) -> Result<Vec<Found>, String> {
         let config = &self.place.config();
+        let store = Store::new(&config.state_dir);
         privilege::confine(Task::Talk);
         let deadline = Deadline::after(Duration::from_secs(self.timeout));
         end_soon_after(deadline);
@@ -64,14 +64,17 @@ impl Options {
                 sandbox::of_pid(pid, config).map_err(|error| error.to_string())?
             }
             None => {
-                let uid = self.uid(config)?;
-                let records = Store::new(&config.state_dir).of_pod(&uid);
+                let uid = self.uid(&store)?;
+                let records = store.of_pod(&uid);
                 let netns = records.iter().map(|record| record.netns.as_path()).find(|path| path.exists());
                 let living = sandbox::Living::find(&uid, None, netns);
                 (uid, living.ok_or("no process of the pod lives, so no VM does")?)
             }
         };
-        let wanted = self.nic.as_ref().map(|nic| sockets(nic, &Store::new(&config.state_dir).of_pod(&uid)));
+        let records = store.of_pod(&uid);
+        let wanted = self.nic.as_ref().map(|nic| sockets(nic, &records));
+        let with_nic = records.iter().find(|record| record.nic.is_some());
+        let config = &config.of_attachment(with_nic.or(records.first()).and_then(|record| record.keys.as_ref()));
         let mut journal = Journal::of_command("rescue", &uid);
         let rescue = Rescue { config, uid: &uid, living: &living, deadline };
         let freed = rescue.run(wanted.as_ref(), &mut journal);
@@ -84,12 +87,11 @@ impl Options {
     }
 
     /// The pod by its uid, or by its name in the records.
-    fn uid(&self, config: &Config) -> Result<PodUid, String> {
+    fn uid(&self, store: &Store) -> Result<PodUid, String> {
         if let Some(uid) = PodUid::parse(&self.pod) {
             return Ok(uid);
         }
-        let all =
-            Store::new(&config.state_dir).all().map_err(|error| format!("the records cannot be listed: {error}"))?;
+        let all = store.all().map_err(|error| format!("the records cannot be listed: {error}"))?;
         let named = all.into_iter().flatten().filter(|record| record.pod == self.pod);
         let uids: BTreeSet<PodUid> = named.filter_map(|record| PodUid::parse(&record.uid)).collect();
         let mut uids = uids.into_iter();

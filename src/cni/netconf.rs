@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 
 use super::json::{Members, kind, member};
 use super::request::is_identifier;
@@ -129,6 +130,15 @@ impl NetConf {
     #[must_use]
     pub fn empty() -> Self {
         Self { version: Version::NEWEST, name: String::new(), text: String::new(), members: Members::default() }
+    }
+
+    /// A configuration of no network with these keys.
+    #[must_use]
+    pub fn of_keys(keys: &Map<String, Value>) -> Self {
+        // `Value` is displayed as JSON.
+        let text = json!(keys).to_string();
+        let members = Members::of(&text).unwrap_or_default();
+        Self { text, members, ..Self::empty() }
     }
 
     /// The value of `key` as it stands in the configuration; absent if it is `null`.

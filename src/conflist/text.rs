@@ -6,7 +6,7 @@ use std::ops::Range;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::{OURS, SHARED_KEYS, THEIRS};
+use super::{OURS, SHARED_KEYS, THEIRS, is_closed};
 use crate::cni::json::{Members, kind, member};
 use crate::quote;
 
@@ -94,11 +94,10 @@ impl<'a> List<'a> {
         self.kinds().any(|other| other == kind)
     }
 
-    /// Whether it keeps plugins from being added by files beside it (libcni 1.3). Read as libcni reads it.
+    /// Whether it keeps plugins from being added by files beside it (libcni 1.3).
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        let value = self.members.value(self.text, "loadOnlyInlinedPlugins").unwrap_or("false");
-        value == "true" || serde_json::from_str::<String>(value).is_ok_and(|word| word.eq_ignore_ascii_case("true"))
+        serde_json::from_str(self.text).is_ok_and(|list| is_closed(&list) == Ok(true))
     }
 
     /// The text of our entry, if there is one.

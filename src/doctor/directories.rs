@@ -1,16 +1,22 @@
 //! Directories and the installed binary.
 
+use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::{Check, Finding, Node};
+use super::{Check, Finding, Node, Verdict};
 use crate::config::Config;
 use crate::deadline::Deadline;
+use crate::pod::identity::{self, PodUid};
+use crate::pod::process::{self, Process};
+use crate::record::Store;
 use crate::share::{self, SUN_PATH};
+use crate::sys::{self, Walk};
 
 const KUBELET: Check = Check {
     name: "kubelet_dir",
@@ -28,6 +34,9 @@ const STATE: Check =
 
 const BINARY: Check = Check { name: "binary", why: "the runtime runs it as root for every pod of the node" };
 
+/// Most pods whose directories are looked at.
+const POD_LIMIT: usize = 4096;
+
 /// Length of a pod's uid, in bytes.
 const UID_LENGTH: usize = 36;
 
@@ -42,18 +51,60 @@ const NAME: &str = "vhostuser-hotplug";
 
 pub fn examine(node: &Node) -> Vec<Finding> {
     let config = &node.config;
-    vec![kubelet(&config.kubelet_dir), base(config), state(&config.state_dir), binary(&node.bin_dir)]
+    vec![kubelet(&config.kubelet_dir), base(config), states(&config.state_dir), binary(&node.bin_dir)]
 }
 
 fn kubelet(directory: &Path) -> Finding {
     let pods = directory.join("pods");
-    if pods.is_dir() {
-        return KUBELET.ok(format!("{} is there", pods.display()));
+    let shown = pods.display();
+    if let Some((pid, root)) = kubelets_root(directory) {
+        let found = format!("{} is not the directory of kubelet (process {pid}), which is {root}", directory.display());
+        return KUBELET.wrong(found, format!("set the key \"kubelet_dir\" to {root}"));
     }
-    KUBELET.wrong(
-        format!("{} is not there", pods.display()),
-        "set the key \"kubelet_dir\" to kubelet's --root-dir, or is kubelet yet to be started?",
-    )
+    if !pods.is_dir() {
+        return KUBELET.wrong(
+            format!("{shown} is not there"),
+            "set the key \"kubelet_dir\" to kubelet's --root-dir, or is kubelet yet to be started?",
+        );
+    }
+    match homeless_pod(&pods) {
+        Some(uid) => KUBELET.wrong(
+            format!("{shown} has none of the pods that run on this node, such as {uid}"),
+            "set the key \"kubelet_dir\" to kubelet's --root-dir: this directory is another's, or of earlier",
+        ),
+        None => KUBELET.ok(format!("{shown} is there")),
+    }
+}
+
+/// The pid of a running kubelet and its directory, if that is another than this one.
+fn kubelets_root(directory: &Path) -> Option<(i32, String)> {
+    let process = super::processes(|name| name == "kubelet").next()?;
+    let line = sys::read_text(&process.path("cmdline"), 64 << 10).ok()?;
+    let words: Vec<&str> = line.split('\0').collect();
+    let of = |word: &&str| word.trim_start_matches('-').strip_prefix("root-dir=").map(str::to_owned);
+    let apart = words.windows(2).find_map(|pair| match pair {
+        ["--root-dir" | "-root-dir", path] => Some((*path).to_owned()),
+        _ => None,
+    });
+    let root = words.iter().filter(|word| word.starts_with('-')).find_map(of).or(apart);
+    let root = root.unwrap_or_else(|| Config::default().kubelet_dir.display().to_string());
+    // By what they are: one may be a link, and kubelet may run in a container.
+    let theirs = process.root().and_then(|at| sys::open_below(at.as_fd(), Path::new(&root), Walk::Rooted)).ok();
+    let object = |handle: OwnedFd| sys::object(handle.as_fd()).ok();
+    let same =
+        theirs.and_then(object).is_some_and(|theirs| sys::open_handle(directory).ok().and_then(object) == Some(theirs));
+    (!same).then(|| (process.pid(), root))
+}
+
+/// A pod that runs here, by the cgroups of the node's processes, if none of those that do has its directory in this
+/// one. The pod that this process itself is in does not count.
+fn homeless_pod(pods: &Path) -> Option<PodUid> {
+    let of = |pid: i32| identity::of_process(&Process::open(pid).ok()?);
+    let own = [i32::try_from(std::process::id()).ok(), Some(1)].map(|pid| pid.and_then(of));
+    let all: BTreeSet<PodUid> = process::pids().ok()?.filter_map(of).collect();
+    let others: Vec<PodUid> = all.into_iter().filter(|uid| !own.contains(&Some(uid.clone()))).collect();
+    let is_there = |uid: &PodUid| pods.join(uid.as_str()).is_dir();
+    others.iter().find(|_| !others.iter().any(is_there)).cloned()
 }
 
 fn base(config: &Config) -> Finding {
@@ -81,8 +132,35 @@ fn base(config: &Config) -> Finding {
             return BASE.warning(format!("{} can be passed by root and few others only", part.display()), advice);
         }
     }
+    if let Some(found) = loose(directory) {
+        let advice = format!(
+            "chown root {shown} {shown}/* && chmod go-w {shown} {shown}/*; nobody but root needs to write there"
+        );
+        return BASE.warning(format!("{found}: who may write there can lead OVS to another pod's sockets"), advice);
+    }
     let yet = if directory.is_dir() { "is there" } else { "is not there yet: the first ADD makes it" };
     BASE.ok(format!("{shown} {yet}"))
+}
+
+/// The configured state directory, and those that are announced beside it: what is wrong with one, or how the first is.
+fn states(configured: &Path) -> Finding {
+    let mut all: Vec<Finding> = Store::new(configured).directories().iter().map(|directory| state(directory)).collect();
+    let first_wrong = all.iter().position(|finding| finding.verdict != Verdict::Ok).unwrap_or_default();
+    all.swap_remove(first_wrong)
+}
+
+/// Who else than root may rename what is in the base directory or in a pod's directory there, in words. A sticky bit
+/// keeps what is root's from others.
+fn loose(base: &Path) -> Option<String> {
+    let below = std::fs::read_dir(base).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_loose = |path: PathBuf| {
+        let found = path.symlink_metadata().ok().filter(Metadata::is_dir)?;
+        let mode = found.mode() & 0o7777;
+        let is_open = mode & 0o022 != 0 && mode & 0o1000 == 0;
+        let shown = path.display();
+        (found.uid() != 0 || is_open).then(|| format!("{shown} is owned by uid {} with mode {mode:04o}", found.uid()))
+    };
+    std::iter::once(base.to_owned()).chain(below.take(POD_LIMIT)).find_map(is_loose)
 }
 
 fn state(directory: &Path) -> Finding {

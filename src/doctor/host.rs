@@ -1,7 +1,7 @@
 //! The host itself: rights, system calls, namespaces, log.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 
@@ -15,8 +15,8 @@ use crate::sys::{self, Walk};
 
 const RIGHTS: Check = Check {
     name: "rights",
-    why: "the plugin mounts, enters namespaces and looks at the processes of pods: that takes root with CAP_SYS_ADMIN and \
-          CAP_SYS_PTRACE on the host",
+    why: "the plugin mounts a pod's volume so that no link in it leads the data plane astray, enters namespaces, and looks at \
+          the processes and files of pods: that takes root with these capabilities on the host",
 };
 
 const OPENAT2: Check =
@@ -62,12 +62,26 @@ fn rights() -> Finding {
         return RIGHTS
             .wrong("not root", "run it as root, as the runtime runs the plugin; the rest below may be untrue");
     }
+    let missing = privilege::missing();
+    if !missing.is_empty() {
+        let missing = missing.join(", ");
+        return RIGHTS.wrong(format!("root, but without {missing}"), format!("give {missing}"));
+    }
     let own = sys::open_file(Path::new("/proc/self/ns/net")).and_then(|file| sys::in_netns(file.as_fd(), || ()));
     let refused = own.err().or_else(|| sys::open_file(Path::new("/proc/1/ns/net")).err());
-    match refused {
-        None => RIGHTS.ok("root, may enter namespaces and look at other processes"),
-        Some(error) => RIGHTS
-            .wrong(format!("root, but without some of its rights: {error}"), "give CAP_SYS_ADMIN and CAP_SYS_PTRACE"),
+    let advice =
+        "give CAP_SYS_ADMIN and CAP_SYS_PTRACE; look for a seccomp filter or a security module that forbids the call";
+    if let Some(error) = refused {
+        return RIGHTS.wrong(format!("root, but without some of its rights: {error}"), advice);
+    }
+    match sys::try_restrictions(Path::new("/run")) {
+        Ok(true) => RIGHTS.ok("root, may mount, enter namespaces and look at other processes"),
+        Ok(false) => RIGHTS.warning(
+            "root, but this kernel has no mounts that follow no links (nosymfollow)",
+            "the kernel should be Linux 5.10 or later: else a link in a pod's volume can lead the data plane to another socket of \
+             the host",
+        ),
+        Err(error) => RIGHTS.wrong(format!("root, but a volume could not be mounted: {error}"), advice),
     }
 }
 
@@ -90,13 +104,24 @@ fn openat2() -> Finding {
     }
 }
 
+/// Tries it on the first process, which is none of this one's descendants: the kernel judges that as it judges a
+/// process of a pod.
 fn pidfd_getfd() -> Finding {
-    let own = i32::try_from(std::process::id()).unwrap_or_default();
-    let tried =
-        sys::open_file(Path::new("/proc/self/status")).and_then(|file| sys::duplicate(own, || true, file.as_raw_fd()));
-    match tried {
+    match sys::duplicate(1, || true, 0) {
         Ok(_) => PIDFD_GETFD.ok("works"),
-        Err(error) => PIDFD_GETFD.wrong(error.to_string(), cause(error.errno(), "5.6")),
+        // It may look, and there is no such descriptor.
+        Err(error) if error.errno() == Errno::EBADF => PIDFD_GETFD.ok("works"),
+        Err(error) => {
+            let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+            let advice = match (error.errno(), scope.trim()) {
+                (Errno::EPERM, "3") => {
+                    "kernel.yama.ptrace_scope is 3: set it to 2 or less, which takes a reboot".to_owned()
+                }
+                (Errno::EPERM, _) => format!("give CAP_SYS_PTRACE; {}", cause(error.errno(), "5.6")),
+                (errno, _) => cause(errno, "5.6"),
+            };
+            PIDFD_GETFD.wrong(error.to_string(), advice)
+        }
     }
 }
 

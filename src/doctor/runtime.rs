@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::{Check, Finding, Node};
+use crate::install::check::{self, First};
+use crate::install::{Mode, Places, chain};
 use crate::pod::process::Process;
-use crate::{conflist, netd, sys};
+use crate::{netd, sys};
 
 const CONFLIST: Check = Check {
     name: "conflist",
@@ -15,59 +17,63 @@ const CONFLIST: Check = Check {
 const RUNTIME: Check =
     Check { name: "runtime", why: "it must read the directories that the plugin and its configuration are in" };
 
-/// Plugins that call those of other configurations of the same directory.
-const MULTUS: [&str; 2] = ["multus", "multus-shim"];
-
 /// Longest configuration file of a runtime that is read, in bytes.
 const CONFIG_LIMIT: u64 = 1 << 20;
 
 pub fn examine(node: &Node) -> Vec<Finding> {
-    vec![conflist(&node.conf_dir), runtime(node)]
+    vec![conflist(node), runtime(node)]
 }
 
-fn conflist(directory: &Path) -> Finding {
-    let files = match netd::files(directory) {
-        Ok(files) => files,
+/// By the rules of `install --check`, but that a plugin which is called by NADs alone is no fault.
+fn conflist(node: &Node) -> Finding {
+    let directory = node.conf_dir.display();
+    match netd::files(&node.conf_dir) {
+        Ok(files) if files.is_empty() => {
+            return CONFLIST.wrong(format!("{directory} has none"), "is kube-ovn installed?");
+        }
+        Ok(_) => {}
         Err(error) => {
-            return CONFLIST
-                .wrong(format!("{}: {error}", directory.display()), "is kube-ovn installed? Or give --conf-dir");
+            return CONFLIST.wrong(format!("{directory}: {error}"), "is kube-ovn installed? Or give --conf-dir");
         }
-    };
-    let mut lists = files.iter().map(|file| netd::read(file));
-    let used = lists.find(|list| {
-        !list.as_ref().is_ok_and(|list| list.types().first().is_some_and(|kind| MULTUS.contains(&kind.as_str())))
-    });
-    let list = match used {
-        None => {
-            return CONFLIST.wrong(format!("{} has none", directory.display()), "is kube-ovn installed?");
-        }
-        Some(Err(why)) => {
-            return CONFLIST.wrong(why, "mend or remove it: runtimes stop at a file that they cannot read");
-        }
-        Some(Ok(list)) => list,
-    };
-    let shown = list.file.display();
-    if conflist::ours(&list.text).is_none() {
-        let other = lists.flatten().find(|list| conflist::ours(&list.text).is_some());
-        return match other {
-            Some(other) => CONFLIST.wrong(
-                format!("{} has the plugin, but {shown} comes first", other.file.display()),
-                format!("remove or rename {shown}, or put the plugin into it"),
-            ),
-            None => CONFLIST.warning(
-                format!("{shown} is the one in use, and the plugin is not in it: NICs can be plugged by NAD alone"),
-                "install.sh puts it in",
-            ),
-        };
     }
-    let faults = conflist::faults(&list.text);
-    if !faults.is_empty() {
-        return CONFLIST.wrong(
-            format!("{shown}: {}", faults.join("; ")),
-            format!("mend it, and try: vhostuser-hotplug validate {shown}"),
-        );
+    let chain = chain::judge(&Places::below(Path::new(""), &node.bin_dir, &node.conf_dir));
+    let list = chain.as_ref().ok().and_then(|chain| Some(chain.as_ref()?.list.as_path()));
+    let before = match check::first(&node.conf_dir, list) {
+        Some(First::Unreadable(path, _)) => {
+            // In the words of who reads it.
+            let why = netd::object(&path).err().unwrap_or_else(|| format!("{} cannot be read", path.display()));
+            return CONFLIST.wrong(why, "fix or remove it: runtimes stop at a file that they cannot read");
+        }
+        Some(First::StaleMultus(path)) => {
+            let found = format!("{}: Multus has a copy of kube-ovn's list without the plugin", path.display());
+            return CONFLIST.wrong(found, "restart this node's Multus pod");
+        }
+        Some(First::Other(path, _)) => Some(path),
+        Some(First::KubeOvns | First::Multus(_)) | None => None,
+    };
+    let by_nad_alone = |found: String| {
+        let found = format!("{found}: NICs can be plugged by NAD alone");
+        CONFLIST.warning(found, "if pods' own networks are to have them, install.sh puts it in")
+    };
+    let verdict = match chain {
+        Ok(Some(verdict)) => verdict,
+        Ok(None) => return by_nad_alone(format!("no list in {directory} names kube-ovn, and so none the plugin")),
+        Err(error) => return CONFLIST.wrong(error.to_string(), "fix or remove it, and try: install.sh --check"),
+    };
+    let shown = verdict.list.display();
+    if verdict.mode == Mode::None {
+        return by_nad_alone(format!("{shown} is the one in use, and the plugin is not in it"));
     }
-    if list.dropped_in > 0 {
+    if let Some(path) = before {
+        let path = path.display();
+        let advice = format!("remove or rename {path}, or put the plugin into it");
+        return CONFLIST.wrong(format!("{shown} has the plugin, but {path} comes first"), advice);
+    }
+    if !verdict.faults.is_empty() {
+        let advice = format!("fix it, and try: vhostuser-hotplug validate {shown}");
+        return CONFLIST.wrong(format!("{shown}: {}", verdict.faults.join("; ")), advice);
+    }
+    if verdict.mode == Mode::DropIn {
         let found = format!("{shown} is sound with what is dropped in beside it");
         let advice = "make sure that the runtime reads drop-ins, for which its libcni must be 1.3 or later, and that it is not CRI-O, \
                       which sends no DEL by them";

@@ -10,6 +10,7 @@ use crate::conflist::file::{self as list, Edit, Found};
 use crate::conflist::text::List;
 use crate::conflist::{OURS, THEIRS, faults};
 use crate::file::{self, Access};
+use crate::netd::{drop_ins, read};
 use crate::sys;
 
 /// First containerd whose libcni reads drop-ins (its go.mod: 2.0 has libcni 1.2.3, 2.1 has 1.3.0).
@@ -193,40 +194,47 @@ pub fn leave(places: &Places, journal: &mut Journal) -> Result<(), Error> {
 pub struct Verdict {
     /// kube-ovn's list.
     pub list: PathBuf,
-    /// The way that was looked at.
+    /// The way that it is in; [`Mode::None`] if it is not.
     pub mode: Mode,
     /// Each in a sentence; nothing if the plugin will be called.
     pub faults: Vec<String>,
 }
 
-/// Looks at the chain; `None` where kube-ovn has none.
+/// Looks at the chain; `None` where kube-ovn has none. What libcni would chain is judged, so with every file dropped in
+/// beside the list, whatever its name.
 ///
 /// # Errors
 /// That it cannot be found out.
 pub fn judge(places: &Places) -> Result<Option<Verdict>, Error> {
     let Some(chain) = Chain::find(places)? else { return Ok(None) };
     let text = Found::read(&chain.path).map_err(|error| Error::List(chain.path.clone(), error))?.text;
-    let drop_in = chain.drop_in.display();
-    let (mode, faults) = match (chain.inlined, chain.drop_in.exists()) {
-        (true, true) => {
+    let list = serde_json::from_str(&text).unwrap_or_default();
+    let mut dropped = chain.drop_in.exists().then(|| chain.drop_in.clone());
+    for (file, plugin) in drop_ins(&chain.path, &list) {
+        let unread =
+            |why| Error::Refused(format!("{}: with this, no runtime reads the list beside it: {why}", file.display()));
+        if plugin.map_err(unread)?.get("type").and_then(Value::as_str) == Some(NAME) {
+            dropped = Some(file);
+        }
+    }
+    let (mode, faults) = match (chain.inlined, dropped) {
+        (true, Some(file)) if !chain.closed => {
+            let file = file.display();
             let twice =
-                format!("{NAME} is in it and in {drop_in}: it would be called twice; say --mode conflist or dropin");
+                format!("{NAME} is in it and in {file}: it would be called twice; say --mode conflist or dropin");
             (Mode::Conflist, vec![twice])
         }
-        (false, true) if chain.closed => {
-            (Mode::DropIn, vec![format!("it says loadOnlyInlinedPlugins, so {drop_in} is not read")])
+        (false, Some(file)) if chain.closed => {
+            (Mode::DropIn, vec![format!("it says loadOnlyInlinedPlugins, so {} is not read", file.display())])
         }
-        (false, true) => (Mode::DropIn, together(&text, &chain.drop_in)?),
-        (_, false) => (Mode::Conflist, faults(&text)),
+        (false, Some(_)) => {
+            let whole = read(&chain.path).map_err(Error::Refused)?;
+            (Mode::DropIn, faults(&whole.text))
+        }
+        (true, _) => (Mode::Conflist, faults(&text)),
+        (false, None) => (Mode::None, faults(&text)),
     };
     Ok(Some(Verdict { list: chain.path, mode, faults }))
-}
-
-/// The faults of a list and a drop-in together, as libcni chains them.
-fn together(text: &str, drop_in: &Path) -> Result<Vec<String>, Error> {
-    let keys = entry_in(drop_in)?;
-    let whole = List::parse(text).and_then(|list| list.with_ours(&keys));
-    Ok(whole.map_or_else(|error| vec![error.to_string()], |whole| faults(&whole)))
 }
 
 /// The entry that a drop-in is.

@@ -1,5 +1,7 @@
 //! Is the plugin installed, and will it be called?
 
+use std::path::{Path, PathBuf};
+
 use serde_json::Value;
 
 use super::{Error, Mode, NAME, Places, binary, chain};
@@ -61,11 +63,27 @@ fn of_binary(places: &Places) -> Finding {
     }
 }
 
-/// The runtime's default network is the first configuration by name. It must be kube-ovn's, or lead there.
-fn of_the_first(places: &Places, kube_ovns: &std::path::Path) -> Option<Finding> {
-    let first = netd::files(&places.conf_dir).unwrap_or_default().into_iter().next()?;
-    if first == kube_ovns {
-        return None;
+/// How the runtime gets to kube-ovn's list: its default network is the first configuration by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum First {
+    /// The list is the first.
+    KubeOvns,
+    /// Multus is, and calls kube-ovn.
+    Multus(PathBuf),
+    /// Multus is, with a copy of the list, made when it started, that lacks this plugin.
+    StaleMultus(PathBuf),
+    /// Another network is, made by this plugin.
+    Other(PathBuf, String),
+    /// What is first cannot be read: why, in a sentence that names it.
+    Unreadable(PathBuf, String),
+}
+
+/// Looks at what the runtime reads first, where kube-ovn's list is `kube_ovns`; `None` if there is nothing at all.
+#[must_use]
+pub fn first(conf_dir: &Path, kube_ovns: Option<&Path>) -> Option<First> {
+    let first = netd::files(conf_dir).unwrap_or_default().into_iter().next()?;
+    if Some(first.as_path()) == kube_ovns {
+        return Some(First::KubeOvns);
     }
     let here = first.display();
     let parsed = Found::read(&first).map_err(|error| Error::List(first.clone(), error).to_string());
@@ -74,34 +92,44 @@ fn of_the_first(places: &Places, kube_ovns: &std::path::Path) -> Option<Finding>
     });
     let value = match value {
         Ok(value) => value,
-        Err(why) => return Some(found(false, format!("{why}; the runtime reads it before {}", kube_ovns.display()))),
+        Err(why) => return Some(First::Unreadable(first, why)),
     };
     let kinds = kinds(&value);
     if !kinds.iter().any(|kind| kind.starts_with("multus")) {
-        let what = kinds.first().map_or("nothing", String::as_str);
-        return Some(found(
+        return Some(First::Other(first, kinds.into_iter().next().unwrap_or_else(|| "nothing".to_owned())));
+    }
+    // Multus either names kube-ovn's list (clusterNetwork) or has a copy of it.
+    let copies = value.get("delegates").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let is_stale =
+        |kinds: Vec<String>| kinds.iter().any(|kind| kind == THEIRS) && !kinds.iter().any(|kind| kind == OURS);
+    let stale = copies.iter().map(self::kinds).any(is_stale);
+    Some(if stale { First::StaleMultus(first) } else { First::Multus(first) })
+}
+
+fn of_the_first(places: &Places, kube_ovns: &Path) -> Option<Finding> {
+    let kube_ovns_list = kube_ovns.display();
+    match first(&places.conf_dir, Some(kube_ovns))? {
+        First::KubeOvns => None,
+        First::Multus(path) => {
+            Some(found(true, format!("{}: the runtime calls Multus, and Multus kube-ovn", path.display())))
+        }
+        First::StaleMultus(path) => Some(found(
             false,
             format!(
-                "{here}: the runtime reads this first, so its pods' network is made by {what} and not by {}; if that is \
-                 meant, say --mode none",
-                kube_ovns.display()
+                "{}: Multus has a copy of kube-ovn's list without {NAME}: restart this node's Multus pod",
+                path.display()
             ),
-        ));
-    }
-    // Multus either names kube-ovn's list (clusterNetwork) or has a copy of it, made when Multus started.
-    let copies = value.get("delegates").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let stale = copies
-        .iter()
-        .map(self::kinds)
-        .any(|kinds| kinds.iter().any(|kind| kind == THEIRS) && !kinds.iter().any(|kind| kind == OURS));
-    Some(if stale {
-        found(
+        )),
+        First::Other(path, what) => Some(found(
             false,
-            format!("{here}: Multus has a copy of kube-ovn's list without {NAME}: restart this node's Multus pod"),
-        )
-    } else {
-        found(true, format!("{here}: the runtime calls Multus, and Multus kube-ovn"))
-    })
+            format!(
+                "{}: the runtime reads this first, so its pods' network is made by {what} and not by {kube_ovns_list}; if that \
+                 is meant, say --mode none",
+                path.display()
+            ),
+        )),
+        First::Unreadable(_, why) => Some(found(false, format!("{why}; the runtime reads it before {kube_ovns_list}"))),
+    }
 }
 
 /// The types of a configuration's plugins, be it a list or a single one.

@@ -42,7 +42,7 @@ pub fn uninstall(
     let installed = places.binary();
     let _lock = if journal.is_dry() || !places.bin_dir.is_dir() { None } else { Some(binary::lock(places)?) };
     let state_dir = places.place(&config.state_dir);
-    let store = Store::new(&state_dir);
+    let store = Store::below(&places.place(Path::new("/")), &config.state_dir);
     if !journal.is_dry() && places.is_this_machine() {
         bury(&config, &store)?;
     }

@@ -71,7 +71,8 @@ macro_rules! calls {
 pub const MOUNT: &[Call] = calls![
     // A mount namespace of its own, in which a mount is restricted before anybody sees it.
     SYS_unshare: int(0, bits(libc::CLONE_NEWNS)),
-    SYS_mount: long(3, u64::MAX, libc::MS_REC | libc::MS_PRIVATE),
+    SYS_mount: long(3, u64::MAX, libc::MS_REC | libc::MS_SLAVE),
+    SYS_mount: long(3, u64::MAX, libc::MS_PRIVATE),
     SYS_mount: long(3, u64::MAX, libc::MS_BIND),
     SYS_mount: long(3, u64::MAX, libc::MS_REMOUNT | libc::MS_BIND | sys::RESTRICTIONS.bits()),
     SYS_open_tree,

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -29,6 +29,20 @@ impl Record {
         }
         serde_json::from_slice(text).map_err(broken)
     }
+
+    /// Returns what is wrong with the names and paths by which a DEL finds what it undoes. An ADD never writes such.
+    fn fault(&self) -> Option<String> {
+        let is_name = |name: &str| !matches!(name, "" | "." | "..") && !name.contains(['/', '\0']);
+        let climbs = self.socket_base_dir.components().any(|part| part == Component::ParentDir);
+        if !is_name(&self.volume) {
+            return Some(format!("volume {} is no file name", quote::value(&self.volume)));
+        }
+        if !self.socket_base_dir.is_absolute() || climbs {
+            return Some("socket_base_dir is no absolute path without \"..\"".to_owned());
+        }
+        let socket = self.nic.as_ref().map(|nic| nic.socket.as_str()).filter(|socket| !is_name(socket))?;
+        Some(format!("socket {} is no file name", quote::value(socket)))
+    }
 }
 
 /// The record in a file, `None` if there is no such file; or why it cannot be had, in words that follow its name.
@@ -40,7 +54,8 @@ pub fn load(path: &Path) -> Result<Option<Record>, String> {
     };
     let mut text = Vec::new();
     file.take(RECORD_LIMIT as u64).read_to_end(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
-    Record::parse(&text).map(Some)
+    let record = Record::parse(&text)?;
+    record.fault().map_or(Ok(Some(record)), |fault| Err(format!("is broken: {fault}")))
 }
 
 /// What is in a directory, sorted; nothing if it is not there.

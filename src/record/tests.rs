@@ -1,12 +1,18 @@
 //! Records and locks on disk.
 
+use std::path::Path;
+use std::time::Duration;
+
+use super::store::of_pod;
 use super::*;
+use crate::config::STATE_DIR;
+use crate::deadline::Deadline;
 
 const UID: &str = "0b2fd2c3-1b3e-4c0a-8f5e-6a1d3f2e9c77";
 
 fn store(test: &str) -> (Store, PodUid) {
     let root = std::env::temp_dir().join(format!("vhu-record-{}-{test}", std::process::id()));
-    (Store::new(&root), PodUid::parse(UID).unwrap())
+    (Store::below(&root, Path::new(STATE_DIR)), PodUid::parse(UID).unwrap())
 }
 
 fn record(container_id: &str, ifname: &str) -> Record {
@@ -23,6 +29,7 @@ fn record(container_id: &str, ifname: &str) -> Record {
         started: false,
         nic: None,
         device_info: None,
+        keys: None,
         created: 1,
     }
 }
@@ -49,7 +56,7 @@ fn a_record_is_found_by_its_attachment_alone() {
 fn what_cannot_be_read_does_not_block() {
     let (store, uid) = store("broken");
     store.write(&uid, &record("c1", "net1")).unwrap();
-    let directory = store.directory(&uid);
+    let directory = of_pod(&store.usual, &uid);
     std::fs::write(directory.join("a@b.json"), "{").unwrap();
     std::fs::write(directory.join("c@d.json"), r#"{"format":99}"#).unwrap();
     let mut newer = record("c3", "net3");

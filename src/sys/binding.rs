@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{StatVfsMountFlags, fstatvfs};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
-use super::{Error, link, object, on_own_thread};
+use super::{Error, link, object, on_own_thread, open_handle};
 
 /// What a tenant's files have no business with on the host: set-uid, devices, programs, and links, which would lead the
 /// data plane, as root, to any socket of the host's. The last is Linux 5.10's; older kernels pass the bit over.
@@ -23,7 +23,7 @@ const MS_NOSYMFOLLOW: u64 = 0x100;
 const ST_NOSYMFOLLOW: u64 = 0x2000;
 
 /// Binds one directory over another, by their handles, without what a tenant's files have no business with on the host.
-/// `reopen` opens the source anew by its name.
+/// `reopen` opens the source anew by its name. Returns the root of the mount.
 ///
 /// The flags of a mount can be changed only where it is mounted, and no namespace that the mount spreads to hears of it. So
 /// it is made and restricted in a mount namespace that nobody else sees and that ends with this call, and comes to its
@@ -36,7 +36,7 @@ pub fn bind(
     source: BorrowedFd<'_>,
     target: BorrowedFd<'_>,
     reopen: impl Fn() -> Result<OwnedFd, Error> + Sync,
-) -> Result<(), Error> {
+) -> Result<OwnedFd, Error> {
     let wanted = object(source)?;
     let find = || match reopen() {
         Ok(found) if object(found.as_fd())? == wanted => Ok(found),
@@ -46,24 +46,42 @@ pub fn bind(
     let copy = on_own_thread(|| restricted_copy(find))?;
     let whole = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(copy.as_fd(), "", target, "", whole)
-        .map_err(|errno| Error::new("move_mount", "the pod's volume", Errno::from_raw(errno.raw_os_error())))
+        .map_err(|errno| Error::new("move_mount", "the pod's volume", Errno::from_raw(errno.raw_os_error())))?;
+    Ok(copy)
 }
 
 /// A restricted mount of what `find` finds, mounted nowhere. Takes the calling thread to a mount namespace of its own.
 fn restricted_copy(find: impl Fn() -> Result<OwnedFd, Error>) -> Result<OwnedFd, Error> {
     let nothing: Option<&Path> = None;
     unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| Error::new("unshare", "CLONE_NEWNS", errno))?;
-    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
-        .map_err(|errno| Error::new("mount", "MS_REC|MS_PRIVATE", errno))?;
+    // What is unmounted on the host goes here too, so that this copy keeps no file system busy. Nothing goes the other
+    // way.
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SLAVE, nothing)
+        .map_err(|errno| Error::new("mount", "MS_REC|MS_SLAVE", errno))?;
     let plain = find()?;
     let plain = link(plain.as_fd());
     mount(Some(&plain), &plain, nothing, MsFlags::MS_BIND, nothing)
         .map_err(|errno| Error::new("mount", "MS_BIND", errno))?;
     let root = find()?;
+    // Else it would be a slave of the source's mount, and show what is mounted in the volume later.
+    mount(nothing, &link(root.as_fd()), nothing, MsFlags::MS_PRIVATE, nothing)
+        .map_err(|errno| Error::new("mount", "MS_PRIVATE", errno))?;
     restrict(root.as_fd())?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     open_tree(root.as_fd(), "", flags)
         .map_err(|errno| Error::new("open_tree", "OPEN_TREE_CLONE", Errno::from_raw(errno.raw_os_error())))
+}
+
+/// Makes a restricted mount of a directory, as [`bind`] does, and drops it: nobody else ever sees it. Returns whether
+/// links in it lead nowhere.
+///
+/// # Errors
+/// Those of the calls.
+pub fn try_restrictions(directory: &Path) -> Result<bool, Error> {
+    let copy = on_own_thread(|| restricted_copy(|| open_handle(directory)))?;
+    let flags = fstatvfs(copy.as_fd())
+        .map_err(|errno| Error::new("fstatvfs", directory.display(), Errno::from_raw(errno.raw_os_error())))?;
+    Ok(flags.f_flag.contains(StatVfsMountFlags::from_bits_retain(ST_NOSYMFOLLOW)))
 }
 
 /// Takes away from the mount whose root the handle is what a tenant's files have no business with on the host, unless

@@ -121,7 +121,9 @@ impl Pod<'_> {
         if let Some(before) = before.as_ref().map(|before| shares::of(before, uid)).filter(|before| *before != share) {
             return Err(moved(&before, &share));
         }
-        let mut record = before.clone().unwrap_or_else(|| new_record(request, config, uid, netns));
+        let keys = Some(config.keys(&request.conf));
+        let record = before.clone().unwrap_or_else(|| new_record(request, config, uid, netns));
+        let mut record = Record { keys, ..record };
         record.started |= ledger::is_started(store, uid, &request.container_id);
         // Whether a failure takes it away again. One that cannot be looked at will fail to be made, too.
         let mut mounted = !share.is_mounted(&volume).unwrap_or(false);
@@ -149,7 +151,8 @@ impl Pod<'_> {
             if self.is_being_made(living, &volume, ledger, journal)? {
                 return Ok(());
             }
-            let plug = Plug { request, config, uid, volume: &volume, share: &share, living, deadline };
+            let plug =
+                Plug { request, config, uid, volume: &volume, share: &share, may_mount: mounted, living, deadline };
             plug.run(ledger, journal)
         };
         let outcome = attempt();

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::privilege::{self, Task};
 use crate::record::{Nic, Store};
-use crate::sys;
+use crate::{logging, sys};
 
 use super::journal::Journal;
 use super::state::{Flaw, Part, Scene};
@@ -20,11 +20,13 @@ pub fn check(request: &Request, config: &Config, journal: &mut Journal) -> Resul
         None => store.find_anywhere(&request.container_id, &request.ifname),
     };
     let Some(record) = record else { return Ok(()) };
+    let config = &config.for_attachment(&request.conf, record.keys.as_ref());
+    logging::set_level(config.log_level);
     sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
     privilege::confine(Task::Talk);
     let deadline = Deadline::after(config.attach_timeout);
     end_soon_after(deadline, Task::Talk);
-    let Some(scene) = Scene::of(&record, request.netns.as_deref(), &config.kubelet_dir) else { return Ok(()) };
+    let Some(scene) = Scene::of(&record, &store, request.netns.as_deref(), &config.kubelet_dir) else { return Ok(()) };
     let missing = missing(&scene, record.nic.as_ref(), config, deadline)?;
     journal.saw("look");
     if missing.is_empty() {
@@ -45,7 +47,7 @@ fn missing(scene: &Scene<'_>, nic: Option<&Nic>, config: &Config, deadline: Dead
             Ok(())
         }
     };
-    judge("mount", scene.mount())?;
+    judge("mount", scene.mount().map(drop))?;
     let (Some(nic), Ok(_)) = (nic, scene.volume()) else { return Ok(missing) };
     // First what may be unknown: a socket that is not there yet is not missing.
     judge("NIC", scene.vm(nic, config, deadline).part(nic))?;

@@ -8,7 +8,7 @@ use crate::pod::identity::PodUid;
 use crate::privilege::{self, Task};
 use crate::record::Store;
 use crate::share::Share;
-use crate::sys;
+use crate::{logging, sys};
 
 use super::journal::Journal;
 use super::sandbox;
@@ -23,14 +23,23 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
         return Ok(());
     }
     journal.concerns(&uid);
+    // The record that counts is the one that is there once the pod's other calls are over.
+    let config_now = || {
+        let record = store.find(&uid, &request.container_id, &request.ifname);
+        config.for_attachment(&request.conf, record.and_then(|record| record.keys).as_ref())
+    };
+    let early = config_now();
+    logging::set_level(early.log_level);
     sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
     privilege::confine(Task::Mount);
-    let deadline = Deadline::after(config.detach_timeout);
+    let deadline = Deadline::after(early.detach_timeout);
     end_soon_after(deadline, Task::Mount);
     let lock = store.lock(&uid, deadline).map_err(|error| fault::record(&error))?;
     journal.saw("lock");
+    let config = &config_now();
     let undo = Undo {
         config,
+        conf: &request.conf,
         store: &store,
         uid: &uid,
         network: &request.conf.name,

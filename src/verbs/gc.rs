@@ -20,7 +20,7 @@ pub fn gc(request: &Request, config: &Config, journal: &mut Journal) -> Result<(
     // No list at all is not an empty list: nothing is known, so nothing is done.
     let Some(valid) = request.conf.valid_attachments()? else { return Ok(()) };
     let store = Store::new(&config.state_dir);
-    let sweep = Sweep { config, store: &store };
+    let sweep = Sweep::new(config, &store);
     let is_stale = |record: &Record| {
         let is_it = |one: &Attachment| record.is_of(&one.container_id, &one.ifname);
         record.network == request.conf.name && !valid.iter().any(is_it)
@@ -33,15 +33,18 @@ pub fn gc(request: &Request, config: &Config, journal: &mut Journal) -> Result<(
     }
     sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
     privilege::confine(Task::Mount);
+    store.withdraw_unused();
     let mut failures = Vec::new();
     // However many NICs a pod does not let go of, it holds up the others once.
     let mut deadlines: BTreeMap<PodUid, Deadline> = BTreeMap::new();
+    let patience = |record: &Record| config.for_attachment(&request.conf, record.keys.as_ref()).detach_timeout;
+    let longest = stale.iter().map(|(_, record)| patience(record)).max().unwrap_or_default().max(config.detach_timeout);
     let pods: BTreeSet<&PodUid> = stale.iter().map(|(uid, _)| uid).collect();
     let pods = u32::try_from(pods.len().saturating_add(sweep.candidates().len())).unwrap_or(u32::MAX);
-    end_soon_after(Deadline::after(config.detach_timeout.saturating_mul(pods)), Task::Mount);
+    end_soon_after(Deadline::after(longest.saturating_mul(pods)), Task::Mount);
     for (uid, record) in stale {
-        let deadline = *deadlines.entry(uid.clone()).or_insert_with(|| Deadline::after(config.detach_timeout));
-        if let Err(error) = undo_one(config, &store, &uid, &record, deadline, journal) {
+        let deadline = *deadlines.entry(uid.clone()).or_insert_with(|| Deadline::after(patience(&record)));
+        if let Err(error) = undo_one((request, config), &store, &uid, &record, deadline, journal) {
             failures
                 .push((format!("{} of {}", quote::value(&record.ifname), quote::value(&record.container_id)), error));
         }
@@ -58,7 +61,7 @@ pub fn gc(request: &Request, config: &Config, journal: &mut Journal) -> Result<(
 }
 
 fn undo_one(
-    config: &Config,
+    (request, config): (&Request, &Config),
     store: &Store,
     uid: &PodUid,
     record: &Record,
@@ -67,8 +70,19 @@ fn undo_one(
 ) -> Result<(), Error> {
     let lock = store.lock(uid, deadline).map_err(|error| fault::record(&error))?;
     let Record { network, container_id, ifname, .. } = record;
-    let undo =
-        Undo { config, store, uid, network, container_id, ifname, netns: None, mac: None, deadline, with_dead: false };
+    let undo = Undo {
+        config: &config.for_attachment(&request.conf, record.keys.as_ref()),
+        conf: &request.conf,
+        store,
+        uid,
+        network,
+        container_id,
+        ifname,
+        netns: None,
+        mac: None,
+        deadline,
+        with_dead: false,
+    };
     let outcome = undo.run(journal);
     undo::let_go(lock, store, uid);
     outcome?;

@@ -31,6 +31,9 @@ impl Ledger<'_> {
 
     /// Records the NIC: as it was found, or as it is about to be plugged.
     pub fn keep(&mut self, nic: Nic) -> Result<(), Error> {
+        // From here on it is known by what it was plugged with. A NIC of the VM's own definition may have the alias
+        // that was asked for.
+        self.record.keys.iter_mut().for_each(|keys| drop(keys.remove("args")));
         self.record.nic = Some(nic);
         self.write(self.record)
     }

@@ -51,6 +51,8 @@ pub struct Link<'a> {
     pub inside: &'a str,
     /// Its path as the data plane knows it.
     pub outside: &'a str,
+    /// Makes sure that the path outside leads to the pod's volume.
+    pub share: &'a (dyn Fn() -> Result<(), Error> + Sync),
     /// When to give up.
     pub deadline: Deadline,
 }
@@ -158,6 +160,11 @@ impl Link<'_> {
         let plugged = standin::during(self.seat, figures, self.deadline, accepted, || {
             attach::attach(client, domain, asked, self.deadline).map_err(|error| self.not_attached(&error, journal))?;
             journal.did(format_args!("attach {} {} queues={}", asked.alias, asked.mac, asked.queues));
+            if let Err(error) = (self.share)() {
+                let (then, open) = self.take_back((&mut *client, domain), asked, ledger, journal);
+                let msg = format!("{} The NIC was plugged, {then}.", error.msg);
+                return Err(Failure { error: Error { msg, ..error }, open });
+            }
             self.ensure_same((&mut *client, domain), asked, &mut met, ledger, journal)
         });
         let (outcome, served) = plugged.map_err(|error| fault::system("starting the stand-in", &error))?;

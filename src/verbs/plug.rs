@@ -32,7 +32,7 @@ use super::nic_state::Recorded;
 use super::release::{is_unused, release};
 use super::sandbox::Living;
 use super::unfinished::{self, SocketName};
-use super::{fault, fit, mtu, prev_result};
+use super::{fault, fit, mtu, prev_result, shares};
 
 /// Longest alias that is taken from a VM's description into a record, in bytes: one that libvirt makes has a dozen, one of
 /// a user's fits into the configuration's 64.
@@ -73,6 +73,8 @@ pub struct Plug<'a> {
     pub volume: &'a Volume,
     /// Where the data plane sees that.
     pub share: &'a Share,
+    /// Whether this call may still mount it.
+    pub may_mount: bool,
     /// What lives of the pod.
     pub living: &'a Living,
     /// When to give up.
@@ -117,7 +119,8 @@ impl Plug<'_> {
         };
         let seat = Seat::new(self.volume.fd(), socket, Path::new(&outside));
         let inside = asked.path.clone();
-        let link = Link { living: self.living, seat, inside: &inside, outside: &outside, deadline };
+        let share = || shares::ensure(self.share, self.volume, self.may_mount);
+        let link = Link { living: self.living, seat, inside: &inside, outside: &outside, share: &share, deadline };
         let shown = match attach::examine(&description, &asked, queues_matter)? {
             Some(there) => {
                 attach::ensure_arrived(client, &domain, deadline).map_err(|error| fault::held(&error))?;
@@ -148,6 +151,7 @@ impl Plug<'_> {
             }
             asked.queues = agreed(asked.queues, queues_matter, met.figures)?;
             fit::ensure_accepted(&met.figures, &description)?;
+            share()?;
             link.plug(client, &domain, &asked, met, ledger, journal)?;
             ledger.plugged(asked.queues)?;
         }
@@ -168,6 +172,7 @@ impl Plug<'_> {
                 return Err(Failure { error, open: true });
             }
         }
+        share().map_err(|error| Failure { error, open: true })?;
         if let Some(told) = ledger.nic().and_then(mtu::warning) {
             journal.warn(told);
         }

@@ -9,6 +9,7 @@ use crate::dataplane::connected;
 use crate::deadline::Deadline;
 use crate::pod::identity::PodUid;
 use crate::pod::volume::Volume;
+use crate::quote;
 use crate::record::{Nic, Record, Store};
 use crate::share::Share;
 
@@ -26,6 +27,30 @@ pub fn of(record: &Record, uid: &PodUid) -> Share {
 /// Whether an attachment of the pod needs the share, but for those that are about to go.
 pub fn is_needed(share: &Share, store: &Store, uid: &PodUid, goes: impl Fn(&Record) -> bool) -> bool {
     store.of_pod(uid).iter().any(|record| !goes(record) && of(record, uid) == *share)
+}
+
+/// Returns whether a recorded NIC of the pod is reached through the share.
+pub fn serves_a_nic(share: &Share, store: &Store, uid: &PodUid) -> bool {
+    store.of_pod(uid).iter().any(|record| record.nic.is_some() && of(record, uid) == *share)
+}
+
+/// Makes sure, while a NIC is being plugged, that the path that the data plane has leads to the pod's volume.
+/// kube-ovn's DEL of the pod's last other NIC may have taken the share since the ADD began.
+///
+/// # Errors
+/// That it does not, and the call has given up the right to mount.
+pub fn ensure(share: &Share, volume: &Volume, may_mount: bool) -> Result<(), Error> {
+    if may_mount {
+        return share.ensure(volume).map(drop).map_err(|error| fault::share(&error));
+    }
+    if share.is_mounted(volume).map_err(|error| fault::share(&error))? {
+        return Ok(());
+    }
+    Err(Error::try_again(format!(
+        "The pod's share {} was taken away while the NIC was being plugged, as kube-ovn's DEL of another NIC of the pod does: ADD \
+         again.",
+        quote::value(&share.target().to_string_lossy())
+    )))
 }
 
 /// Whether some process of the pod still has a socket in the volume, through any of the pod's mounts. What there is no time

@@ -10,7 +10,7 @@ use crate::pod::identity::PodUid;
 use crate::pod::unix_path::UnixPath;
 use crate::pod::volume::{self, Entry, Volume};
 use crate::quote;
-use crate::record::{Nic, Record};
+use crate::record::{Nic, Record, Store};
 use crate::share::Share;
 use crate::vm::attach;
 use crate::vm::interface::{self, Target};
@@ -59,10 +59,22 @@ pub struct Vm {
     pub libvirt: Option<u64>,
 }
 
+/// How the share of an attachment is, where nothing is wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShareState {
+    /// It shows the pod's volume.
+    Mounted,
+    /// It is gone, and no NIC of the pod needs it: kube-ovn's DEL of the last one took it, and the next ADD makes it
+    /// again.
+    NotNeeded,
+}
+
 /// The pod of an attachment as it is now. This process is in the host's mount namespace.
 pub struct Scene<'a> {
     record: &'a Record,
     uid: PodUid,
+    /// Whether a NIC of the pod needs the share.
+    needs_share: bool,
     volume: Result<Option<Volume>, volume::Error>,
     living: Option<Living>,
 }
@@ -71,11 +83,12 @@ impl<'a> Scene<'a> {
     /// Looks at the pod of a record: its volume and, if the record is of a NIC, its processes. `netns` is where a call
     /// says that they live. `None` if the record names no pod.
     #[must_use]
-    pub fn of(record: &'a Record, netns: Option<&Path>, kubelet_dir: &Path) -> Option<Self> {
+    pub fn of(record: &'a Record, store: &Store, netns: Option<&Path>, kubelet_dir: &Path) -> Option<Self> {
         let uid = PodUid::parse(&record.uid)?;
+        let needs_share = shares::serves_a_nic(&shares::of(record, &uid), store, &uid);
         let volume = Volume::open(kubelet_dir, uid.as_str(), &record.volume);
         let living = record.nic.as_ref().and_then(|_| Living::find(&uid, netns, Some(&record.netns)));
-        Some(Self { record, uid, volume, living })
+        Some(Self { record, uid, needs_share, volume, living })
     }
 
     /// Where the pod's volume is shared.
@@ -102,14 +115,19 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Whether the data plane is shown the volume.
+    /// Returns whether the data plane is shown the volume, or need not be.
     ///
     /// # Errors
-    /// That it is not.
-    pub fn mount(&self) -> Part {
+    /// That it is not, and a NIC of the pod needs it.
+    pub fn mount(&self) -> Result<ShareState, Flaw> {
         let (share, volume) = (self.share(), self.volume()?);
-        if share.is_mounted(volume).map_err(|error| Flaw::Unseen(fault::share(&error)))? {
-            return Ok(());
+        let looking = |error| Flaw::Unseen(fault::share(&error));
+        if share.is_mounted(volume).map_err(looking)? {
+            return Ok(ShareState::Mounted);
+        }
+        // A directory that shows something else is a fault: kube-ovn's next ADD takes it for the share.
+        if !self.needs_share && share.is_absent().map_err(looking)? {
+            return Ok(ShareState::NotNeeded);
         }
         Err(Flaw::Missing(format!("{} does not show the pod's volume", share.target().display())))
     }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cni::Error;
@@ -25,13 +26,20 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A look at the whole node. This process is in the host's mount namespace.
 pub struct Sweep<'a> {
-    /// The configuration: whose directories these are.
-    pub config: &'a Config,
-    /// The records.
-    pub store: &'a Store,
+    config: &'a Config,
+    store: &'a Store,
+    /// kubelet's directories: the one of the configuration, and those that other attachments were made with.
+    kubelet_dirs: BTreeSet<PathBuf>,
 }
 
-impl Sweep<'_> {
+impl<'a> Sweep<'a> {
+    /// Prepares a look at the node by this configuration and these records.
+    pub fn new(config: &'a Config, store: &'a Store) -> Self {
+        let recorded = store.pods().into_iter().flat_map(|uid| store.of_pod(&uid));
+        let recorded = recorded.map(|record| config.of_attachment(record.keys.as_ref()).kubelet_dir);
+        Self { config, store, kubelet_dirs: recorded.chain([config.kubelet_dir.clone()]).collect() }
+    }
+
     /// The pods of which something may have been left.
     pub fn candidates(&self) -> Vec<PodUid> {
         let recorded = self.store.pods();
@@ -62,9 +70,20 @@ impl Sweep<'_> {
 
     /// Whether kubelet has no directory of the pod. Where it has none of any pod, nothing can be told.
     fn is_gone(&self, uid: &PodUid) -> bool {
-        let pods = self.config.kubelet_dir.join("pods");
-        let absent = |error: std::io::Error| error.kind() == ErrorKind::NotFound;
-        pods.is_dir() && pods.join(uid.as_str()).symlink_metadata().is_err_and(absent)
+        let records = self.store.of_pod(uid);
+        let recorded = records.iter().map(|record| self.config.of_attachment(record.keys.as_ref()).kubelet_dir);
+        let recorded: BTreeSet<PathBuf> = recorded.collect();
+        let is_absent = |path: PathBuf| path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        let is_gone_from = |directory: &PathBuf| {
+            let pods = directory.join("pods");
+            pods.is_dir() && is_absent(pods.join(uid.as_str()))
+        };
+        if !recorded.is_empty() {
+            return recorded.iter().all(is_gone_from);
+        }
+        // Of this pod no record tells which of them it is.
+        is_gone_from(&self.config.kubelet_dir)
+            && self.kubelet_dirs.iter().all(|directory| is_absent(directory.join("pods").join(uid.as_str())))
     }
 
     /// Whether the plugin's files about a pod tell of no attachment: a call was killed before its first or after its last

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::cni::Error;
+use crate::cni::{Error, NetConf};
 use crate::config::{Attach, Config};
 use crate::dataplane::connected;
 use crate::dataplane::seat::Seat;
@@ -29,8 +29,10 @@ use super::unfinished::{self, SocketName};
 
 /// An attachment that is to be undone. The pod's lock is held, and this process is in the host's mount namespace.
 pub struct Undo<'a> {
-    /// The configuration, which may have changed since the ADD; the record counts where they differ.
+    /// The configuration for this attachment.
     pub config: &'a Config,
+    /// What the call was given of it, for a NIC that is not recorded.
+    pub conf: &'a NetConf,
     /// The records.
     pub store: &'a Store,
     /// The pod.
@@ -329,7 +331,8 @@ impl Undo<'_> {
         let unrecorded = || {
             let attachment = (self.network, self.container_id, self.ifname);
             let share = (self.config.volume_name.as_str(), self.config.socket_base_dir.as_path());
-            Record::new(attachment, self.uid, self.netns.unwrap_or(Path::new("")), share)
+            let record = Record::new(attachment, self.uid, self.netns.unwrap_or(Path::new("")), share);
+            Record { keys: Some(self.config.keys(self.conf)), ..record }
         };
         let record = Record { nic: Some(nic), ..record.cloned().unwrap_or_else(unrecorded) };
         self.store.write(self.uid, &record).map_err(|error| fault::record(&error))

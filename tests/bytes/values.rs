@@ -332,6 +332,7 @@ fn a_record_is_read_as_it_was_written() {
             started: created % 2 == 0,
             nic,
             device_info: None,
+            keys: None,
             created,
         };
         assert_eq!(Record::parse(&serde_json::to_vec(&record).unwrap()), Ok(record));

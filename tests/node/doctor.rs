@@ -5,7 +5,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::node::{BINARY, KUBELET, Node, STATE, Told, told};
+use super::cgroup::Cgroup;
+use super::node::{BINARY, KUBELET, Node, Pod, STATE, Told, told};
 
 const CONF: &str = "/run/cni/net.d";
 const BIN: &str = "/run/cni/bin";
@@ -163,7 +164,16 @@ fn what_the_kernel_or_a_filter_refuses_shows() {
     let told = ward.ask_through(&["setpriv", "--bounding-set", "-setpcap"], &["--json"]).json();
     came_out(&told, "confinement", "warning", "the capability bounding set cannot be dropped");
     let through = |wrapper: &[&str]| ward.ask_through(wrapper, &["--json"]).json();
-    came_out(&through(&["setpriv", "--bounding-set", "-sys_admin"]), "rights", "wrong", "CAP_SYS_ADMIN");
+    for capability in ["sys_admin", "sys_ptrace", "dac_override", "fowner"] {
+        let told = through(&["setpriv", "--bounding-set", &format!("-{capability}")]);
+        came_out(&told, "rights", "wrong", &format!("CAP_{}", capability.to_uppercase()));
+    }
+    // Of the first process the kernel says what it would say of a pod's.
+    came_out(&through(&["setpriv", "--bounding-set", "-sys_ptrace"]), "pidfd_getfd", "wrong", "CAP_SYS_PTRACE");
+    came_out(&strace("inject=mount:error=EPERM"), "rights", "wrong", "could not be mounted");
+    came_out(&strace("inject=open_tree:error=ENOSYS"), "rights", "wrong", "open_tree");
+    // A kernel before 5.10 passes the unknown flag over.
+    came_out(&strace("inject=mount:retval=0:when=4"), "rights", "warning", "5.10");
     came_out(&through(&["setpriv", "--reuid", "65534", "--clear-groups"]), "rights", "wrong", "not root");
     came_out(&through(&["unshare", "--net"]), "network namespace", "warning", "another");
 }
@@ -190,7 +200,58 @@ fn what_is_broken_on_the_host_shows() {
         &format!("rm {base}; mkdir {base}"),
     );
     broken("socket_base_dir", "warning", "chmod o+x", "chmod 750 /run/openvswitch", "chmod 755 /run/openvswitch");
+    for (script, word) in [
+        (format!("chmod 0777 {base}"), "0777"),
+        (format!("chmod 0775 {base}"), "0775"),
+        (format!("chown 7 {base}"), "uid 7"),
+        (format!("mkdir -m 0777 {base}/pod"), "/pod is owned by uid 0 with mode"),
+    ] {
+        broken("socket_base_dir", "warning", word, &script, &format!("rm -rf {base}; mkdir -m 0755 {base}"));
+    }
+    // Its sticky bit keeps what is root's.
+    node.sh(&format!("chmod 1777 {base}"));
+    came_out(&ward.ask(), "socket_base_dir", "ok", "");
+    node.sh(&format!("chmod 0755 {base}"));
+
+    let kubelet = |words: &str, expected: &str, word: &str| {
+        node.sh(&format!(
+            "cd /run/doubles; printf '#!/bin/sh\nsleep 1000 &\nwait\n' > kubelet; chmod +x kubelet
+             ./kubelet {words} >/dev/null 2>&1 & echo $! > kubelet.pid
+             for n in $(seq 200); do grep -qx kubelet /proc/$(cat kubelet.pid)/comm && break; sleep 0.05; done"
+        ));
+        came_out(&ward.ask(), "kubelet_dir", expected, word);
+        node.sh(&format!("{END}; end /run/doubles/kubelet.pid"));
+    };
+    node.sh(&format!("ln -s {KUBELET} /run/link"));
+    kubelet("--v=2 --root-dir=/run/kubelet", "ok", "is there");
+    kubelet("--root-dir /run/link", "ok", "is there");
+    kubelet("--root-dir=/data/kubelet", "wrong", "set the key \"kubelet_dir\" to /data/kubelet");
+    kubelet("--v=2", "wrong", "/var/lib/kubelet");
+    // Without a process of that name, as with k3s, the pods that run tell.
+    let pod = Pod::new(node);
+    let _group = Cgroup::new(&format!("kubepods/pod{}/c1", pod.uid), pod.machine_pid());
+    came_out(&ward.ask(), "kubelet_dir", "ok", "is there");
+    let directory = format!("{KUBELET}/pods/{}", pod.uid);
+    broken(
+        "kubelet_dir",
+        "wrong",
+        &pod.uid,
+        &format!("mv {directory} /run/away"),
+        &format!("mv /run/away {directory}"),
+    );
+
     let absent = format!("rm -rf {STATE}");
+    let elsewhere = "/run/other/state";
+    broken(
+        "state_dir",
+        "wrong",
+        elsewhere,
+        &format!(
+            "mkdir -m 700 {STATE} {STATE}/elsewhere; mkdir -p -m 755 {elsewhere}; echo {elsewhere} > {STATE}/elsewhere/0"
+        ),
+        &format!("chmod 700 {elsewhere}"),
+    );
+    node.sh(&absent);
     for mode in ["0755", "0710", "0702"] {
         broken("state_dir", "wrong", mode, &format!("mkdir {STATE}; chmod {mode} {STATE}"), &absent);
     }
@@ -269,6 +330,20 @@ fn what_is_broken_about_the_runtime_shows() {
         "echo '{\"name\":\"m\",\"type\":\"multus-shim\",\"cniVersion\":\"1.0.0\"}' > 00-multus.conf",
         "ok",
         "01-kube-ovn",
+    );
+    // The same rules as those of install --check.
+    let stale = format!(
+        "echo '{{\"name\":\"m\",\"type\":\"multus\",\"cniVersion\":\"1.0.0\",\"delegates\":[{}]}}' > 00-multus.conf",
+        bare.replace("bridge", "kube-ovn")
+    );
+    conflist(&stale, "wrong", "restart this node's Multus pod");
+    let own = "mkdir kube-ovn; echo '{\"type\":\"vhostuser-hotplug\"}' > kube-ovn/10-x.conf";
+    conflist(own, "wrong", "called twice");
+    conflist(&format!("{own}; sed -i 's/{{/{{\"loadOnlyInlinedPlugins\":\"TRUE\",/' 01-kube-ovn.conflist"), "ok", "");
+    conflist(
+        "sed -i 's/{/{\"loadOnlyInlinedPlugins\":\"yes\",/' 01-kube-ovn.conflist",
+        "wrong",
+        "loadOnlyInlinedPlugins must be",
     );
     let parted = format!(
         "echo '{}' > 01-kube-ovn.conflist; mkdir kube-ovn; echo '{{\"type\":\"vhostuser-hotplug\"}}' > kube-ovn/10-x.conf",

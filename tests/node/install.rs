@@ -144,6 +144,21 @@ fn a_dead_pod_that_no_del_came_for_is_undone_by_the_second_run() {
 }
 
 #[test]
+fn records_in_another_state_directory_are_found_without_an_option() {
+    let state = "/run/elsewhere";
+    let node = node_with(&json!({"kubelet_dir": "/run/kubelet"}));
+    let pod = Pod::new(&node);
+    // By a NAD, whose keys nobody knows here.
+    let add = share_only(&pod.uid, &pod.netns()).set("state_dir", json!(state));
+    add.run(&node).succeeded();
+    let text = uninstall(&node, &[]);
+    assert!(text.contains("left for now: attachments not undone: 1 (default/vm net1)"), "{text}");
+    add.command("DEL").run(&node).succeeded();
+    let text = uninstall(&node, &["--kubelet-dir", "/run/kubelet"]);
+    assert_eq!((left(&node, STATE), left(&node, &format!("{state}/*"))), (String::new(), String::new()), "{text}");
+}
+
+#[test]
 fn a_record_that_cannot_be_read_keeps_the_binary_while_its_pod_is_there() {
     let node = node_with(&json!({"kubelet_dir": "/run/kubelet"}));
     let pod = Pod::new(&node);

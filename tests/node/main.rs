@@ -14,6 +14,7 @@ mod gc;
 mod hostile;
 mod identity;
 mod install;
+mod keys;
 mod left_over;
 #[allow(dead_code, reason = "shared with other groups, which use the rest")]
 mod libvirt;
@@ -30,4 +31,5 @@ mod shares;
 #[allow(dead_code, reason = "shared with the group tests/faults, which uses the rest")]
 mod signals;
 mod spelling;
+mod taken;
 mod told;

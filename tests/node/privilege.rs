@@ -77,7 +77,15 @@ fn left(task: Task, filters: usize) -> [(&'static str, String); 8] {
 /// Waits until a thread of the plugin has just this left, and no other has more: the one that watches the deadline never
 /// mounts. Else says what they have.
 fn settled(call: &Child, task: Task, filters: usize) -> Result<(), String> {
-    let (expected, watch) = (left(task, filters), left(Task::Talk, filters + 1));
+    all_have(call, &left(task, filters), &left(Task::Talk, filters + 1))
+}
+
+/// The same of a person's command, all of whose threads have as little.
+fn confined(call: &Child, task: Task, filters: usize) -> Result<(), String> {
+    all_have(call, &left(task, filters), &left(task, filters))
+}
+
+fn all_have(call: &Child, expected: &[(&str, String)], watch: &[(&str, String)]) -> Result<(), String> {
     let patience = Instant::now() + Duration::from_secs(60);
     loop {
         let threads = format!("/proc/{}/task", signals::plugin(call));
@@ -85,8 +93,8 @@ fn settled(call: &Child, task: Task, filters: usize) -> Result<(), String> {
         let of = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
         let statuses: Vec<String> = threads.map(of).collect();
         let has = |status: &str, left: &[(&str, String)]| left.iter().all(|(name, value)| field(status, name) == value);
-        if statuses.iter().any(|status| has(status, &expected))
-            && statuses.iter().all(|status| has(status, &expected) || has(status, &watch))
+        if statuses.iter().any(|status| has(status, expected))
+            && statuses.iter().all(|status| has(status, expected) || has(status, watch))
         {
             return Ok(());
         }
@@ -253,6 +261,43 @@ fn the_lists_hold_what_is_used_and_nothing_else() {
     let mount = &names(&[filter::MOUNT]) - &dropping;
     assert_eq!(&(&used - &seen) - &(&unseen | &(&mount | &dropping)), BTreeSet::new(), "used, and on no list");
     assert_eq!(&(&seen | &mount) - &used, BTreeSet::new(), "on a list without being used: if it must be, see UNSEEN");
+}
+
+#[test]
+fn a_persons_look_at_pods_is_confined_as_a_check_is() {
+    let node = Node::new();
+    let places = [Place::new(&node), Place::new(&node)];
+    for place in &places {
+        place.call("ADD").run(&node).succeeded();
+        place.share();
+    }
+    let pod = &places[0].pod;
+    for words in [&["list"][..], &["list", "--json"], &["inspect", &pod.uid]] {
+        let file = std::env::temp_dir().join(format!("vhu-privilege-{}", new_uid()));
+        let mut command = node.command("strace");
+        command.args(["-f", "-qq", "-o", file.to_str().unwrap(), super::node::BINARY]).args(words);
+        let told = super::node::told(command.output().unwrap());
+        assert!(told.ok && told.out.contains("ua-net1") || told.out.contains("connected"), "{words:?}: {told:?}");
+        let trace = std::fs::read_to_string(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let (before, since) = trace.split_once(" seccomp(").expect("a filter is set");
+        // By then nothing of a pod has been looked at: not its files, nor its processes, nor what is recorded of it.
+        for of_a_pod in [&pod.uid, &format!("/proc/{}", pod.pid), "/pods"] {
+            assert!(!before.contains(of_a_pod), "{words:?}: {of_a_pod} before the filter");
+        }
+        assert!(since.contains(&pod.uid) && since.lines().count() > 20, "{words:?}");
+        let failed = since.lines().find(|line| line.contains("ENOSYS") && !line.contains("clone3"));
+        assert_eq!(failed, None, "{words:?}");
+    }
+    // While it asks libvirt.
+    let libvirt = signals::program(places[0].double.child.id());
+    signals::send("STOP", libvirt);
+    let inspect =
+        node.command(super::node::BINARY).args(["inspect", &pod.uid]).stdout(std::process::Stdio::piped()).spawn();
+    let inspect = inspect.unwrap();
+    let seen = confined(&inspect, Task::Talk, 1);
+    signals::go_on(places[0].double.child.id());
+    assert!(output(inspect).status.success() && seen.is_ok(), "{seen:?}");
 }
 
 #[test]

@@ -30,7 +30,10 @@ fn a_sandbox_that_is_being_created_gets_its_share_and_its_result_back() {
     }
     let modes =
         node.sh(&format!("stat -c %a {SOCKETS} {SOCKETS}/{uid}; stat -c %a {STATE} {STATE}/pods {STATE}/pods/{uid}"));
-    assert_eq!(modes, "777\n777\n700\n700\n700", "kube-ovn's modes for its directories, root's alone for the records");
+    assert_eq!(
+        modes, "755\n755\n700\n700\n700",
+        "nobody but root may rename a pod's directory, or look at the records"
+    );
 
     let trace = std::env::temp_dir().join(format!("vhu-share-{uid}"));
     let words = ["strace", "-f", "-qq", "-o", trace.to_str().unwrap(), "-e", "trace=mount,move_mount,unshare,umount2"];
