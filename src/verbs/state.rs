@@ -268,7 +268,7 @@ impl Vm {
     /// Whether it has the NIC, as a part of what ADD made.
     ///
     /// # Errors
-    /// Those of [`NicState::part`].
+    /// What is wrong with it. An attach that may be under way is not missing.
     pub fn part(self, nic: &Nic) -> Part {
         self.left_over.map_or_else(|| self.nic.part(nic), |words| Err(Flaw::Missing(words)))
     }
