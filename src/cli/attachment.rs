@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::libvirt::DomainState;
+use crate::ovs::Ovs;
 use crate::record::{self, Record, Unreadable};
 use crate::verbs::state::{self, Scene};
 
@@ -95,7 +96,7 @@ pub struct Nic {
     pub socket: Socket,
     /// Its VM.
     pub vm: Vm,
-    /// Whether a data plane is connected.
+    /// Whether a data plane is connected, and packets pass as far as OVS can tell.
     pub data_plane: Part,
 }
 
@@ -150,9 +151,11 @@ impl Attachments {
         let all = record::Store::new(&config.state_dir).all();
         let all = all.map_err(|error| format!("the records cannot be listed: {error}"))?;
         let mut found = Self { attachments: Vec::new(), unreadable: Vec::new() };
+        // OVS is asked once for all of them.
+        let ovs = Ovs::new(&config.ovsdb_socket);
         for one in all {
             match one {
-                Ok(record) if wanted(&record) => found.take(&record, config, ask),
+                Ok(record) if wanted(&record) => found.take(&record, config, ask, &ovs),
                 Ok(_) => {}
                 Err(Unreadable { path, why }) => found.unreadable.push(Broken { path, problem: why }),
             }
@@ -162,9 +165,9 @@ impl Attachments {
         Ok(found)
     }
 
-    fn take(&mut self, record: &Record, config: &Config, ask: Ask) {
+    fn take(&mut self, record: &Record, config: &Config, ask: Ask, ovs: &Ovs<'_>) {
         match Scene::of(record, None, &config.kubelet_dir) {
-            Some(scene) => self.attachments.push(Attachment::of(record, &scene, config, ask)),
+            Some(scene) => self.attachments.push(Attachment::of(record, &scene, config, ask, ovs)),
             None => self.unreadable.push(Broken {
                 path: config.state_dir.join("pods").join(&record.uid),
                 problem: format!("holds a record of {}, which is no pod's uid", record.uid),
@@ -183,7 +186,7 @@ pub enum Ask {
 }
 
 impl Attachment {
-    fn of(record: &Record, scene: &Scene<'_>, config: &Config, ask: Ask) -> Self {
+    fn of(record: &Record, scene: &Scene<'_>, config: &Config, ask: Ask, ovs: &Ovs<'_>) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Self {
             pod: record.pod.clone(),
@@ -195,7 +198,7 @@ impl Attachment {
             created: record.created,
             age: now.saturating_sub(record.created),
             mount: Mount { path: scene.share().target(), part: scene.mount().into() },
-            nic: record.nic.as_ref().map(|nic| Nic::of(nic, scene, config, ask)),
+            nic: record.nic.as_ref().map(|nic| Nic::of(nic, scene, config, ask, ovs)),
         }
     }
 
@@ -207,7 +210,7 @@ impl Attachment {
 }
 
 impl Nic {
-    fn of(nic: &record::Nic, scene: &Scene<'_>, config: &Config, ask: Ask) -> Self {
+    fn of(nic: &record::Nic, scene: &Scene<'_>, config: &Config, ask: Ask, ovs: &Ovs<'_>) -> Self {
         let host_path = scene.share().target().join(&nic.socket);
         let vm = match ask {
             Ask::Kernel => {
@@ -240,7 +243,7 @@ impl Nic {
             attached: nic.attached,
             socket: Socket { path: nic.path.clone(), host_path, part: scene.socket(nic).into() },
             vm,
-            data_plane: scene.data_plane(nic, Deadline::after(LOOK)).into(),
+            data_plane: scene.data_plane(nic, ovs, Deadline::after(LOOK)).into(),
         }
     }
 }

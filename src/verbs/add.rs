@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::cni::{Error, Request, Socket};
 use crate::config::{Attach, Config};
 use crate::deadline::Deadline;
+use crate::ovs::stale::Of;
 use crate::pod::identity::PodUid;
 use crate::pod::netns::Sandbox;
 use crate::privilege::{self, Task};
@@ -16,7 +17,7 @@ use super::journal::Journal;
 use super::ledger::Ledger;
 use super::plug::{Failure, Plug};
 use super::sandbox::{self, Living};
-use super::{end_soon_after, fault, prev_result, shares, undo};
+use super::{end_soon_after, fault, ports, prev_result, shares, undo};
 
 /// Most characters of a pod's namespace and name that are recorded.
 const NAME_MAX: usize = 253;
@@ -130,13 +131,26 @@ impl Pod<'_> {
             if mounted {
                 journal.did("mount");
             }
+            // Before kube-ovn makes a port with the same path for this sandbox.
+            let remove_stale = |journal: &mut Journal| {
+                let of = Of::OtherSandboxes(&request.container_id);
+                ports::remove_stale(&config.ovsdb_socket, &share.target(), of, deadline, journal);
+            };
             if !wanted {
+                if mounted {
+                    remove_stale(journal);
+                }
                 return Ok(());
             }
             // With no process there is no VM yet: the sandbox is only being created, and the share is all it can have.
             living = Living::of(uid, sandbox).map_err(|error| fault::system("listing processes", &error))?;
             journal.saw(format_args!("pod: {} processes", living.as_ref().map_or(0, |living| living.processes.len())));
-            let Some(living) = &living else { return Ok(()) };
+            let Some(living) = &living else {
+                if mounted {
+                    remove_stale(journal);
+                }
+                return Ok(());
+            };
             if !mounted {
                 // Nor will there be anything to unmount, should this fail.
                 privilege::narrow(Task::Talk);

@@ -28,6 +28,7 @@ use super::journal::Journal;
 use super::ledger::Ledger;
 use super::nic_state::{Heard, NicState, Recorded, judge};
 use super::plug::Failure;
+use super::ports::Port;
 use super::release::release;
 use super::sandbox::Living;
 use super::unfinished;
@@ -41,6 +42,10 @@ const LOOK_FOR_WAITING: Duration = Duration::from_millis(500);
 /// How long the data plane's connection must last: QEMU closes one that it cannot use, some milliseconds after it came.
 const SETTLED: Duration = Duration::from_millis(50);
 
+/// Why QEMU may have refused a data plane that is there.
+const LACKS: &str = "If OVS was updated or set up in another way, it may lack features that the guest uses (QEMU's log says \
+                     \"vhost lacks feature mask\"): then unplug the NIC and plug it again.";
+
 /// A link that is to be made.
 pub struct Link<'a> {
     /// What lives of the pod.
@@ -51,6 +56,8 @@ pub struct Link<'a> {
     pub inside: &'a str,
     /// Its path as the data plane knows it.
     pub outside: &'a str,
+    /// OVS's port for it.
+    pub port: Port<'a>,
     /// When to give up.
     pub deadline: Deadline,
 }
@@ -89,10 +96,15 @@ impl Link<'_> {
                 return Ok(());
             }
         }
+        if let Some(why) = self.port.why_not_connected(self.deadline) {
+            return Err(Error::try_again(format!(
+                "The NIC is plugged already, and no data plane is connected to its socket {}. {why} {LACKS}",
+                quote::value(self.outside)
+            )));
+        }
         Err(Error::try_again(format!(
             "The NIC is plugged already, and no data plane is connected to its socket. Does OVS run, with a port that has \
-             vhost-server-path {}? If OVS was updated or set up in another way, it may lack features that the guest uses \
-             (QEMU's log says \"vhost lacks feature mask\"): then unplug the NIC and plug it again.",
+             vhost-server-path {}? {LACKS}",
             quote::value(self.outside)
         )))
     }
@@ -115,7 +127,7 @@ impl Link<'_> {
         let is_foreign = |pid| Process::open(pid).is_ok_and(|process| sandbox.is_foreign(&process));
         // What is left of the time is for plugging: an attach that is begun should not be given up on.
         probe::probe(self.seat, is_foreign, self.deadline.half())
-            .map_err(|error| fault::data_plane(&error, self.outside))
+            .map_err(|error| fault::data_plane(&error, self.outside, || self.port.why_not_connected(self.deadline)))
     }
 
     /// Plugs the NIC, and waits until the data plane that was met has it.
@@ -244,10 +256,10 @@ impl Link<'_> {
         journal: &mut Journal,
     ) -> Failure {
         let (then, open) = self.take_back(on, asked, ledger, journal);
-        let error = Error::try_again(format!(
-            "The NIC was plugged, but {why}, {then}. Does OVS still run, with a port that has vhost-server-path {}?",
-            quote::value(self.outside)
-        ));
+        let hint = self.port.why_not_connected(self.deadline).unwrap_or_else(|| {
+            format!("Does OVS still run, with a port that has vhost-server-path {}?", quote::value(self.outside))
+        });
+        let error = Error::try_again(format!("The NIC was plugged, but {why}, {then}. {hint}"));
         Failure { error, open }
     }
 

@@ -12,6 +12,7 @@ mod ledger;
 mod link;
 pub mod nic_state;
 mod plug;
+mod ports;
 mod release;
 pub mod rescue;
 pub mod sandbox;

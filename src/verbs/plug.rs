@@ -11,6 +11,7 @@ use crate::dataplane::seat::Seat;
 use crate::deadline::Deadline;
 use crate::device_info::DeviceInfo;
 use crate::libvirt::{Access, Client, Domain};
+use crate::ovs::port;
 use crate::pod::identity::PodUid;
 use crate::pod::process::Process;
 use crate::pod::volume::{Entry, Volume};
@@ -28,6 +29,7 @@ use super::journal::Journal;
 use super::ledger::{self, Ledger};
 use super::link::Link;
 use super::nic_state::Recorded;
+use super::ports::Port;
 use super::release::{is_unused, release};
 use super::sandbox::Living;
 use super::unfinished::{self, SocketName};
@@ -113,7 +115,9 @@ impl Plug<'_> {
         };
         let seat = Seat::new(self.volume.fd(), socket, Path::new(&outside));
         let inside = asked.path.clone();
-        let link = Link { living: self.living, seat, inside: &inside, outside: &outside, deadline };
+        let share = self.share.target();
+        let port = self.port(&share, &outside);
+        let link = Link { living: self.living, seat, inside: &inside, outside: &outside, port, deadline };
         let shown = match attach::examine(&description, &asked, queues_matter)? {
             Some(there) => {
                 attach::ensure_arrived(client, &domain, deadline).map_err(|error| fault::held(&error))?;
@@ -131,6 +135,7 @@ impl Plug<'_> {
             ledger.keep(nic)?;
             link.ensure_unused(&asked.alias)?;
             journal.saw("VM looked at");
+            port.ensure_ready(deadline, journal)?;
             let mut met = link.meet(journal)?;
             let mut ensure_free =
                 || attach::ensure_free(client, &domain, deadline).map_err(|error| fault::held(&error));
@@ -151,8 +156,11 @@ impl Plug<'_> {
         journal.saw("recorded");
         if was_there {
             // It stays whatever the data plane does, with what it needs: an earlier ADD has told of it.
-            link.ensure_linked().map_err(|error| Failure { error, open: true })?;
-            journal.saw("data plane connected");
+            let linked = link.ensure_linked().and_then(|()| {
+                journal.saw("data plane connected");
+                port.ensure_passing(deadline, journal)
+            });
+            linked.map_err(|error| Failure { error, open: true })?;
             let entry =
                 self.volume.entry(socket).map_err(|error| fault::system("looking at the NIC's socket", &error))?;
             if entry != Entry::Socket {
@@ -165,6 +173,16 @@ impl Plug<'_> {
             }
         }
         self.tell(ledger, journal).map_err(Failure::from)
+    }
+
+    /// OVS's port for the NIC, whose socket the data plane knows by the path `outside`.
+    fn port<'a>(&'a self, share: &'a Path, outside: &'a str) -> Port<'a> {
+        let Request { container_id, ifname, .. } = self.request;
+        Port {
+            socket: &self.config.ovsdb_socket,
+            share,
+            nic: port::Nic { path: Path::new(outside), container_id, ifname },
+        }
     }
 
     /// Waits for the end of attaches that earlier ADDs sent for this socket, each to the VM that its record names. What a stand-in

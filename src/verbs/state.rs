@@ -6,11 +6,12 @@ use crate::cni::Error;
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::libvirt::{Access, Client, Domain, DomainState};
+use crate::ovs::{Ovs, port};
 use crate::pod::identity::PodUid;
 use crate::pod::volume::{self, Entry, Volume};
 use crate::quote;
 use crate::record::{Nic, Record};
-use crate::share::Share;
+use crate::share::{self, Share};
 use crate::vm::{attach, interface};
 
 use super::fault;
@@ -136,11 +137,25 @@ impl<'a> Scene<'a> {
         self.living.as_ref().map_or(Ok(false), |living| living.listens(&nic.path))
     }
 
-    /// Whether a data plane is connected to the NIC's socket.
+    /// Whether a data plane is connected to the NIC's socket, and packets pass as far as OVS can tell.
     ///
     /// # Errors
-    /// That none is.
-    pub fn data_plane(&self, nic: &Nic, deadline: Deadline) -> Part {
+    /// That none is, or why no packet passes.
+    pub fn data_plane(&self, nic: &Nic, ovs: &Ovs<'_>, deadline: Deadline) -> Part {
+        let path = share::as_told(&self.share().target().join(&nic.socket));
+        let Record { container_id, ifname, .. } = self.record;
+        let port = port::Nic { path: &path, container_id, ifname };
+        match self.connection(nic, deadline) {
+            Ok(()) => ovs.trouble_of_connected(&port, deadline).map_or(Ok(()), |trouble| Err(Flaw::Missing(trouble))),
+            Err(Flaw::Missing(words)) if self.living.is_some() => {
+                let why = ovs.why_not_connected(&port, deadline).map_or(String::new(), |why| format!(": {why}"));
+                Err(Flaw::Missing(format!("{words}{why}")))
+            }
+            Err(flaw) => Err(flaw),
+        }
+    }
+
+    fn connection(&self, nic: &Nic, deadline: Deadline) -> Part {
         let ends = self.living()?.accepted(&nic.path, None, deadline);
         if ends.iter().any(|end| !end.is_of_stopped()) {
             return Ok(());
