@@ -97,7 +97,7 @@ pub struct Nic {
     /// Its VM.
     pub vm: Vm,
     /// Whether a data plane is connected, and packets pass as far as OVS can tell.
-    pub data_plane: Part,
+    pub data_plane: DataPlane,
 }
 
 /// A NIC's socket.
@@ -108,6 +108,16 @@ pub struct Socket {
     /// On the host.
     pub host_path: PathBuf,
     /// Whether its file is there.
+    #[serde(flatten)]
+    pub part: Part,
+}
+
+/// A NIC's data plane.
+#[derive(Debug, Serialize)]
+pub struct DataPlane {
+    /// Whether one is connected.
+    pub connected: bool,
+    /// Whether packets pass, too, as far as OVS can tell.
     #[serde(flatten)]
     pub part: Part,
 }
@@ -204,7 +214,7 @@ impl Attachment {
 
     /// Whether all of it is as its ADD left it.
     pub fn is_sound(&self) -> bool {
-        let nic_is = |nic: &Nic| nic.socket.part.ok && nic.vm.part.ok && nic.data_plane.ok;
+        let nic_is = |nic: &Nic| nic.socket.part.ok && nic.vm.part.ok && nic.data_plane.part.ok;
         self.mount.part.ok && self.nic.as_ref().is_none_or(nic_is)
     }
 }
@@ -236,6 +246,8 @@ impl Nic {
                 }
             }
         };
+        let (connected, part) = scene.data_plane(nic, ovs, Deadline::after(LOOK));
+        let data_plane = DataPlane { connected, part: part.into() };
         Self {
             alias: nic.alias.clone(),
             mac: nic.mac.clone(),
@@ -243,7 +255,7 @@ impl Nic {
             attached: nic.attached,
             socket: Socket { path: nic.path.clone(), host_path, part: scene.socket(nic).into() },
             vm,
-            data_plane: scene.data_plane(nic, ovs, Deadline::after(LOOK)).into(),
+            data_plane,
         }
     }
 }

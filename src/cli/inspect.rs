@@ -107,7 +107,7 @@ fn described(one: &Attachment) -> String {
     if let Some(version) = &nic.vm.libvirt {
         line("libvirt", version);
     }
-    line("Data plane", &judged(&nic.data_plane, "connected", ""));
+    line("Data plane", &judged(&nic.data_plane.part, "connected", ""));
     text
 }
 

@@ -60,8 +60,8 @@ fn switch(ovs: &Ovs<'_>, deadline: Deadline) -> Finding {
     let state = ovs.vswitchd(deadline);
     let without_dpdk = ovs.snapshot(deadline).ok().and_then(Snapshot::why_no_dpdk);
     match (state, without_dpdk) {
-        (State::Answers, None) => SWITCH.ok(state.to_string()),
-        (State::Answers, Some(why)) => {
+        (State::Answers(_), None) => SWITCH.ok(state.to_string()),
+        (State::Answers(_), Some(why)) => {
             SWITCH.wrong("ovs-vswitchd runs without DPDK, so no vhost-user port works".to_owned(), why)
         }
         (State::Hangs(_), _) => SWITCH.wrong(state.to_string(), "kill and restart it; ovs-vswitchd.log may say why"),
@@ -92,6 +92,13 @@ fn ports(snapshot: &Snapshot) -> Finding {
         return PORTS.wrong(
             format!("ports in error: {} (the first: {error})", names(&failed)),
             "ovs-vsctl --columns=name,error find Interface ofport=-1; see ovs-vswitchd.log",
+        );
+    }
+    let dropped: Vec<&Interface> = snapshot.ports.iter().filter(|port| snapshot.is_not_installed(port)).collect();
+    if !dropped.is_empty() {
+        return PORTS.warning(
+            format!("ports that OVN has not installed, so no packet passes: {}", names(&dropped)),
+            "check that ovn-controller runs on this node, and that the logical ports (external_ids:iface-id) exist",
         );
     }
     PORTS.ok(format!("{count}, each with a path of its own and none in error"))

@@ -19,8 +19,8 @@ const ENTRIES_MAX: usize = 4096;
 /// How ovs-vswitchd is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It answers.
-    Answers,
+    /// It answers; its pid, if that is known.
+    Answers(Option<i32>),
     /// It has a control socket and doesn't answer; its pid, if that is known.
     Hangs(Option<i32>),
     /// No process listens at a control socket.
@@ -30,10 +30,13 @@ pub enum State {
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Answers => f.write_str("ovs-vswitchd runs and answers"),
-            Self::Hangs(Some(pid)) => write!(f, "ovs-vswitchd (process {pid}) does not answer: it hangs or is stopped"),
-            Self::Hangs(None) => f.write_str("ovs-vswitchd does not answer: it hangs or is stopped"),
-            Self::Gone => f.write_str("ovs-vswitchd does not run"),
+            Self::Answers(Some(pid)) => write!(f, "ovs-vswitchd (process {pid}) runs and answers"),
+            Self::Answers(None) => f.write_str("ovs-vswitchd runs and answers"),
+            Self::Hangs(Some(pid)) => {
+                write!(f, "OVS's daemon ovs-vswitchd (process {pid}) does not answer: it hangs or is stopped")
+            }
+            Self::Hangs(None) => f.write_str("OVS's daemon ovs-vswitchd does not answer: it hangs or is stopped"),
+            Self::Gone => f.write_str("OVS's daemon ovs-vswitchd does not run"),
         }
     }
 }
@@ -47,7 +50,7 @@ pub fn state(database: &Path, deadline: Deadline) -> State {
     for socket in sockets {
         match Connection::open(&socket, deadline) {
             Ok(mut connection) => match connection.call("version", &json!([]), deadline) {
-                Ok(_) => return State::Answers,
+                Ok(_) => return State::Answers(connection.pid()),
                 Err(Error::Closed) => {}
                 Err(_) => state = State::Hangs(connection.pid()),
             },

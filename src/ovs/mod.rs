@@ -21,10 +21,11 @@ use std::cell::OnceCell;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::dataplane::access;
 use crate::deadline::Deadline;
 use crate::quote;
 use daemon::State;
-use database::{Database, Snapshot};
+use database::{Database, Interface, Snapshot};
 use port::Nic;
 use rpc::Error;
 
@@ -74,28 +75,31 @@ impl<'a> Ovs<'a> {
         let database = match self.snapshot(deadline) {
             Ok(snapshot) => match (snapshot.trouble(nic), snapshot.port_of(nic)) {
                 (Some(trouble), _) => trouble.to_string(),
-                (None, Some(port)) if self.vswitchd(deadline) == State::Answers => format!(
-                    "port {} of OVS has this vhost-server-path and no error, so OVS most likely does not see the path or may \
-                     not write to the socket: check ls -l in OVS's container, and ovs-vswitchd.log",
-                    quote::value(&port.name)
-                ),
-                (None, port) => return Some(self.with_port(port.map(|port| port.name.as_str()), deadline)),
+                (None, port) => return Some(self.with_port(port, nic, deadline)),
             },
             // No OVS, or one whose ovsdb-server was killed.
             Err(Error::Absent) if self.socket.symlink_metadata().is_err() => return None,
             Err(error) => format!("OVSDB ({}): {error}", quote::value(&self.socket.to_string_lossy())),
         };
         Some(match self.vswitchd(deadline) {
-            State::Answers => database,
+            State::Answers(_) => database,
             state => format!("{state}; {database}"),
         })
     }
 
-    fn with_port(&self, port: Option<&str>, deadline: Deadline) -> String {
+    /// Returns why a port with which nothing is wrong is not connected.
+    fn with_port(&self, port: Option<&Interface>, nic: &Nic<'_>, deadline: Deadline) -> String {
+        let name = port.map_or_else(|| "of this NIC".to_owned(), |port| quote::value(&port.name));
         let state = self.vswitchd(deadline);
-        port.map_or_else(
-            || state.to_string(),
-            |port| format!("{state}; it has port {} for this NIC", quote::value(port)),
+        let State::Answers(pid) = state else {
+            return format!("{state}; port {name} has this vhost-server-path");
+        };
+        if let Some(forbidden) = pid.and_then(|pid| access::forbidden(pid, nic.path)) {
+            return format!("OVS cannot connect port {name}: {forbidden}");
+        }
+        format!(
+            "port {name} of OVS has this vhost-server-path and no error, so OVS most likely does not see the path: check ls -l in \
+             OVS's container, and ovs-vswitchd.log"
         )
     }
 }

@@ -156,9 +156,9 @@ impl fmt::Display for Trouble {
             }
             Self::NotInstalled { port, iface_id } => write!(
                 f,
-                "OVN has not installed port {} (iface-id {}; external_ids:ovn-installed is not set), so no packet passes: check \
-                 that ovn-controller runs on this node, and that the logical port exists (kube-ovn removes it when the pod's \
-                 networks annotation no longer has the NIC)",
+                "OVN has not installed port {}, or has dropped it (iface-id {}; external_ids:ovn-installed is not set), so no \
+                 packet passes: check that ovn-controller runs on this node, and that the logical port exists (kube-ovn removes it \
+                 when the pod's networks annotation no longer has the NIC)",
                 quote::value(&port.name),
                 quote::value(iface_id)
             ),
@@ -302,9 +302,15 @@ impl Snapshot {
         if port.ofport == Some(-1) {
             return Some(Trouble::NotMade { port: named });
         }
-        let iface_id = port.external_ids.get("iface-id").filter(|_| self.switch.has_ovn())?;
-        let installed = port.external_ids.get("ovn-installed") == Some("true");
-        (!installed).then(|| Trouble::NotInstalled { port: named, iface_id: iface_id.to_owned() })
+        let iface_id = port.external_ids.get("iface-id").filter(|_| self.is_not_installed(port))?;
+        Some(Trouble::NotInstalled { port: named, iface_id: iface_id.to_owned() })
+    }
+
+    /// Returns whether OVN manages a port and has not installed it.
+    #[must_use]
+    pub fn is_not_installed(&self, port: &Interface) -> bool {
+        let id = |key| port.external_ids.get(key);
+        self.switch.has_ovn() && id("iface-id").is_some() && id("ovn-installed") != Some("true")
     }
 
     fn missing(&self, nic: &Nic<'_>) -> Trouble {

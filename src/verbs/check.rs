@@ -52,7 +52,7 @@ fn missing(scene: &Scene<'_>, nic: Option<&Nic>, config: &Config, deadline: Dead
     judge("NIC", scene.vm(nic, config, deadline).nic.part(nic))?;
     judge("socket", scene.socket(nic))?;
     if scene.is_alive() {
-        judge("data plane", scene.data_plane(nic, &Ovs::new(&config.ovsdb_socket), deadline))?;
+        judge("data plane", scene.data_plane(nic, &Ovs::new(&config.ovsdb_socket), deadline).1)?;
     }
     Ok(missing)
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::cni::Error;
+use crate::dataplane::access::{self, WriteAccess};
 use crate::dataplane::figures::Figures;
 use crate::dataplane::guard::{self, End};
 use crate::dataplane::message::Fault;
@@ -79,17 +80,21 @@ impl Link<'_> {
     }
 
     /// Makes sure that a data plane is connected to a NIC that was there before: it may have gone since, or have yet to come
-    /// after a call that was killed. The connection is only looked at.
+    /// after a call that was killed. The connection is only looked at; an OVS that isn't root is given the right to make it.
     ///
     /// # Errors
     /// That none is, and none comes within half of the time that is left.
-    pub fn ensure_linked(&self) -> Result<(), Error> {
+    pub fn ensure_linked(&self, journal: &mut Journal) -> Result<(), Error> {
         let deadline = self.deadline.half();
         let linked = || {
             let awake =
                 self.living.accepted(self.inside, None, self.deadline).into_iter().filter(|end| !end.is_of_stopped());
-            awake.map(|end| end.inode).collect()
+            awake.map(|end| end.inode).collect::<BTreeSet<u64>>()
         };
+        let vswitchd = if linked().is_empty() { self.port.vswitchd(deadline) } else { None };
+        if let Some(lacking) = vswitchd.and_then(|pid| self.open_to(pid, journal)) {
+            return Err(Error::try_again(format!("The NIC is plugged already, but {lacking}.")));
+        }
         while let Some(others) = next_connection(&BTreeSet::new(), linked, deadline) {
             std::thread::sleep(SETTLED.min(self.deadline.remaining()));
             if !others.is_disjoint(&linked()) {
@@ -151,6 +156,7 @@ impl Link<'_> {
         let plugged = standin::during(self.seat, figures, self.deadline, accepted, || {
             attach::attach(client, domain, asked, self.deadline).map_err(|error| self.not_attached(&error, journal))?;
             journal.did(format_args!("attach {} {} queues={}", asked.alias, asked.mac, asked.queues));
+            self.let_in((&mut *client, domain), asked, met.pid, ledger, journal)?;
             self.ensure_same((&mut *client, domain), asked, &mut met, ledger, journal)
         });
         let (outcome, served) = plugged.map_err(|error| fault::system("starting the stand-in", &error))?;
@@ -196,6 +202,33 @@ impl Link<'_> {
             journal.warn(format_args!("the data plane hung, and was cut off to let the VM run on ({cut} times)"));
         }
         outcome
+    }
+
+    /// Makes sure that the data plane may connect to QEMU's socket. If not, the NIC is unplugged again.
+    fn let_in(
+        &self,
+        on: (&mut Client, &Domain),
+        asked: &Interface,
+        pid: i32,
+        ledger: &mut Ledger<'_>,
+        journal: &mut Journal,
+    ) -> Result<(), Failure> {
+        match self.open_to(pid, journal) {
+            Some(lacking) => Err(self.of_no_use(on, asked, &lacking, ledger, journal)),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives a data plane that isn't root the right to connect to QEMU's socket; why it can't be, if it can't.
+    fn open_to(&self, pid: i32, journal: &mut Journal) -> Option<String> {
+        match Process::open(pid).and_then(|process| access::ensure(self.seat, &process)) {
+            Ok(Some(given @ WriteAccess::Given { .. })) => journal.did(given),
+            Ok(Some(lacking @ WriteAccess::Lacking { .. })) => return Some(lacking.to_string()),
+            Ok(_) => {}
+            // It may still have it.
+            Err(error) => journal.warn(format_args!("the data plane's right to connect is not known: {error}")),
+        }
+        None
     }
 
     /// Makes sure that QEMU is handed over to what was asked, and not to what comes in its place: the guest has been shown its

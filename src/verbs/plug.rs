@@ -156,7 +156,7 @@ impl Plug<'_> {
         journal.saw("recorded");
         if was_there {
             // It stays whatever the data plane does, with what it needs: an earlier ADD has told of it.
-            let linked = link.ensure_linked().and_then(|()| {
+            let linked = link.ensure_linked(journal).and_then(|()| {
                 journal.saw("data plane connected");
                 port.ensure_passing(deadline, journal)
             });

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::cni::Error;
 use crate::deadline::Deadline;
+use crate::ovs::daemon::State;
 use crate::ovs::database::{Database, Snapshot};
 use crate::ovs::port::{Nic, Trouble};
 use crate::ovs::stale::{self, Of};
@@ -98,6 +99,16 @@ impl Port<'_> {
             }
         }
         Some(trouble)
+    }
+
+    /// Returns the pid of the ovs-vswitchd that has a port for the NIC.
+    pub fn vswitchd(&self, deadline: Deadline) -> Option<i32> {
+        let ovs = Ovs::new(self.socket);
+        ovs.snapshot(deadline).ok()?.port_of(&self.nic)?;
+        match ovs.vswitchd(deadline) {
+            State::Answers(pid) => pid,
+            _ => None,
+        }
     }
 
     /// Returns why no data plane is connected, as a sentence, if OVS can tell.

@@ -137,21 +137,20 @@ impl<'a> Scene<'a> {
         self.living.as_ref().map_or(Ok(false), |living| living.listens(&nic.path))
     }
 
-    /// Whether a data plane is connected to the NIC's socket, and packets pass as far as OVS can tell.
-    ///
-    /// # Errors
-    /// That none is, or why no packet passes.
-    pub fn data_plane(&self, nic: &Nic, ovs: &Ovs<'_>, deadline: Deadline) -> Part {
+    /// Whether a data plane is connected to the NIC's socket; and whether that is so and packets pass, as far as OVS can tell.
+    pub fn data_plane(&self, nic: &Nic, ovs: &Ovs<'_>, deadline: Deadline) -> (bool, Part) {
         let path = share::as_told(&self.share().target().join(&nic.socket));
         let Record { container_id, ifname, .. } = self.record;
         let port = port::Nic { path: &path, container_id, ifname };
         match self.connection(nic, deadline) {
-            Ok(()) => ovs.trouble_of_connected(&port, deadline).map_or(Ok(()), |trouble| Err(Flaw::Missing(trouble))),
+            Ok(()) => {
+                (true, ovs.trouble_of_connected(&port, deadline).map_or(Ok(()), |trouble| Err(Flaw::Missing(trouble))))
+            }
             Err(Flaw::Missing(words)) if self.living.is_some() => {
                 let why = ovs.why_not_connected(&port, deadline).map_or(String::new(), |why| format!(": {why}"));
-                Err(Flaw::Missing(format!("{words}{why}")))
+                (false, Err(Flaw::Missing(format!("{words}{why}"))))
             }
-            Err(flaw) => Err(flaw),
+            Err(flaw) => (false, Err(flaw)),
         }
     }
 
