@@ -18,6 +18,7 @@ mod life;
 mod memory;
 mod migrate;
 mod native;
+mod ovs;
 mod people;
 mod plug;
 mod refuse;
