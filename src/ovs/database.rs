@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use serde::de::{self, SeqAccess, Visitor};
@@ -179,6 +180,12 @@ impl Database {
     /// Those of connecting; [`Error::Absent`] if there is no OVSDB.
     pub fn open(socket: &Path, deadline: Deadline) -> Result<Self, Error> {
         Connection::open(socket, deadline).map(Self)
+    }
+
+    /// Takes over a connected socket, which must be non-blocking.
+    #[must_use]
+    pub fn over(stream: UnixStream) -> Self {
+        Self(Connection::new(stream))
     }
 
     /// Reads the switch and its vhost-user ports.

@@ -1,8 +1,10 @@
 //! Whether two paths name the same socket, however they are spelled.
 
 use std::ffi::OsStr;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
+
+use crate::sys;
 
 /// A socket's path, to be compared with others.
 #[derive(Clone, Debug)]
@@ -46,8 +48,8 @@ fn file_name(path: &Path) -> Option<&OsStr> {
 
 /// Device and inode of a directory, links followed.
 fn object(directory: &Path) -> Option<(u64, u64)> {
-    let found = std::fs::metadata(directory).ok().filter(std::fs::Metadata::is_dir)?;
-    Some((found.dev(), found.ino()))
+    let handle = sys::open_without_magic(directory).ok()?;
+    sys::object(handle.as_fd()).ok()
 }
 
 /// The path without `//`, `.` and the detour by `/var`.

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use super::database::{CLIENT, Interface, SERVER, Snapshot};
 use super::path::SocketPath;
-use crate::quote;
+use crate::{quote, sys};
 
 /// Where OVS makes the sockets of ports of type `dpdkvhostuser` if `vhost-sock-dir` doesn't say.
 const SERVER_DIRECTORY: &str = "/var/run/openvswitch";
 
 /// Most ports that a message names.
-const NAMED_MAX: usize = 8;
+const NAMED_MAX: usize = 4;
 
 /// A NIC whose port is looked for.
 #[derive(Clone, Copy, Debug)]
@@ -176,17 +176,13 @@ fn several(f: &mut fmt::Formatter<'_>, ports: &[Port], versions: &str) -> fmt::R
             write!(f, " (stale: {why})")?;
         }
     }
-    let stale: Vec<String> =
-        ports.iter().filter(|port| port.stale.is_some()).map(|port| quote::value(&port.name)).collect();
-    let removal = |no_wait: &str| match &stale[..] {
-        [] => format!("remove all but the NIC's own (ovs-vsctl {no_wait}--with-iface del-port NAME)"),
+    let stale = ports.iter().filter(|port| port.stale.is_some()).map(|port| for_a_shell(&port.name));
+    let stale: Vec<&str> = stale.take(NAMED_MAX).collect();
+    let removal = |options: &str| match &stale[..] {
+        [] => format!("remove all but the NIC's own (ovs-vsctl {options}--with-iface del-port NAME)"),
         names => {
-            let each: Vec<String> = names
-                .iter()
-                .take(NAMED_MAX)
-                .map(|name| format!("ovs-vsctl {no_wait}--with-iface del-port {name}"))
-                .collect();
-            each.join(" && ")
+            let each = names.iter().map(|name| format!("ovs-vsctl {options}--with-iface del-port {name}"));
+            each.collect::<Vec<_>>().join(" && ")
         }
     };
     if is_spelled_alike(ports) {
@@ -206,6 +202,12 @@ fn several(f: &mut fmt::Formatter<'_>, ports: &[Port], versions: &str) -> fmt::R
             removal("")
         )
     }
+}
+
+/// Returns a port's name if it may stand in a command that people copy: a pod's author chooses a part of it.
+fn for_a_shell(name: &str) -> &str {
+    let is_plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.".contains(&byte));
+    if is_plain { name } else { "NAME" }
 }
 
 /// Returns whether two ports have the very same path. DPDK takes other spellings for other sockets.
@@ -384,6 +386,12 @@ pub fn sandbox_of(name: &str) -> Option<&str> {
 #[must_use]
 pub fn dead_netns(port: &Interface) -> Option<&str> {
     let netns = port.external_ids.get("pod_netns").filter(|netns| netns.starts_with('/'))?;
-    let looked = Path::new(netns).symlink_metadata();
-    looked.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound).then_some(netns)
+    is_gone(Path::new(netns)).then_some(netns)
+}
+
+/// Returns whether a network namespace certainly no longer exists. The path is the runtime's; one that leads through a
+/// process' root isn't followed into the pod's file systems, which may not answer.
+#[must_use]
+pub fn is_gone(netns: &Path) -> bool {
+    sys::open_without_magic(netns).is_err_and(|error| error.is_absent())
 }

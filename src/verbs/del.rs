@@ -4,6 +4,7 @@ use crate::cni::mac::Mac;
 use crate::cni::{Error, Request};
 use crate::config::Config;
 use crate::deadline::Deadline;
+use crate::ovs::port::is_gone;
 use crate::ovs::stale::Of;
 use crate::pod::identity::PodUid;
 use crate::privilege::{self, Task};
@@ -46,7 +47,7 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
         privilege::narrow(Task::Talk);
     }
     let outcome = undo.run(journal);
-    if outcome.is_ok() && request.netns.as_deref().is_none_or(|netns| netns.symlink_metadata().is_err()) {
+    if outcome.is_ok() && request.netns.as_deref().is_none_or(is_gone) {
         // kube-ovn does nothing without the namespace, and the pod's next sandbox gets a port with the same path.
         let share = Share::new(&config.socket_base_dir, &uid, &config.volume_name).target();
         let of = Of::Sandbox(&request.container_id);

@@ -18,6 +18,7 @@ mod install;
 mod libvirt;
 mod multus;
 mod node;
+mod ovsdb;
 mod people;
 mod privilege;
 mod probe;
