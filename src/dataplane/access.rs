@@ -100,7 +100,7 @@ impl fmt::Display for WriteAccess {
             Self::Lacking { uid, file: (owner, group, mode), error } => write!(
                 f,
                 "the data plane runs as uid {uid}, which may not write to QEMU's socket (owner {owner}:{group}, mode {mode:04o}), and \
-                 could not be given that right ({error}): run OVS as root or with CAP_DAC_OVERRIDE"
+                 could not be given that right ({error}; run OVS as root or with CAP_DAC_OVERRIDE)"
             ),
         }
     }

@@ -213,10 +213,9 @@ impl Link<'_> {
         ledger: &mut Ledger<'_>,
         journal: &mut Journal,
     ) -> Result<(), Failure> {
-        match self.open_to(pid, journal) {
-            Some(lacking) => Err(self.of_no_use(on, asked, &lacking, ledger, journal)),
-            None => Ok(()),
-        }
+        let Some(lacking) = self.open_to(pid, journal) else { return Ok(()) };
+        let (then, open) = self.take_back(on, asked, ledger, journal);
+        Err(Failure { error: Error::try_again(format!("The NIC was plugged, but {lacking}, {then}.")), open })
     }
 
     /// Gives a data plane that isn't root the right to connect to QEMU's socket; why it can't be, if it can't.
