@@ -31,7 +31,7 @@ pub fn holds(bytes: &[u8]) {
 
 fn is_judged(snapshot: &Snapshot) {
     let path = Path::new(SHARE).join("net1");
-    let nic = Nic { path: &path, container_id: SANDBOX, ifname: "net1" };
+    let nic = Nic { path: &path, container_id: SANDBOX, ifname: "net1", pod: "default/vm" };
     let found = snapshot.ports_at(&path);
     match snapshot.trouble(&nic) {
         Some(trouble) => {

@@ -32,6 +32,9 @@ use rpc::Error;
 /// How long OVSDB may take to answer. It needs 1 ms.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
+/// The time that questions need at least.
+const LEAST: Duration = Duration::from_millis(200);
+
 /// OVS at one moment: it is asked at most once.
 #[derive(Debug)]
 pub struct Ovs<'a> {
@@ -72,6 +75,10 @@ impl<'a> Ovs<'a> {
 
     /// Returns why no data plane is connected to a NIC, as far as OVS can tell. `None` if there is no OVS.
     pub fn why_not_connected(&self, nic: &Nic<'_>, deadline: Deadline) -> Option<String> {
+        if deadline.remaining() < LEAST {
+            // What doesn't answer at once would be taken for one that hangs.
+            return None;
+        }
         let database = match self.snapshot(deadline) {
             Ok(snapshot) => match (snapshot.trouble(nic), snapshot.port_of(nic)) {
                 (Some(trouble), _) => trouble.to_string(),

@@ -22,6 +22,8 @@ pub struct Nic<'a> {
     pub container_id: &'a str,
     /// `CNI_IFNAME`
     pub ifname: &'a str,
+    /// The pod's namespace and name, as in `default/vm`.
+    pub pod: &'a str,
 }
 
 impl Nic<'_> {
@@ -328,15 +330,16 @@ impl Snapshot {
         Trouble::Missing { elsewhere, without_dpdk }
     }
 
-    /// Returns whether a port is of the pod that one of the NIC's sandbox is of: by name, since its uid has changed.
+    /// Returns whether kube-ovn made a port for a pod of the NIC's pod's name, or for the same VM: its uid may be another.
     fn is_of_same_pod(&self, port: &Interface, nic: &Nic<'_>) -> bool {
-        let sandbox = |port: &&Interface| sandbox_of(&port.name).is_some_and(|id| nic.container_id.starts_with(id));
         let pod = |port: &Interface| {
-            let (name, namespace) = (port.external_ids.get("pod_name"), port.external_ids.get("pod_namespace"));
-            name.zip(namespace).map(|(name, namespace)| (name.to_owned(), namespace.to_owned()))
+            let (namespace, name) = (port.external_ids.get("pod_namespace")?, port.external_ids.get("pod_name")?);
+            Some(format!("{namespace}/{name}"))
         };
-        let own = self.ports.iter().find(sandbox).and_then(pod);
-        own.is_some() && pod(port) == own
+        // For a virtual machine of KubeVirt, the name is the machine's, as it is in the ports of the NIC's own sandbox.
+        let is_own = |port: &&Interface| sandbox_of(&port.name).is_some_and(|id| nic.container_id.starts_with(id));
+        let machine = self.ports.iter().find(is_own).and_then(pod);
+        pod(port).is_some_and(|pod| pod == nic.pod || Some(pod) == machine)
     }
 
     fn several(&self, nic: &Nic<'_>, found: &[&Interface]) -> Trouble {

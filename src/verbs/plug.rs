@@ -116,7 +116,8 @@ impl Plug<'_> {
         let seat = Seat::new(self.volume.fd(), socket, Path::new(&outside));
         let inside = asked.path.clone();
         let share = self.share.target();
-        let port = self.port(&share, &outside);
+        let pod = ledger.record.pod.clone();
+        let port = self.port(&share, &outside, &pod);
         let link = Link { living: self.living, seat, inside: &inside, outside: &outside, port, deadline };
         let shown = match attach::examine(&description, &asked, queues_matter)? {
             Some(there) => {
@@ -176,12 +177,12 @@ impl Plug<'_> {
     }
 
     /// OVS's port for the NIC, whose socket the data plane knows by the path `outside`.
-    fn port<'a>(&'a self, share: &'a Path, outside: &'a str) -> Port<'a> {
+    fn port<'a>(&'a self, share: &'a Path, outside: &'a str, pod: &'a str) -> Port<'a> {
         let Request { container_id, ifname, .. } = self.request;
         Port {
             socket: &self.config.ovsdb_socket,
             share,
-            nic: port::Nic { path: Path::new(outside), container_id, ifname },
+            nic: port::Nic { path: Path::new(outside), container_id, ifname, pod },
         }
     }
 

@@ -140,8 +140,8 @@ impl<'a> Scene<'a> {
     /// Whether a data plane is connected to the NIC's socket; and whether that is so and packets pass, as far as OVS can tell.
     pub fn data_plane(&self, nic: &Nic, ovs: &Ovs<'_>, deadline: Deadline) -> (bool, Part) {
         let path = share::as_told(&self.share().target().join(&nic.socket));
-        let Record { container_id, ifname, .. } = self.record;
-        let port = port::Nic { path: &path, container_id, ifname };
+        let Record { container_id, ifname, pod, .. } = self.record;
+        let port = port::Nic { path: &path, container_id, ifname, pod };
         match self.connection(nic, deadline) {
             Ok(()) => {
                 (true, ovs.trouble_of_connected(&port, deadline).map_or(Ok(()), |trouble| Err(Flaw::Missing(trouble))))
