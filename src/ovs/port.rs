@@ -398,3 +398,6 @@ pub fn dead_netns(port: &Interface) -> Option<&str> {
 pub fn is_gone(netns: &Path) -> bool {
     sys::open_without_magic(netns).is_err_and(|error| error.is_absent())
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,7 @@ const WRONG: [(&str, &str); 22] = [
     ("domain", "{}"),
     ("kubelet_dir", r#""var/lib/kubelet""#),
     ("socket_base_dir", r#""/run/../etc""#),
+    ("ovsdb_socket", r#""unix:/run/openvswitch/db.sock""#),
     ("attach_timeout", "0"),
     ("detach_timeout", r#""60s""#),
     ("log_level", r#""verbose""#),
