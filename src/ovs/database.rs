@@ -34,7 +34,7 @@ const KEYS: [&str; 10] = [
 /// The key that stands before `ovn-remote` where several OVN controllers share a node has the chassis' name after it.
 const REMOTE_OF_CHASSIS: &str = "ovn-remote-";
 
-/// A column of key-value pairs, of which only [`KEYS`] are kept.
+/// A column of key-value pairs, of which only those that matter here are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Map(BTreeMap<String, String>);
 

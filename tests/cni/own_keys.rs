@@ -3,7 +3,7 @@
 use crate::plugin::{ALL, Call, versions_with};
 use crate::scene::Scene;
 
-const WRONG: [(&str, &str); 22] = [
+const WRONG: [(&str, &str); 23] = [
     ("vhost_user_socket_volume_name", r#""../../etc""#),
     ("vhost_user_socket_volume_name", "7"),
     ("vhost_user_socket_consumption", "[]"),
