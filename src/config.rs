@@ -150,6 +150,8 @@ pub struct Config {
     pub socket_base_dir: PathBuf,
     /// `state_dir`
     pub state_dir: PathBuf,
+    /// `ovsdb_socket`
+    pub ovsdb_socket: PathBuf,
     /// `attach_timeout`: for the whole attachment.
     pub attach_timeout: Duration,
     /// `detach_timeout`: for the whole detachment.
@@ -269,6 +271,7 @@ impl<'a> Reader<'a> {
             kubelet_dir: self.directory("kubelet_dir", "/var/lib/kubelet"),
             socket_base_dir: self.directory("socket_base_dir", "/run/openvswitch/vhost_sockets"),
             state_dir: self.directory("state_dir", STATE_DIR),
+            ovsdb_socket: self.directory("ovsdb_socket", "/run/openvswitch/db.sock"),
             attach_timeout: self.key("attach_timeout", Value::seconds).unwrap_or(Duration::from_secs(20)),
             detach_timeout: self.key("detach_timeout", Value::seconds).unwrap_or(Duration::from_secs(60)),
             log_level: self

@@ -15,6 +15,7 @@ pub mod install;
 pub mod libvirt;
 pub mod logging;
 pub mod netd;
+pub mod ovs;
 pub mod pod;
 pub mod privilege;
 pub mod quote;

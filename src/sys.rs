@@ -192,6 +192,30 @@ pub fn object(fd: BorrowedFd<'_>) -> Result<(u64, u64), Error> {
     Ok((stat.st_dev, stat.st_ino))
 }
 
+/// The name under which a file's access control list is kept.
+const ACL: &str = "system.posix_acl_access";
+
+/// Whether a file has an access control list beyond its mode. `false` where the file system has none.
+///
+/// # Errors
+/// getxattr(2)'s.
+pub fn has_acl(fd: BorrowedFd<'_>) -> Result<bool, Error> {
+    match rustix::fs::getxattr(link(fd), ACL, &mut []) {
+        Ok(length) => Ok(length > 0),
+        Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(false),
+        Err(errno) => Err(Error::new("getxattr", ACL, Errno::from_raw(errno.raw_os_error()))),
+    }
+}
+
+/// Sets a file's access control list, in the kernel's form.
+///
+/// # Errors
+/// setxattr(2)'s; `EOPNOTSUPP` where the file system has no lists.
+pub fn set_acl(fd: BorrowedFd<'_>, list: &[u8]) -> Result<(), Error> {
+    rustix::fs::setxattr(link(fd), ACL, list, rustix::fs::XattrFlags::empty())
+        .map_err(|errno| Error::new("setxattr", ACL, Errno::from_raw(errno.raw_os_error())))
+}
+
 /// The path by which the kernel reaches what a descriptor holds, whatever has been put at its old name since.
 #[must_use]
 pub fn link(fd: BorrowedFd<'_>) -> PathBuf {

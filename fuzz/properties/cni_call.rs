@@ -102,7 +102,7 @@ fn configuration_is_checked(request: &Request) {
     }
     assert!((1..=63).contains(&lenient.volume_name.len()) && !lenient.volume_name.contains(['/', '.']));
     assert!((1..=16).contains(&lenient.libvirt_sockets.len()));
-    let own = [&lenient.kubelet_dir, &lenient.socket_base_dir, &lenient.state_dir];
+    let own = [&lenient.kubelet_dir, &lenient.socket_base_dir, &lenient.state_dir, &lenient.ovsdb_socket];
     for path in lenient.libvirt_sockets.iter().chain(own) {
         assert!(path.is_absolute() && path.components().all(|part| part.as_os_str() != ".."), "{}", path.display());
     }

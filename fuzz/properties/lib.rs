@@ -6,6 +6,7 @@ pub mod cni_call;
 pub mod domain_xml;
 pub mod libvirt_client;
 pub mod libvirt_frame;
+pub mod ovsdb;
 pub mod proc_tables;
 pub mod state_files;
 pub mod vhost_user;
@@ -14,11 +15,12 @@ pub mod vhost_user;
 pub type Property = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const ALL: [Property; 7] = [
+pub const ALL: [Property; 8] = [
     ("cni_call", cni_call::holds),
     ("domain_xml", domain_xml::holds),
     ("libvirt_client", libvirt_client::holds),
     ("libvirt_frame", libvirt_frame::holds),
+    ("ovsdb", ovsdb::holds),
     ("proc_tables", proc_tables::holds),
     ("state_files", state_files::holds),
     ("vhost_user", vhost_user::holds),

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::libvirt::DomainState;
+use crate::ovs::Ovs;
 use crate::record::{self, Record, Store, Unreadable};
 use crate::verbs::mtu;
 use crate::verbs::state::{self, Flaw, Scene, ShareState};
@@ -102,8 +103,8 @@ pub struct Nic {
     pub socket: Socket,
     /// Its VM.
     pub vm: Vm,
-    /// Whether a data plane is connected.
-    pub data_plane: Part,
+    /// Whether a data plane is connected, and packets pass as far as OVS can tell.
+    pub data_plane: DataPlane,
 }
 
 /// The MTUs of a NIC.
@@ -123,6 +124,16 @@ pub struct Socket {
     /// On the host.
     pub host_path: PathBuf,
     /// Whether its file is there.
+    #[serde(flatten)]
+    pub part: Part,
+}
+
+/// A NIC's data plane.
+#[derive(Debug, Serialize)]
+pub struct DataPlane {
+    /// Whether one is connected.
+    pub connected: bool,
+    /// Whether packets pass, too, as far as OVS can tell.
     #[serde(flatten)]
     pub part: Part,
 }
@@ -167,9 +178,11 @@ impl Attachments {
         let all = store.all();
         let all = all.map_err(|error| format!("the records cannot be listed: {error}"))?;
         let mut found = Self { attachments: Vec::new(), unreadable: Vec::new() };
+        // OVS is asked once for all of them.
+        let ovs = Ovs::new(&config.ovsdb_socket);
         for one in all {
             match one {
-                Ok(record) if wanted(&record) => found.take(&record, &store, config, ask),
+                Ok(record) if wanted(&record) => found.take(&record, (&store, &ovs), config, ask),
                 Ok(_) => {}
                 Err(Unreadable { path, why }) => found.unreadable.push(Broken { path, problem: why }),
             }
@@ -179,10 +192,10 @@ impl Attachments {
         Ok(found)
     }
 
-    fn take(&mut self, record: &Record, store: &Store, config: &Config, ask: Ask) {
+    fn take(&mut self, record: &Record, (store, ovs): (&Store, &Ovs<'_>), config: &Config, ask: Ask) {
         let config = &config.of_attachment(record.keys.as_ref());
         match Scene::of(record, store, None, &config.kubelet_dir) {
-            Some(scene) => self.attachments.push(Attachment::of(record, &scene, config, ask)),
+            Some(scene) => self.attachments.push(Attachment::of(record, &scene, config, ask, ovs)),
             None => self.unreadable.push(Broken {
                 path: config.state_dir.join("pods").join(&record.uid),
                 problem: format!("holds a record of {}, which is no pod's uid", record.uid),
@@ -201,7 +214,7 @@ pub enum Ask {
 }
 
 impl Attachment {
-    fn of(record: &Record, scene: &Scene<'_>, config: &Config, ask: Ask) -> Self {
+    fn of(record: &Record, scene: &Scene<'_>, config: &Config, ask: Ask, ovs: &Ovs<'_>) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Self {
             pod: record.pod.clone(),
@@ -213,13 +226,13 @@ impl Attachment {
             created: record.created,
             age: now.saturating_sub(record.created),
             mount: Mount::of(scene),
-            nic: record.nic.as_ref().map(|nic| Nic::of(nic, scene, config, ask)),
+            nic: record.nic.as_ref().map(|nic| Nic::of(nic, scene, config, ask, ovs)),
         }
     }
 
     /// Whether all of it is as its ADD left it.
     pub fn is_sound(&self) -> bool {
-        let nic_is = |nic: &Nic| nic.socket.part.ok && nic.vm.part.ok && nic.data_plane.ok;
+        let nic_is = |nic: &Nic| nic.socket.part.ok && nic.vm.part.ok && nic.data_plane.part.ok;
         self.mount.part.ok && self.nic.as_ref().is_none_or(nic_is)
     }
 }
@@ -233,7 +246,7 @@ impl Mount {
 }
 
 impl Nic {
-    fn of(nic: &record::Nic, scene: &Scene<'_>, config: &Config, ask: Ask) -> Self {
+    fn of(nic: &record::Nic, scene: &Scene<'_>, config: &Config, ask: Ask, ovs: &Ovs<'_>) -> Self {
         let host_path = scene.share().target().join(&nic.socket);
         let vm = match ask {
             Ask::Kernel => {
@@ -259,6 +272,8 @@ impl Nic {
                 }
             }
         };
+        let (connected, part) = scene.data_plane(nic, ovs, Deadline::after(LOOK));
+        let data_plane = DataPlane { connected, part: part.into() };
         Self {
             alias: nic.alias.clone(),
             mac: nic.mac.clone(),
@@ -267,7 +282,7 @@ impl Nic {
             mtu: mtu::of_nic(nic).map(|(network, guest)| Mtu { network, guest }),
             socket: Socket { path: nic.path.clone(), host_path, part: scene.socket(nic).into() },
             vm,
-            data_plane: scene.data_plane(nic, Deadline::after(LOOK)).into(),
+            data_plane,
         }
     }
 }

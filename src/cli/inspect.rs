@@ -116,7 +116,7 @@ fn described(one: &Attachment) -> String {
     if let Some(mtu) = nic.mtu {
         line("MTU", &in_words(mtu));
     }
-    line("Data plane", &judged(&nic.data_plane, "connected", ""));
+    line("Data plane", &judged(&nic.data_plane.part, "connected", ""));
     text
 }
 

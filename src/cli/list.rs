@@ -52,7 +52,12 @@ fn row(one: &Attachment) -> [String; 9] {
             clean(&nic.mac),
             clean(&nic.socket.path),
             if nic.vm.part.ok { "up" } else { nic.vm.nic }.to_owned(),
-            word(nic.data_plane.ok, "connected", "none"),
+            match (nic.data_plane.part.ok, nic.data_plane.connected) {
+                (true, _) => "connected",
+                (false, true) => "cut off",
+                (false, false) => "none",
+            }
+            .to_owned(),
         ),
         None => ("-".to_owned(), "-".to_owned(), "-".to_owned(), "-".to_owned()),
     };

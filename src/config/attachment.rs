@@ -6,7 +6,7 @@
 //!
 //! - Where things are ([`WHERE`], and the volume and `socket_base_dir`, which the record has in fields of its own): the
 //!   record. What an ADD did is undone where it was done, whatever the configuration says now.
-//! - How the pod's libvirt is reached, how long a call may take and what it logs ([`HOW`]): the call, if it has the
+//! - How the pod's libvirt and OVSDB are reached, how long a call may take and what it logs ([`HOW`]): the call, if it has the
 //!   key, else the record. An operator may have changed it to get a DEL through.
 //! - A record without keys is that of an older version: the call's keys alone.
 //!
@@ -24,7 +24,8 @@ pub type Keys = Map<String, Value>;
 pub(super) const WHERE: [&str; 3] = ["kubelet_dir", "vhost_user_socket_consumption", "vhost_user_socket_name"];
 
 /// Keys that say how a call works.
-pub(super) const HOW: [&str; 5] = ["libvirt_uri", "libvirt_sockets", "attach_timeout", "detach_timeout", "log_level"];
+pub(super) const HOW: [&str; 6] =
+    ["libvirt_uri", "libvirt_sockets", "ovsdb_socket", "attach_timeout", "detach_timeout", "log_level"];
 
 impl Config {
     /// Returns the keys that go into the record of an attachment: those that `conf`, from which this configuration was
@@ -44,6 +45,7 @@ impl Config {
             ("vhost_user_socket_name", json!(self.socket_name)),
             ("libvirt_uri", json!(uri)),
             ("libvirt_sockets", json!(self.libvirt_sockets)),
+            ("ovsdb_socket", json!(self.ovsdb_socket)),
             ("attach_timeout", json!(self.attach_timeout.as_secs())),
             ("detach_timeout", json!(self.detach_timeout.as_secs())),
             ("log_level", json!(self.log_level.as_str().to_ascii_lowercase())),

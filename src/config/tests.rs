@@ -33,7 +33,7 @@ fn every_key_is_read() {
         r#","vhost_user_socket_volume_name":"v","vhost_user_socket_consumption":"","vhost_user_socket_name":"sock",
         "attach":"never","queues":8,"model":"virtio","rx_queue_size":256,"tx_queue_size":1024,
         "libvirt_uri":"qemu:///session","libvirt_sockets":["/a/b"],"domain":"vm","kubelet_dir":"/k",
-        "socket_base_dir":"/s","state_dir":"/r","attach_timeout":1,"detach_timeout":600,"log_level":"debug",
+        "socket_base_dir":"/s","state_dir":"/r","ovsdb_socket":"/d","attach_timeout":1,"detach_timeout":600,"log_level":"debug",
         "args":{"cni":{"vhostuser-hotplug":{"alias":"ua-x_1","pci_address":"07:1f.7","queues":"auto","other":1}}},
         "runtimeConfig":{"mac":"0A:00:00:00:00:01","bandwidth":7},"capabilities":{"mac":true},"other":{}"#,
     );
@@ -43,6 +43,7 @@ fn every_key_is_read() {
     assert_eq!((config.libvirt_uri, config.domain.as_deref()), (LibvirtUri::Session, Some("vm")));
     assert_eq!(config.libvirt_sockets, [PathBuf::from("/a/b")]);
     assert_eq!(config.kubelet_dir.join("x"), PathBuf::from("/k/x"));
+    assert_eq!(config.ovsdb_socket, PathBuf::from("/d"));
     assert_eq!((config.attach_timeout.as_secs(), config.detach_timeout.as_secs()), (1, 600));
     assert_eq!(config.log_level, LevelFilter::Debug);
     assert_eq!(config.nic.alias.as_deref(), Some("ua-x_1"));
@@ -81,6 +82,7 @@ fn a_wrong_value_is_error_7_with_key_and_value_or_makes_place_for_the_default() 
         ("kubelet_dir", "\"relative\""),
         ("socket_base_dir", "\"/a\\u0000\""),
         ("state_dir", "[]"),
+        ("ovsdb_socket", "\"tcp:127.0.0.1:6640\""),
         ("attach_timeout", "0"),
         ("detach_timeout", "601"),
         ("detach_timeout", "1e3"),

@@ -20,6 +20,7 @@
 //! What is left to write is small: [`message`] is the framing, [`backend`] the answers. No descriptor that a peer passes
 //! ever enters this process: see [`message`].
 
+pub mod access;
 pub mod backend;
 pub mod connected;
 pub mod figures;

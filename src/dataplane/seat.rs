@@ -1,8 +1,8 @@
 //! The socket's name in the pod's volume, through a handle on that: what is there, listening on it, connecting to it.
 //!
 //! The pod may put anything at the name at any time. Nothing here follows a link: bind(2) makes the name anew or fails,
-//! connecting goes through a handle on what was found to be a socket, and no mode of a file is changed at all. What is
-//! removed is removed by its name in the volume: whoever swaps it in the moment before loses a file of their own.
+//! connecting goes through a handle on what was found to be a socket, and no mode of a file is changed at all ([`super::access`] adds an
+//! entry to a socket's access control list, through a handle). What is removed is removed by its name in the volume: whoever swaps it in the moment before loses a file of their own.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -32,6 +32,14 @@ pub struct Seat<'a> {
 pub struct SocketFile {
     handle: OwnedFd,
     object: (u64, u64),
+}
+
+impl SocketFile {
+    /// The handle.
+    #[must_use]
+    pub fn handle(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
 }
 
 impl<'a> Seat<'a> {

@@ -6,6 +6,7 @@
 mod dataplane;
 mod directories;
 mod host;
+mod ovs;
 mod runtime;
 
 use std::path::PathBuf;
@@ -61,6 +62,7 @@ pub fn examine(node: &Node) -> Vec<Finding> {
     let mut findings = host::examine();
     findings.extend(directories::examine(node));
     findings.extend(dataplane::examine(&node.config.socket_base_dir));
+    findings.extend(ovs::examine(&node.config.ovsdb_socket));
     findings.extend(runtime::examine(node));
     findings
 }

@@ -85,6 +85,14 @@ impl Process {
         self.namespace("net").is_ok_and(|object| own.is_ok_and(|own| own == object))
     }
 
+    /// Whether it lives in the first user namespace, in which its capabilities hold for the host's files; `false` where that
+    /// cannot be told.
+    #[must_use]
+    pub fn is_in_hosts_user_namespace(&self) -> bool {
+        let host = std::fs::metadata("/proc/1/ns/user").map(|host| (host.dev(), host.ino()));
+        self.namespace("user").is_ok_and(|own| host.is_ok_and(|host| host == own))
+    }
+
     /// A handle on its root directory: its container's, seen from here.
     ///
     /// # Errors

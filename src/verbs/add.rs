@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::cni::{Error, Request, Socket};
 use crate::config::{Attach, Config};
 use crate::deadline::Deadline;
+use crate::ovs::stale::Of;
 use crate::pod::identity::PodUid;
 use crate::pod::netns::Sandbox;
 use crate::pod::volume::Volume;
@@ -18,7 +19,7 @@ use super::journal::Journal;
 use super::ledger::{self, Ledger};
 use super::plug::{Failure, Plug};
 use super::sandbox::{self, Living};
-use super::{end_soon_after, fault, hypervisor, prev_result, shares, undo};
+use super::{end_soon_after, fault, hypervisor, ports, prev_result, shares, undo};
 
 /// Most characters of a pod's namespace and name that are recorded.
 const NAME_MAX: usize = 253;
@@ -135,20 +136,37 @@ impl Pod<'_> {
             if mounted {
                 journal.did("mount");
             }
+            // Before kube-ovn makes a port with the same path for this sandbox.
+            let remove_stale = |journal: &mut Journal| {
+                let of = Of::OtherSandboxes(&request.container_id);
+                ports::remove_stale(&config.ovsdb_socket, &share.target(), of, deadline, journal);
+            };
             if !wanted {
+                if mounted {
+                    remove_stale(journal);
+                }
                 return Ok(());
             }
             living = Living::of(uid, sandbox).map_err(|error| fault::system("listing processes", &error))?;
             journal.saw(format_args!("pod: {} processes", living.as_ref().map_or(0, |living| living.processes.len())));
             let ledger = &mut Ledger { store, uid, record: &mut record };
             let Some(living) = &living else {
-                return if ledger.record.started { Err(has_ended().into()) } else { Ok(()) };
+                if ledger.record.started {
+                    return Err(has_ended().into());
+                }
+                if mounted {
+                    remove_stale(journal);
+                }
+                return Ok(());
             };
             if !mounted {
                 // Nor will there be anything to unmount, should this fail.
                 privilege::narrow(Task::Talk);
             }
             if self.is_being_made(living, &volume, ledger, journal)? {
+                if mounted {
+                    remove_stale(journal);
+                }
                 return Ok(());
             }
             let plug =

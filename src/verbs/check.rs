@@ -3,6 +3,7 @@
 use crate::cni::{Error, Request};
 use crate::config::Config;
 use crate::deadline::Deadline;
+use crate::ovs::Ovs;
 use crate::privilege::{self, Task};
 use crate::record::{Nic, Store};
 use crate::{logging, sys};
@@ -53,7 +54,7 @@ fn missing(scene: &Scene<'_>, nic: Option<&Nic>, config: &Config, deadline: Dead
     judge("NIC", scene.vm(nic, config, deadline).part(nic))?;
     judge("socket", scene.socket(nic))?;
     if scene.is_alive() {
-        judge("data plane", scene.data_plane(nic, deadline))?;
+        judge("data plane", scene.data_plane(nic, &Ovs::new(&config.ovsdb_socket), deadline).1)?;
     }
     Ok(missing)
 }

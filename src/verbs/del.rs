@@ -4,6 +4,8 @@ use crate::cni::mac::Mac;
 use crate::cni::{Error, Request};
 use crate::config::Config;
 use crate::deadline::Deadline;
+use crate::ovs::port::is_gone;
+use crate::ovs::stale::Of;
 use crate::pod::identity::PodUid;
 use crate::privilege::{self, Task};
 use crate::record::Store;
@@ -13,7 +15,7 @@ use crate::{logging, sys};
 use super::journal::Journal;
 use super::sandbox;
 use super::undo::{self, Undo};
-use super::{end_soon_after, fault, prev_result};
+use super::{end_soon_after, fault, ports, prev_result};
 
 /// Undoes what an ADD of this attachment did. Nothing left is success.
 pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<(), Error> {
@@ -54,6 +56,12 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
         privilege::narrow(Task::Talk);
     }
     let outcome = undo.run(journal);
+    if outcome.is_ok() && request.netns.as_deref().is_none_or(is_gone) {
+        // kube-ovn does nothing without the namespace, and the pod's next sandbox gets a port with the same path.
+        let share = Share::new(&config.socket_base_dir, &uid, &config.volume_name).target();
+        let of = Of::Sandbox(&request.container_id);
+        ports::remove_stale(&config.ovsdb_socket, &share, of, deadline, journal);
+    }
     undo::let_go(lock, &store, &uid);
     outcome
 }

@@ -96,10 +96,33 @@ pub fn libvirt(error: &libvirt::Error) -> Error {
     }
 }
 
-/// The data plane, before the VM was touched. `outside` is the socket's path as the data plane knows it.
-pub fn data_plane(error: &dataplane::probe::Error, outside: &str) -> Error {
+/// The data plane, before the VM was touched. `outside` is the socket's path as the data plane knows it; `why` returns the
+/// reason, if OVS knows it.
+pub fn data_plane(error: &dataplane::probe::Error, outside: &str, why: impl FnOnce() -> Option<String>) -> Error {
     use dataplane::probe::Error as E;
     let outside = quote::value(outside);
+    let why = if matches!(error, E::System(_)) { None } else { why() };
+    match (error, why) {
+        (E::Nobody { .. }, Some(why)) => {
+            Error::try_again(format!("No data plane connected to {outside}, so the VM was left as it is. {why}"))
+                .with_details(error)
+        }
+        (E::Fault { .. }, Some(why)) => Error::try_again(format!(
+            "What connected to {outside} did not answer as a data plane does, so the VM was left as it is. {why}"
+        ))
+        .with_details(error),
+        (E::Gone { .. }, Some(why)) => Error::try_again(format!(
+            "A data plane connected to {outside} and answered, and then did not connect again, so the VM was left as it is. \
+             {why}"
+        ))
+        .with_details(error),
+        (error, _) => data_plane_unknown(error, &outside),
+    }
+}
+
+/// The same without a reason.
+fn data_plane_unknown(error: &dataplane::probe::Error, outside: &str) -> Error {
+    use dataplane::probe::Error as E;
     match error {
         E::Nobody { .. } => Error::try_again(format!(
             "No data plane connected to {outside}, so the VM was left as it is. Does OVS run (ovs-vsctl show), has it a port \

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::cni::Error;
+use crate::dataplane::access::{self, WriteAccess};
 use crate::dataplane::figures::Figures;
 use crate::dataplane::guard::{self, End};
 use crate::dataplane::message::Fault;
@@ -28,6 +29,7 @@ use super::journal::Journal;
 use super::ledger::Ledger;
 use super::nic_state::{Heard, NicState, Recorded, judge};
 use super::plug::Failure;
+use super::ports::Port;
 use super::release::release;
 use super::sandbox::Living;
 use super::unfinished;
@@ -41,6 +43,10 @@ const LOOK_FOR_WAITING: Duration = Duration::from_millis(500);
 /// How long the data plane's connection must last: QEMU closes one that it cannot use, some milliseconds after it came.
 const SETTLED: Duration = Duration::from_millis(50);
 
+/// Why QEMU may have refused a data plane that is there.
+const LACKS: &str = "If OVS was updated or set up in another way, it may lack features that the guest uses (QEMU's log says \
+                     \"vhost lacks feature mask\"): then unplug the NIC and plug it again.";
+
 /// A link that is to be made.
 pub struct Link<'a> {
     /// What lives of the pod.
@@ -53,6 +59,8 @@ pub struct Link<'a> {
     pub outside: &'a str,
     /// Makes sure that the path outside leads to the pod's volume.
     pub share: &'a (dyn Fn() -> Result<(), Error> + Sync),
+    /// OVS's port for it.
+    pub port: Port<'a>,
     /// When to give up.
     pub deadline: Deadline,
 }
@@ -93,27 +101,36 @@ impl Link<'_> {
     }
 
     /// Makes sure that a data plane is connected to a NIC that was there before: it may have gone since, or have yet to come
-    /// after a call that was killed. The connection is only looked at.
+    /// after a call that was killed. The connection is only looked at; an OVS that isn't root is given the right to make it.
     ///
     /// # Errors
     /// That none is, and none comes within half of the time that is left.
-    pub fn ensure_linked(&self) -> Result<(), Error> {
+    pub fn ensure_linked(&self, journal: &mut Journal) -> Result<(), Error> {
         let deadline = self.deadline.half();
         let linked = || {
             let awake =
                 self.living.accepted(self.inside, None, self.deadline).into_iter().filter(|end| !end.is_of_stopped());
-            awake.map(|end| end.inode).collect()
+            awake.map(|end| end.inode).collect::<BTreeSet<u64>>()
         };
+        let vswitchd = if linked().is_empty() { self.port.vswitchd(deadline) } else { None };
+        if let Some(lacking) = vswitchd.and_then(|pid| self.open_to(pid, journal)) {
+            return Err(Error::try_again(format!("The NIC is plugged already, but {lacking}.")));
+        }
         while let Some(others) = next_connection(&BTreeSet::new(), linked, deadline) {
             std::thread::sleep(SETTLED.min(self.deadline.remaining()));
             if !others.is_disjoint(&linked()) {
                 return Ok(());
             }
         }
+        if let Some(why) = self.port.why_not_connected(self.deadline) {
+            return Err(Error::try_again(format!(
+                "The NIC is plugged already, and no data plane is connected to its socket {}. {why} {LACKS}",
+                quote::value(self.outside)
+            )));
+        }
         Err(Error::try_again(format!(
             "The NIC is plugged already, and no data plane is connected to its socket. Does OVS run, with a port that has \
-             vhost-server-path {}? If OVS was updated or set up in another way, it may lack features that the guest uses \
-             (QEMU's log says \"vhost lacks feature mask\"): then unplug the NIC and plug it again.",
+             vhost-server-path {}? {LACKS}",
             quote::value(self.outside)
         )))
     }
@@ -136,7 +153,7 @@ impl Link<'_> {
         let is_foreign = |pid| Process::open(pid).is_ok_and(|process| sandbox.is_foreign(&process));
         // What is left of the time is for plugging: an attach that is begun should not be given up on.
         probe::probe(self.seat, is_foreign, self.deadline.half())
-            .map_err(|error| fault::data_plane(&error, self.outside))
+            .map_err(|error| fault::data_plane(&error, self.outside, || self.port.why_not_connected(self.deadline)))
     }
 
     /// Plugs the NIC, and waits until the data plane that was met has it.
@@ -165,6 +182,7 @@ impl Link<'_> {
                 let msg = format!("{} The NIC was plugged, {then}.", error.msg);
                 return Err(Failure { error: Error { msg, ..error }, open });
             }
+            self.let_in((&mut *client, domain), asked, met.pid, ledger, journal)?;
             self.ensure_same((&mut *client, domain), asked, &mut met, ledger, journal)
         });
         let (outcome, served) = plugged.map_err(|error| fault::system("starting the stand-in", &error))?;
@@ -210,6 +228,32 @@ impl Link<'_> {
             journal.warn(format_args!("the data plane hung, and was cut off to let the VM run on ({cut} times)"));
         }
         outcome
+    }
+
+    /// Makes sure that the data plane may connect to QEMU's socket. If not, the NIC is unplugged again.
+    fn let_in(
+        &self,
+        on: (&mut Client, &Domain),
+        asked: &Interface,
+        pid: i32,
+        ledger: &mut Ledger<'_>,
+        journal: &mut Journal,
+    ) -> Result<(), Failure> {
+        let Some(lacking) = self.open_to(pid, journal) else { return Ok(()) };
+        let (then, open) = self.take_back(on, asked, ledger, journal);
+        Err(Failure { error: Error::try_again(format!("The NIC was plugged, but {lacking}, {then}.")), open })
+    }
+
+    /// Gives a data plane that isn't root the right to connect to QEMU's socket; why it can't be, if it can't.
+    fn open_to(&self, pid: i32, journal: &mut Journal) -> Option<String> {
+        match Process::open(pid).and_then(|process| access::ensure(self.seat, &process)) {
+            Ok(Some(given @ WriteAccess::Given { .. })) => journal.did(given),
+            Ok(Some(lacking @ WriteAccess::Lacking { .. })) => return Some(lacking.to_string()),
+            Ok(_) => {}
+            // It may still have it.
+            Err(error) => journal.warn(format_args!("the data plane's right to connect is not known: {error}")),
+        }
+        None
     }
 
     /// Makes sure that QEMU is handed over to what was asked, and not to what comes in its place: the guest has been shown its
@@ -270,10 +314,10 @@ impl Link<'_> {
         journal: &mut Journal,
     ) -> Failure {
         let (then, open) = self.take_back(on, asked, ledger, journal);
-        let error = Error::try_again(format!(
-            "The NIC was plugged, but {why}, {then}. Does OVS still run, with a port that has vhost-server-path {}?",
-            quote::value(self.outside)
-        ));
+        let hint = self.port.why_not_connected(self.deadline).unwrap_or_else(|| {
+            format!("Does OVS still run, with a port that has vhost-server-path {}?", quote::value(self.outside))
+        });
+        let error = Error::try_again(format!("The NIC was plugged, but {why}, {then}. {hint}"));
         Failure { error, open }
     }
 

@@ -13,6 +13,7 @@ mod link;
 pub mod mtu;
 mod nic_state;
 mod plug;
+mod ports;
 mod release;
 pub mod rescue;
 pub mod sandbox;

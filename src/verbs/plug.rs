@@ -11,6 +11,7 @@ use crate::dataplane::seat::Seat;
 use crate::deadline::Deadline;
 use crate::device_info::DeviceInfo;
 use crate::libvirt::{Access, Client, Domain};
+use crate::ovs::port;
 use crate::pod::identity::PodUid;
 use crate::pod::process::Process;
 use crate::pod::unix_path::UnixPath;
@@ -29,6 +30,7 @@ use super::journal::Journal;
 use super::ledger::{self, Ledger};
 use super::link::Link;
 use super::nic_state::Recorded;
+use super::ports::Port;
 use super::release::{is_unused, release};
 use super::sandbox::Living;
 use super::unfinished::{self, SocketName};
@@ -120,7 +122,10 @@ impl Plug<'_> {
         let seat = Seat::new(self.volume.fd(), socket, Path::new(&outside));
         let inside = asked.path.clone();
         let share = || shares::ensure(self.share, self.volume, self.may_mount);
-        let link = Link { living: self.living, seat, inside: &inside, outside: &outside, share: &share, deadline };
+        let (target, pod) = (self.share.target(), ledger.record.pod.clone());
+        let port = self.port(&target, &outside, &pod);
+        let link =
+            Link { living: self.living, seat, inside: &inside, outside: &outside, share: &share, port, deadline };
         let shown = match attach::examine(&description, &asked, queues_matter)? {
             Some(there) => {
                 attach::ensure_arrived(client, &domain, deadline).map_err(|error| fault::held(&error))?;
@@ -138,6 +143,7 @@ impl Plug<'_> {
             ledger.keep(nic)?;
             link.ensure_unused((&mut *client, &domain), &asked.alias)?;
             journal.saw("VM looked at");
+            port.ensure_ready(deadline, journal)?;
             let mut met = link.meet(journal)?;
             let mut ensure_free =
                 || attach::ensure_free(client, &domain, deadline).map_err(|error| fault::held(&error));
@@ -159,8 +165,11 @@ impl Plug<'_> {
         journal.saw("recorded");
         if was_there {
             // It stays whatever the data plane does, with what it needs: an earlier ADD has told of it.
-            link.ensure_linked().map_err(|error| Failure { error, open: true })?;
-            journal.saw("data plane connected");
+            let linked = link.ensure_linked(journal).and_then(|()| {
+                journal.saw("data plane connected");
+                port.ensure_passing(deadline, journal)
+            });
+            linked.map_err(|error| Failure { error, open: true })?;
             let entry =
                 self.volume.entry(socket).map_err(|error| fault::system("looking at the NIC's socket", &error))?;
             if entry != Entry::Socket {
@@ -177,6 +186,16 @@ impl Plug<'_> {
             journal.warn(told);
         }
         self.tell(ledger, journal).map_err(Failure::from)
+    }
+
+    /// OVS's port for the NIC, whose socket the data plane knows by the path `outside`.
+    fn port<'a>(&'a self, share: &'a Path, outside: &'a str, pod: &'a str) -> Port<'a> {
+        let Request { container_id, ifname, .. } = self.request;
+        Port {
+            socket: &self.config.ovsdb_socket,
+            share,
+            nic: port::Nic { path: Path::new(outside), container_id, ifname, pod },
+        }
     }
 
     /// Waits for the end of attaches that earlier ADDs sent for this socket, each to the VM that its record names. What a stand-in

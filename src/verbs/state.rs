@@ -6,12 +6,13 @@ use crate::cni::Error;
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::libvirt::{Access, Client, Domain, DomainState};
+use crate::ovs::{Ovs, port};
 use crate::pod::identity::PodUid;
 use crate::pod::unix_path::UnixPath;
 use crate::pod::volume::{self, Entry, Volume};
 use crate::quote;
 use crate::record::{Nic, Record, Store};
-use crate::share::Share;
+use crate::share::{self, Share};
 use crate::vm::attach;
 use crate::vm::interface::{self, Target};
 
@@ -158,11 +159,24 @@ impl<'a> Scene<'a> {
         self.living.as_ref().map_or(Ok(false), |living| living.listens(&nic.path))
     }
 
-    /// Whether a data plane is connected to the NIC's socket.
-    ///
-    /// # Errors
-    /// That none is.
-    pub fn data_plane(&self, nic: &Nic, deadline: Deadline) -> Part {
+    /// Whether a data plane is connected to the NIC's socket; and whether that is so and packets pass, as far as OVS can tell.
+    pub fn data_plane(&self, nic: &Nic, ovs: &Ovs<'_>, deadline: Deadline) -> (bool, Part) {
+        let path = share::as_told(&self.share().target().join(&nic.socket));
+        let Record { container_id, ifname, pod, .. } = self.record;
+        let port = port::Nic { path: &path, container_id, ifname, pod };
+        match self.connection(nic, deadline) {
+            Ok(()) => {
+                (true, ovs.trouble_of_connected(&port, deadline).map_or(Ok(()), |trouble| Err(Flaw::Missing(trouble))))
+            }
+            Err(Flaw::Missing(words)) if self.living.is_some() => {
+                let why = ovs.why_not_connected(&port, deadline).map_or(String::new(), |why| format!(": {why}"));
+                (false, Err(Flaw::Missing(format!("{words}{why}"))))
+            }
+            Err(flaw) => (false, Err(flaw)),
+        }
+    }
+
+    fn connection(&self, nic: &Nic, deadline: Deadline) -> Part {
         let ends = self.living()?.accepted(&nic.path, None, deadline);
         if ends.iter().any(|end| !end.is_of_stopped()) {
             return Ok(());

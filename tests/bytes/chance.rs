@@ -119,6 +119,11 @@ fn frames() {
 }
 
 #[test]
+fn databases() {
+    holds_by_chance(property("ovsdb"));
+}
+
+#[test]
 fn tables() {
     holds_by_chance(property("proc_tables"));
 }

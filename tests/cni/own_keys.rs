@@ -3,7 +3,7 @@
 use crate::plugin::{ALL, Call, versions_with};
 use crate::scene::Scene;
 
-const WRONG: [(&str, &str); 22] = [
+const WRONG: [(&str, &str); 23] = [
     ("vhost_user_socket_volume_name", r#""../../etc""#),
     ("vhost_user_socket_volume_name", "7"),
     ("vhost_user_socket_consumption", "[]"),
@@ -23,6 +23,7 @@ const WRONG: [(&str, &str); 22] = [
     ("domain", "{}"),
     ("kubelet_dir", r#""var/lib/kubelet""#),
     ("socket_base_dir", r#""/run/../etc""#),
+    ("ovsdb_socket", r#""unix:/run/openvswitch/db.sock""#),
     ("attach_timeout", "0"),
     ("detach_timeout", r#""60s""#),
     ("log_level", r#""verbose""#),

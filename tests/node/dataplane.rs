@@ -28,6 +28,18 @@ impl DataPlane {
         Self(command.spawn().unwrap())
     }
 
+    /// One that answers as OVS-DPDK does and runs as this user, with no group of the pod's and no capability.
+    pub fn as_user(node: &Node, pod: &Pod<'_>, socket: &str, uid: u32) -> Self {
+        // The machine's directories may be closed to that user.
+        node.sh(&format!("cp -n {} /run/dataplane-double", example("dataplane-double").display()));
+        let path = format!("{}/{socket}", node.target(&pod.uid));
+        let mut command = node.command("setpriv");
+        command.args([format!("--reuid={uid}"), format!("--regid={uid}")]);
+        command.args(["--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]);
+        command.args(["/run/dataplane-double", &path, "--round", "50"]).stdout(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+
     /// One that answers as OVS-DPDK does.
     pub fn start(node: &Node, pod: &Pod<'_>, socket: &str) -> Self {
         Self::with(node, pod, socket, &[])

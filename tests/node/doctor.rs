@@ -15,7 +15,7 @@ const LIST: &str = r#"{"name":"kube-ovn","cniVersion":"1.0.0","plugins":[{"type"
     {"type":"vhostuser-hotplug","kubelet_dir":"/run/kubelet"}]}"#;
 
 /// Every check, in its order.
-const CHECKS: [&str; 16] = [
+const CHECKS: [&str; 17] = [
     "rights",
     "openat2",
     "pidfd_getfd",
@@ -30,6 +30,7 @@ const CHECKS: [&str; 16] = [
     "OVS-DPDK",
     "propagation",
     "OVS's view",
+    "OVSDB",
     "conflist",
     "runtime",
 ];

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod access;
 mod attach;
 mod busy;
 mod cgroup;
@@ -22,6 +23,7 @@ mod mtu;
 mod multus;
 mod node;
 mod order;
+mod ovsdb;
 mod people;
 mod privilege;
 mod probe;

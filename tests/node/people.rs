@@ -83,7 +83,7 @@ fn an_attachment_is_shown_with_what_is_there_of_it() {
         ("/nic/attached", json!(true)),
         ("/nic/socket", json!({"path": socket, "host_path": format!("{target}/net1"), "ok": true})),
         ("/nic/vm", json!({"uuid": "11111111222233334444555555555555", "nic": "plugged", "ok": true})),
-        ("/nic/data_plane", json!({"ok": true})),
+        ("/nic/data_plane", json!({"connected": true, "ok": true})),
     ] {
         assert_eq!(one.pointer(pointer), Some(&value), "{pointer} in {one:#}");
     }

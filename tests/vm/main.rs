@@ -20,6 +20,7 @@ mod memory;
 mod migrate;
 mod native;
 mod order;
+mod ovs;
 mod people;
 mod plug;
 mod refuse;

@@ -86,8 +86,14 @@ ovs_settings() {
 }
 
 ovs_start() {
+    local user=()
+    if [ -n "${LAB_OVS_USER:-}" ]; then
+        user=("--user=$LAB_OVS_USER")
+        in-ovs chmod 777 /dev/hugepages $OVS_RUN
+        in-ovs chmod 666 $OVS_RUN/db.sock /dev/net/tun
+    fi
     # It comes back when DPDK is initialized.
-    in-ovs timeout --kill-after=10 120 "$VSWITCHD" "${OVS_LOGS[@]}" --log-file="$NODE_LOG/ovs-vswitchd.log" \
+    in-ovs timeout --kill-after=10 120 "$VSWITCHD" "${OVS_LOGS[@]}" "${user[@]}" --log-file="$NODE_LOG/ovs-vswitchd.log" \
         --pidfile=$VSWITCHD_PID --no-chdir --detach unix:$OVS_RUN/db.sock ||
         die "ovs-vswitchd does not start (status 124 or 137: within 120 s): see $NODE_LOG/ovs-vswitchd.log"
     if ovs-vsctl br-exists br-int; then
@@ -147,6 +153,21 @@ ovs_kill() {
 }
 
 ovs_pause() { kill -STOP "$(ovs_pid)"; }
+
+# The database's server: killed, started, stopped, resumed.
+ovsdb_kill() {
+    local pid
+    pid=$(cat $OVS_RUN/ovsdb-server.pid)
+    kill -KILL "$pid"
+    wait_for 20 "ovsdb-server to end" test ! -d "/proc/$pid"
+}
+ovsdb_start() {
+    rm -f $OVS_RUN/ovsdb-server.pid
+    ovs_database
+}
+ovsdb_pause() { kill -STOP "$(cat $OVS_RUN/ovsdb-server.pid)"; }
+ovsdb_cont() { kill -CONT "$(cat $OVS_RUN/ovsdb-server.pid)"; }
+
 ovs_cont() { kill -CONT "$(ovs_pid)"; }
 
 # WORDS SECONDS kill|pause: once a plugin logs the words, and this much later.

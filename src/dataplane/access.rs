@@ -1,0 +1,221 @@
+//! The data plane's right to connect to QEMU's socket, which is the right to write to its file (unix(7)).
+//!
+//! QEMU makes the socket with mode 0755, so an OVS that isn't root and has no `CAP_DAC_OVERRIDE` can't connect. The plugin
+//! gives that one user the right with an entry in the file's access control list, through a handle on the socket, and
+//! changes nothing for anybody else.
+
+use std::fmt;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::stat::FileStat;
+
+use super::seat::{Seat, SocketFile};
+use crate::pod::process::Process;
+use crate::sys;
+
+/// Longest `status` of a process that is read, in bytes; a process may have 65536 groups.
+const STATUS_LIMIT: u64 = 1 << 20;
+/// The bit of `CAP_DAC_OVERRIDE` in `CapEff`.
+const DAC_OVERRIDE: u64 = 1 << 1;
+/// The right to write, among the three bits of a class of users.
+const WRITE: u32 = 0o2;
+
+/// Who a process is to a file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+    overrides: bool,
+}
+
+impl Credentials {
+    /// Reads the credentials of a process.
+    ///
+    /// # Errors
+    /// Those of reading its `status`, and `ENODATA` if that lacks them.
+    pub fn of(process: &Process) -> Result<Self, sys::Error> {
+        let path = process.path("status");
+        let text = sys::read_text(&path, STATUS_LIMIT)?;
+        // In a user namespace apart, a capability says nothing about the host's files.
+        let is_hosts = process.is_in_hosts_user_namespace();
+        Self::parse(&text, is_hosts).ok_or_else(|| sys::Error::of("read", &path, &Errno::ENODATA.into()))
+    }
+
+    fn parse(status: &str, is_hosts: bool) -> Option<Self> {
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        // The real, effective, saved and file system's ids.
+        let of_files = |name: &str| field(name)?.split_whitespace().nth(3)?.parse().ok();
+        let capabilities = u64::from_str_radix(field("CapEff")?.trim(), 16).ok()?;
+        Some(Self {
+            uid: of_files("Uid")?,
+            gid: of_files("Gid")?,
+            groups: field("Groups")?.split_whitespace().filter_map(|group| group.parse().ok()).collect(),
+            overrides: is_hosts && capabilities & DAC_OVERRIDE != 0,
+        })
+    }
+
+    /// Returns whether it may write to a file with these owners and this mode, access control lists apart.
+    #[must_use]
+    pub fn may_write(&self, file: &FileStat) -> bool {
+        let class = if self.uid == file.st_uid {
+            file.st_mode >> 6
+        } else if self.gid == file.st_gid || self.groups.contains(&file.st_gid) {
+            file.st_mode >> 3
+        } else {
+            file.st_mode
+        };
+        self.overrides || class & WRITE != 0
+    }
+}
+
+/// What became of a data plane's right to connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteAccess {
+    /// It had it.
+    There,
+    /// It was given it.
+    Given {
+        /// The data plane's user.
+        uid: u32,
+    },
+    /// It lacks it, and could not be given it.
+    Lacking {
+        /// The data plane's user.
+        uid: u32,
+        /// The file's owner, group and mode.
+        file: (u32, u32, u32),
+        /// Why it could not be given.
+        error: sys::Error,
+    },
+}
+
+impl fmt::Display for WriteAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::There => f.write_str("the data plane may write to QEMU's socket"),
+            Self::Given { uid } => write!(f, "uid {uid} may write to QEMU's socket"),
+            Self::Lacking { uid, file: (owner, group, mode), error } => write!(
+                f,
+                "the data plane runs as uid {uid}, which may not write to QEMU's socket (owner {owner}:{group}, mode {mode:04o}), and \
+                 could not be given that right ({error}; run OVS as root or with CAP_DAC_OVERRIDE)"
+            ),
+        }
+    }
+}
+
+/// Makes sure that a process may connect to the socket at a seat. `None` if there is no socket, or the process has ended.
+///
+/// # Errors
+/// Those of looking at the socket and at the process.
+pub fn ensure(seat: Seat<'_>, process: &Process) -> Result<Option<WriteAccess>, sys::Error> {
+    let Some(socket) = seat.file()? else { return Ok(None) };
+    let credentials = match Credentials::of(process) {
+        Err(error) if error.is_absent() => return Ok(None),
+        credentials => credentials?,
+    };
+    let stat = sys::stat(socket.handle())?;
+    if credentials.may_write(&stat) || sys::has_acl(socket.handle())? {
+        return Ok(Some(WriteAccess::There));
+    }
+    let uid = credentials.uid;
+    Ok(Some(match give(&socket, &stat, uid) {
+        Ok(()) => WriteAccess::Given { uid },
+        Err(error) => WriteAccess::Lacking { uid, file: (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777), error },
+    }))
+}
+
+/// Returns why a process may not connect to the socket at a path on the host, if it may not.
+#[must_use]
+pub fn forbidden(pid: i32, path: &Path) -> Option<String> {
+    let credentials = Process::open(pid).and_then(|process| Credentials::of(&process)).ok()?;
+    let handle = sys::open_handle(path).ok()?;
+    let stat = sys::stat(handle.as_fd()).ok()?;
+    let is_forbidden = !credentials.may_write(&stat) && !sys::has_acl(handle.as_fd()).ok()?;
+    is_forbidden.then(|| {
+        format!(
+            "process {pid} runs as uid {} and may not write to QEMU's socket (owner {}:{}, mode {:04o}); a repeated ADD gives \
+             it that right",
+            credentials.uid,
+            stat.st_uid,
+            stat.st_gid,
+            stat.st_mode & 0o7777
+        )
+    })
+}
+
+/// Adds an entry for one user to the file's mode (acl(5); include/uapi/linux/posix_acl_xattr.h).
+fn give(socket: &SocketFile, stat: &FileStat, uid: u32) -> Result<(), sys::Error> {
+    const VERSION: u32 = 2;
+    const NOBODY: u32 = u32::MAX;
+    let (owner, group, other) = ((stat.st_mode >> 6) & 7, (stat.st_mode >> 3) & 7, stat.st_mode & 7);
+    let user = WRITE | 4;
+    // The mask bounds what the entries for a user and the group give.
+    let entries: [(u16, u32, u32); 5] = [
+        (0x01, owner, NOBODY),
+        (0x02, user, uid),
+        (0x04, group, NOBODY),
+        (0x10, group | user, NOBODY),
+        (0x20, other, NOBODY),
+    ];
+    let mut list = VERSION.to_le_bytes().to_vec();
+    for (tag, rights, id) in entries {
+        list.extend(tag.to_le_bytes());
+        list.extend(u16::try_from(rights).unwrap_or_default().to_le_bytes());
+        list.extend(id.to_le_bytes());
+    }
+    sys::set_acl(socket.handle().as_fd(), &list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::seat::scratch::Scratch;
+    use super::*;
+
+    const STATUS: &str =
+        "Name:\tovs-vswitchd\nUid:\t1\t2\t3\t65534\nGid:\t1\t2\t3\t107\nGroups:\t5 36 \nCapEff:\t00000000a80425fb\n";
+
+    fn file(uid: u32, gid: u32, mode: u32) -> FileStat {
+        let mut stat = sys::stat(sys::open_handle("/".as_ref()).unwrap().as_fd()).unwrap();
+        (stat.st_uid, stat.st_gid, stat.st_mode) = (uid, gid, mode);
+        stat
+    }
+
+    #[test]
+    fn rights_follow_owner_group_and_mode() {
+        let with = Credentials::parse(STATUS, true).unwrap();
+        let without = Credentials::parse(STATUS, false).unwrap();
+        assert!(with.may_write(&file(107, 107, 0o755)), "it may override modes");
+        let expected = [
+            (file(107, 107, 0o755), false),
+            (file(107, 107, 0o775), true),
+            (file(107, 36, 0o775), true),
+            (file(107, 99, 0o775), false),
+            (file(107, 99, 0o757), true),
+            (file(65534, 99, 0o700), true),
+            (file(65534, 99, 0o577), false),
+        ];
+        for (file, may) in expected {
+            assert_eq!(without.may_write(&file), may, "{}:{} {:o}", file.st_uid, file.st_gid, file.st_mode);
+        }
+        assert_eq!(Credentials::parse(&STATUS.replace("CapEff", "Cap"), true), None);
+    }
+
+    #[test]
+    fn one_user_is_given_the_right_and_nobody_else() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let scratch = Scratch::new("access");
+        let (_listener, socket) = scratch.seat().listen().unwrap();
+        std::fs::set_permissions(&scratch.path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let stat = sys::stat(socket.handle()).unwrap();
+        assert!(!sys::has_acl(socket.handle()).unwrap());
+        give(&socket, &stat, 65534).unwrap();
+        assert!(sys::has_acl(socket.handle()).unwrap());
+        // The group's bits show the mask from now on.
+        assert_eq!(sys::stat(socket.handle()).unwrap().st_mode & 0o777, 0o775);
+    }
+}

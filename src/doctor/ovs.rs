@@ -1,0 +1,105 @@
+//! OVS by its own account: does it answer, has it DPDK, and are its vhost-user ports sound?
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Check, Finding};
+use crate::deadline::Deadline;
+use crate::ovs::daemon::State;
+use crate::ovs::database::{Interface, Snapshot};
+use crate::ovs::{Ovs, rpc};
+use crate::quote;
+
+const DATABASE: Check = Check {
+    name: "OVSDB",
+    why: "the plugin asks OVS's database about a NIC's port: it says why no data plane connects, and whether OVN passes packets",
+};
+
+const SWITCH: Check = Check {
+    name: "ovs-vswitchd",
+    why: "a NIC is plugged only when OVS connects to it, which takes an ovs-vswitchd that runs, answers and has DPDK",
+};
+
+const PORTS: Check = Check {
+    name: "vhost-user ports",
+    why: "OVS breaks with two ports that have one vhost-server-path, and uses no port that it could not make",
+};
+
+/// How long all questions may take together.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Most ports that are named.
+const NAMED_MAX: usize = 8;
+
+pub fn examine(socket: &Path) -> Vec<Finding> {
+    let (ovs, deadline) = (Ovs::new(socket), Deadline::after(PATIENCE));
+    let shown = quote::value(&socket.to_string_lossy());
+    let snapshot = ovs.snapshot(deadline);
+    let found = match snapshot {
+        Ok(snapshot) => DATABASE.ok(format!("{} answers at {shown}", snapshot.versions())),
+        Err(rpc::Error::Absent) if socket.symlink_metadata().is_err() => {
+            let found = format!("there is no socket {shown}, so no port is asked about");
+            // No OVS at all is another check's business.
+            return vec![DATABASE.ok(found)];
+        }
+        Err(rpc::Error::Absent) => DATABASE.warning(format!("nothing listens at {shown}"), "start ovsdb-server"),
+        Err(rpc::Error::Silent) => DATABASE.warning(
+            format!("ovsdb-server does not answer at {shown}"),
+            "ovsdb-server hangs or is stopped: restart it",
+        ),
+        Err(error) => {
+            DATABASE.warning(format!("{shown}: {error}"), "check that the key ovsdb_socket names OVSDB's socket")
+        }
+    };
+    let mut findings = vec![found, switch(&ovs, deadline)];
+    findings.extend(snapshot.ok().map(ports));
+    findings
+}
+
+fn switch(ovs: &Ovs<'_>, deadline: Deadline) -> Finding {
+    let state = ovs.vswitchd(deadline);
+    let without_dpdk = ovs.snapshot(deadline).ok().and_then(Snapshot::why_no_dpdk);
+    match (state, without_dpdk) {
+        (State::Answers(_), None) => SWITCH.ok(state.to_string()),
+        (State::Answers(_), Some(why)) => {
+            SWITCH.wrong("ovs-vswitchd runs without DPDK, so no vhost-user port works".to_owned(), why)
+        }
+        (State::Hangs(_), _) => SWITCH.wrong(state.to_string(), "kill and restart it; ovs-vswitchd.log may say why"),
+        (State::Gone, _) => SWITCH.wrong(state.to_string(), "start it, or the OVS-DPDK pod"),
+    }
+}
+
+fn ports(snapshot: &Snapshot) -> Finding {
+    let count = snapshot.ports.len();
+    let names = |ports: &[&Interface]| {
+        let names: Vec<String> = ports.iter().take(NAMED_MAX).map(|port| quote::value(&port.name)).collect();
+        let more = if ports.len() > NAMED_MAX { ", …" } else { "" };
+        format!("{}{more}", names.join(", "))
+    };
+    let groups = snapshot.duplicates();
+    if !groups.is_empty() {
+        let groups: Vec<String> = groups.iter().take(NAMED_MAX).map(|group| names(group)).collect();
+        return PORTS.wrong(
+            format!("ports with one vhost-server-path: {}", groups.join("; ")),
+            "remove the stale one of each (ovs-vsctl --no-wait --with-iface del-port NAME: the one without iface-id, or of an \
+             earlier sandbox), then restart ovs-vswitchd at once, which hangs or crashes otherwise",
+        );
+    }
+    let failed: Vec<&Interface> =
+        snapshot.ports.iter().filter(|port| port.error.is_some() || port.ofport == Some(-1)).collect();
+    if let Some(first) = failed.first() {
+        let error = first.error.as_deref().map_or_else(|| "ofport -1".to_owned(), quote::text);
+        return PORTS.wrong(
+            format!("ports in error: {} (the first: {error})", names(&failed)),
+            "ovs-vsctl --columns=name,error find Interface ofport=-1; see ovs-vswitchd.log",
+        );
+    }
+    let dropped: Vec<&Interface> = snapshot.ports.iter().filter(|port| snapshot.is_not_installed(port)).collect();
+    if !dropped.is_empty() {
+        return PORTS.warning(
+            format!("ports that OVN has not installed, so no packet passes: {}", names(&dropped)),
+            "check that ovn-controller runs on this node, and that the logical ports (external_ids:iface-id) exist",
+        );
+    }
+    PORTS.ok(format!("{count}, each with a path of its own and none in error"))
+}

@@ -1,0 +1,112 @@
+//! What Open vSwitch says of a NIC's port, asked over OVSDB's unix socket (RFC 7047).
+//!
+//! OVS isn't required: where nothing listens at the socket, another data plane may serve the NIC, and nothing is missing.
+//! Where OVSDB answers, its answer counts.
+//!
+//! - [`rpc`]: one JSON-RPC connection, bounded in bytes and in time
+//! - [`database`]: the rows that matter, and the removal of a port
+//! - [`path`]: whether two paths name the same socket
+//! - [`port`]: what is wrong with a NIC's port, in words
+//! - [`stale`]: ports of dead sandboxes
+//! - [`daemon`]: whether ovs-vswitchd runs and answers
+
+pub mod daemon;
+pub mod database;
+pub mod path;
+pub mod port;
+pub mod rpc;
+pub mod stale;
+
+use std::cell::OnceCell;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::dataplane::access;
+use crate::deadline::Deadline;
+use crate::quote;
+use daemon::State;
+use database::{Database, Interface, Snapshot};
+use port::Nic;
+use rpc::Error;
+
+/// How long OVSDB may take to answer. It needs 1 ms.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The time that questions need at least.
+const LEAST: Duration = Duration::from_millis(200);
+
+/// OVS at one moment: it is asked at most once.
+#[derive(Debug)]
+pub struct Ovs<'a> {
+    socket: &'a Path,
+    snapshot: OnceCell<Result<Snapshot, Error>>,
+    vswitchd: OnceCell<State>,
+}
+
+impl<'a> Ovs<'a> {
+    /// OVS whose OVSDB listens at this socket.
+    #[must_use]
+    pub fn new(socket: &'a Path) -> Self {
+        Self { socket, snapshot: OnceCell::new(), vswitchd: OnceCell::new() }
+    }
+
+    /// Returns what OVSDB says.
+    ///
+    /// # Errors
+    /// Those of asking; [`Error::Absent`] if there is no OVSDB.
+    pub fn snapshot(&self, deadline: Deadline) -> Result<&Snapshot, &Error> {
+        let ask = || {
+            let deadline = deadline.at_most(PATIENCE);
+            Database::open(self.socket, deadline)?.snapshot(deadline)
+        };
+        self.snapshot.get_or_init(ask).as_ref()
+    }
+
+    /// Returns how ovs-vswitchd is.
+    pub fn vswitchd(&self, deadline: Deadline) -> State {
+        *self.vswitchd.get_or_init(|| daemon::state(self.socket, deadline))
+    }
+
+    /// Returns what is wrong with the port of a NIC to which a data plane is connected.
+    pub fn trouble_of_connected(&self, nic: &Nic<'_>, deadline: Deadline) -> Option<String> {
+        let trouble = self.snapshot(deadline).ok()?.trouble(nic)?;
+        trouble.concerns_a_connected_nic().then(|| trouble.to_string())
+    }
+
+    /// Returns why no data plane is connected to a NIC, as far as OVS can tell. `None` if there is no OVS.
+    pub fn why_not_connected(&self, nic: &Nic<'_>, deadline: Deadline) -> Option<String> {
+        if deadline.remaining() < LEAST {
+            // What doesn't answer at once would be taken for one that hangs.
+            return None;
+        }
+        let database = match self.snapshot(deadline) {
+            Ok(snapshot) => match (snapshot.trouble(nic), snapshot.port_of(nic)) {
+                (Some(trouble), _) => trouble.to_string(),
+                (None, port) => return Some(self.with_port(port, nic, deadline)),
+            },
+            // No OVS, or one whose ovsdb-server was killed.
+            Err(Error::Absent) if self.socket.symlink_metadata().is_err() => return None,
+            Err(error) => format!("OVSDB ({}): {error}", quote::value(&self.socket.to_string_lossy())),
+        };
+        Some(match self.vswitchd(deadline) {
+            State::Answers(_) => database,
+            state => format!("{state}; {database}"),
+        })
+    }
+
+    /// Returns why a port with which nothing is wrong is not connected.
+    fn with_port(&self, port: Option<&Interface>, nic: &Nic<'_>, deadline: Deadline) -> String {
+        let name = port.map_or_else(|| "of this NIC".to_owned(), |port| quote::value(&port.name));
+        let state = self.vswitchd(deadline);
+        let State::Answers(pid) = state else {
+            return format!("{state}; port {name} has this vhost-server-path");
+        };
+        if let Some(forbidden) = pid.and_then(|pid| access::forbidden(pid, nic.path)) {
+            return format!("OVS cannot connect port {name}: {forbidden}");
+        }
+        format!(
+            "port {name} of OVS has this vhost-server-path and no error, so OVS most likely does not see the path: check ls -l in \
+             OVS's container, and ovs-vswitchd.log"
+        )
+    }
+}

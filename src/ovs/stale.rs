@@ -1,0 +1,67 @@
+//! Ports of earlier sandboxes, removed before they do harm.
+//!
+//! A port outlives its sandbox where kube-ovn gets no DEL, or one with no CNI_NETNS: always when the node has been reset. The pod's
+//! next sandbox gets a port with the same path, and two such ports break DPDK for good (lib/vhost/socket.c). So the first
+//! port is removed while it is the only one.
+
+use std::path::Path;
+
+use super::database::{CLIENT, Database, Interface, Snapshot};
+use super::path::SocketPath;
+use super::port::{dead_netns, sandbox_of};
+use super::rpc::Error;
+use crate::deadline::Deadline;
+
+/// Whose ports are removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of<'a> {
+    /// Those of all sandboxes but this one.
+    OtherSandboxes(&'a str),
+    /// Those of this sandbox.
+    Sandbox(&'a str),
+}
+
+/// Returns the ports in a pod's share that certainly belong to a dead sandbox and can be removed while OVS runs: kube-ovn
+/// made them, their network namespace is gone, no VM is connected, and no other port has the very same path.
+#[must_use]
+pub fn stale<'a>(snapshot: &'a Snapshot, share: &Path, of: Of<'_>) -> Vec<&'a Interface> {
+    let any = SocketPath::new(&share.join("any"));
+    let path = |port: &'a Interface| port.options.get("vhost-server-path");
+    let is_stale = |port: &&'a Interface| {
+        let Some((path_here, id)) = path(port).zip(sandbox_of(&port.name)) else { return false };
+        let is_meant = match of {
+            Of::OtherSandboxes(own) => !own.starts_with(id),
+            Of::Sandbox(dead) => dead.starts_with(id),
+        };
+        let has_pod = port.external_ids.get("pod_name").is_some() && port.external_ids.get("pod_namespace").is_some();
+        let is_alone = snapshot.ports.iter().filter(|other| path(other) == Some(path_here)).count() == 1;
+        port.kind == CLIENT
+            && is_meant
+            && has_pod
+            && is_alone
+            && port.link_state.as_deref() != Some("up")
+            && any.is_beside(Path::new(path_here))
+            && dead_netns(port).is_some()
+    };
+    snapshot.ports.iter().filter(is_stale).collect()
+}
+
+/// Removes them; returns the names of those that were removed.
+///
+/// # Errors
+/// Those of asking OVSDB.
+pub fn remove(
+    database: &mut Database,
+    snapshot: &Snapshot,
+    share: &Path,
+    of: Of<'_>,
+    deadline: Deadline,
+) -> Result<Vec<String>, Error> {
+    let mut removed = Vec::new();
+    for port in stale(snapshot, share, of) {
+        if database.remove(port, deadline)? {
+            removed.push(port.name.clone());
+        }
+    }
+    Ok(removed)
+}
