@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::fs::{DirBuilder, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -218,13 +218,40 @@ pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u64, Error> {
 /// # Errors
 /// Those of looking at `/proc/1/ns/mnt` and of setns(2).
 pub fn enter_host_mounts() -> Result<bool, Error> {
-    let (own, host) = (Path::new("/proc/self/ns/mnt"), Path::new("/proc/1/ns/mnt"));
-    let target = open_file(host)?;
-    if object(open_file(own)?.as_fd())? == object(target.as_fd())? {
+    enter_host("mnt", CloneFlags::CLONE_NEWNS)
+}
+
+/// Moves this process into the host's cgroup namespace, if it was started in another: from there it could leave no cgroup
+/// above that namespace. Where that fails, or the kernel has none (before Linux 4.6), leaving one fails and says so.
+pub fn enter_host_cgroups() {
+    let _ = enter_host("cgroup", CloneFlags::CLONE_NEWCGROUP);
+}
+
+fn enter_host(kind: &str, flag: CloneFlags) -> Result<bool, Error> {
+    let own = PathBuf::from(format!("/proc/self/ns/{kind}"));
+    let host = PathBuf::from(format!("/proc/1/ns/{kind}"));
+    let target = open_file(&host)?;
+    if object(open_file(&own)?.as_fd())? == object(target.as_fd())? {
         return Ok(false);
     }
-    setns(target, CloneFlags::CLONE_NEWNS).map_err(|errno| Error::new("setns", host.display(), errno))?;
+    setns(target, flag).map_err(|errno| Error::new("setns", host.display(), errno))?;
     Ok(true)
+}
+
+/// Opens a file of the kernel's for writing, which must be there.
+///
+/// # Errors
+/// open(2)'s.
+pub fn open_to_write(path: &Path) -> Result<File, Error> {
+    File::options().write(true).open(path).map_err(|error| Error::of("open", path, &error))
+}
+
+/// Writes a value to a file of the kernel's.
+///
+/// # Errors
+/// open(2)'s and write(2)'s.
+pub fn write_to(path: &Path, value: &str) -> Result<(), Error> {
+    open_to_write(path)?.write_all(value.as_bytes()).map_err(|error| Error::of("write", path, &error))
 }
 
 /// Makes a directory and its parents, each that is missing with mode 0777 whatever the umask is.

@@ -6,12 +6,14 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
+use log::info;
 
 use super::Answer;
 use super::place::{self, Place};
 use super::screen::clean;
 use crate::config::Config;
 use crate::deadline::Deadline;
+use crate::limits;
 use crate::logging;
 use crate::pod::identity::PodUid;
 use crate::privilege::{self, Task};
@@ -54,6 +56,8 @@ pub fn run(options: &Options) -> Answer {
 
 impl Options {
     fn rescue(&self) -> Result<Vec<Found>, String> {
+        // What frees a QEMU is on its way, as in an attach.
+        limits::leave().iter().for_each(|limit| info!("rescue: {limit}"));
         let config = &self.place.config();
         privilege::confine(Task::Talk);
         let deadline = Deadline::after(Duration::from_secs(self.timeout));

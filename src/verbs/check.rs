@@ -5,11 +5,10 @@ use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::privilege::{self, Task};
 use crate::record::{Nic, Store};
-use crate::sys;
 
 use super::journal::Journal;
 use super::state::{Flaw, Part, Scene};
-use super::{end_soon_after, fault, prev_result, sandbox};
+use super::{end_soon_after, enter_host, prev_result, sandbox};
 
 /// Succeeds if mount, NIC, socket and data plane are as the ADD left them.
 pub fn check(request: &Request, config: &Config, journal: &mut Journal) -> Result<(), Error> {
@@ -20,7 +19,7 @@ pub fn check(request: &Request, config: &Config, journal: &mut Journal) -> Resul
         None => store.find_anywhere(&request.container_id, &request.ifname),
     };
     let Some(record) = record else { return Ok(()) };
-    sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
+    enter_host(journal)?;
     privilege::confine(Task::Talk);
     let deadline = Deadline::after(config.attach_timeout);
     end_soon_after(deadline, Task::Talk);

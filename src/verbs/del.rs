@@ -8,12 +8,11 @@ use crate::pod::identity::PodUid;
 use crate::privilege::{self, Task};
 use crate::record::Store;
 use crate::share::Share;
-use crate::sys;
 
 use super::journal::Journal;
 use super::sandbox;
 use super::undo::{self, Undo};
-use super::{end_soon_after, fault, prev_result};
+use super::{end_soon_after, enter_host, fault, prev_result};
 
 /// Undoes what an ADD of this attachment did. Nothing left is success.
 pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<(), Error> {
@@ -23,7 +22,7 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
         return Ok(());
     }
     journal.concerns(&uid);
-    sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
+    enter_host(journal)?;
     privilege::confine(Task::Mount);
     let deadline = Deadline::after(config.detach_timeout);
     end_soon_after(deadline, Task::Mount);
