@@ -4,10 +4,11 @@
 
 use std::fmt;
 use std::fs::{DirBuilder, File};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
@@ -19,12 +20,20 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 mod binding;
 mod handed;
 
+use crate::deadline::Deadline;
 use crate::quote;
 pub use binding::{RESTRICTIONS, bind, restrict, unmount};
 pub use handed::{eventfd, sealed_memory};
 
 /// How much of a file is read at once, in bytes: of a table of the kernel's it gives no more than a page.
 const READ_AT_ONCE: usize = 16 << 10;
+
+/// How much of a line of a table is looked at, in bytes. Two paths, each byte of which may be spelt as four, and what is beside
+/// them in a mount table take less.
+const LINE_LIMIT: usize = 64 << 10;
+
+/// How long one look at a table may take. A pod decides how long its tables are, and can make the kernel slow at listing them.
+const TABLE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A system call that failed: which, on what, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,6 +183,50 @@ pub fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
 pub fn read_text(path: &Path, limit: u64) -> Result<String, Error> {
     let text = String::from_utf8(read_bytes(path, limit)?);
     Ok(text.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+}
+
+/// Looks at a table of the kernel's line by line, and returns what `look` makes of the first line that it makes anything of.
+/// Nothing of the table is kept, however long it is; of a line, the first 64 KiB are looked at. Names in it need not be text.
+///
+/// # Errors
+/// open(2)'s and read(2)'s; `ETIMEDOUT` if the end of the table was not reached within 5 s.
+pub fn find_line<T>(path: &Path, mut look: impl FnMut(&[u8]) -> Option<T>) -> Result<Option<T>, Error> {
+    let deadline = Deadline::after(TABLE_PATIENCE);
+    let mut table = BufReader::with_capacity(READ_AT_ONCE, open_file(path)?);
+    let mut line = Vec::new();
+    while next_line(&mut table, &mut line).map_err(|error| Error::of("read", path, &error))? {
+        if let Some(found) = look(&line) {
+            return Ok(Some(found));
+        }
+        if deadline.passed() {
+            return Err(Error::new("read", path.display(), Errno::ETIMEDOUT));
+        }
+    }
+    Ok(None)
+}
+
+/// Reads the next line, without its line break. Returns false at the end.
+fn next_line(table: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<bool> {
+    line.clear();
+    let mut is_some = false;
+    loop {
+        let read = match table.fill_buf() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        if read.is_empty() {
+            return Ok(is_some);
+        }
+        is_some = true;
+        let end = read.iter().position(|byte| *byte == b'\n');
+        let part = read.get(..end.unwrap_or(read.len())).unwrap_or_default();
+        line.extend(part.iter().take(LINE_LIMIT.saturating_sub(line.len())));
+        let used = part.len().saturating_add(usize::from(end.is_some()));
+        table.consume(used);
+        if end.is_some() {
+            return Ok(true);
+        }
+    }
 }
 
 /// fstat(2) of a handle.
@@ -368,6 +421,24 @@ mod tests {
         std::fs::write(&path, b"a\xff\nb\n").unwrap();
         assert_eq!(read_text(&path, 5).unwrap(), "a\u{fffd}\nb\n");
         assert_eq!(read_text(&path, 4).unwrap_err().errno(), Errno::EFBIG);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_table_is_looked_at_line_by_line_and_a_long_line_is_cut() {
+        let path = std::env::temp_dir().join(format!("vhu-sys-lines-{}", std::process::id()));
+        let long = vec![b'x'; 3 * LINE_LIMIT];
+        std::fs::write(&path, [b"a\xff\n\n".as_slice(), &long, b"\nlast"].concat()).unwrap();
+        let mut seen = Vec::new();
+        let end: Option<()> = find_line(&path, |line| {
+            seen.push(line.to_owned());
+            None
+        })
+        .unwrap();
+        assert_eq!(end, None);
+        assert_eq!(seen, [b"a\xff".as_slice(), b"", long.get(..LINE_LIMIT).unwrap(), b"last"]);
+        assert_eq!(find_line(&path, |line| line.first().copied()).unwrap(), Some(b'a'));
+        assert!(find_line(Path::new("/no/such"), |_| Some(())).unwrap_err().is_absent());
         std::fs::remove_file(path).unwrap();
     }
 

@@ -6,13 +6,13 @@ use std::sync::OnceLock;
 
 use crate::cni::{Error, Request};
 use crate::config::Config;
-use crate::dataplane::connected;
+use crate::dataplane::connected::{self, OfPath, Socket};
 use crate::dataplane::guard::End;
 use crate::deadline::Deadline;
 use crate::pod::cgroup;
 use crate::pod::identity::{self, PodUid};
 use crate::pod::mounts::Location;
-use crate::pod::netns::{PROCESS_LIMIT, Sandbox};
+use crate::pod::netns::Sandbox;
 use crate::pod::process::{self, Process};
 use crate::pod::volume::Volume;
 use crate::sys;
@@ -142,15 +142,16 @@ impl Living {
         Ok((!processes.is_empty()).then_some(Self { sandbox, processes, others: none }))
     }
 
-    /// The unix sockets of the pod's network namespace, as the kernel lists them; none where all its processes have ended.
+    /// Returns what `look` makes of the first unix socket of the pod's network namespace that it makes anything of. There is none
+    /// where all the pod's processes have ended.
     ///
     /// # Errors
-    /// Those of reading the list; `EFBIG` for one of more than 16 MiB.
-    pub fn unix_sockets(&self) -> Result<String, sys::Error> {
+    /// Those of reading the kernel's list.
+    pub fn find_socket<T>(&self, mut look: impl FnMut(Socket<'_>) -> Option<T>) -> Result<Option<T>, sys::Error> {
         // They all live in the one namespace: what fails for a process that lives would fail for all.
-        let lists = self.processes.iter().map(Process::unix_sockets);
+        let lists = self.processes.iter().map(|process| connected::find(&process.path("net/unix"), &mut look));
         let mut answers = lists.skip_while(|list| list.as_ref().is_err_and(sys::Error::is_absent));
-        answers.next().unwrap_or(Ok(String::new()))
+        answers.next().unwrap_or(Ok(None))
     }
 
     /// Whether a process of the pod listens on the unix socket that it bound to this path.
@@ -158,13 +159,8 @@ impl Living {
     /// # Errors
     /// That of listing the pod's sockets.
     pub fn listens(&self, path: &str) -> Result<bool, Error> {
-        let sockets = self.unix_sockets().map_err(|error| fault::system("listing the pod's unix sockets", &error))?;
-        Ok(connected::is_listening(&sockets, path))
-    }
-
-    /// The same; what cannot be known may be so.
-    pub fn may_listen(&self, path: &str) -> bool {
-        self.listens(path).unwrap_or(true)
+        let found = self.find_socket(|socket| (socket.listens && socket.path == path.as_bytes()).then_some(()));
+        Ok(found.map_err(|error| fault::system("listing the pod's unix sockets", &error))?.is_some())
     }
 
     /// Where the pod's containers have a location mounted, as far as can be seen by the deadline.
@@ -178,17 +174,19 @@ impl Living {
     /// in that of `data_plane`, if it is known who that is. A pod may have as many processes and connections as it is
     /// allowed: those are looked at until the deadline, and 64 of these.
     pub fn accepted(&self, path: &str, data_plane: Option<&Process>, deadline: Deadline) -> Vec<End> {
-        // One list after the other, for each may be long.
-        let mut sockets = connected::accepted(&process::own_unix_sockets().unwrap_or_default(), path);
-        let pods = self.unix_sockets().unwrap_or_default();
-        sockets.extend(connected::accepted(&pods, path));
-        if let Some(list) = data_plane.and_then(|process| process.unix_sockets().ok()) {
-            sockets.extend(connected::accepted(&list, path));
+        let mut others = OfPath::default();
+        let own = PathBuf::from("/proc/self/net/unix");
+        for list in [Some(own), data_plane.map(|process| process.path("net/unix"))].into_iter().flatten() {
+            // What cannot be listed is looked for in the others.
+            let _ = connected::find(&list, |socket| others.add(path, &socket));
         }
+        let mut pods = OfPath::default();
+        let is_listed = self.find_socket(|socket| pods.add(path, &socket)).is_ok();
+        let sockets = &others.accepted | &pods.accepted;
         if sockets.is_empty() {
             return Vec::new();
         }
-        let with_listeners = &sockets | &connected::listeners(&pods, path);
+        let with_listeners = &sockets | &pods.listeners;
         let of = |process: &Process| {
             let (pid, proc) = (process.pid(), process.path(""));
             let found = process.descriptors(&with_listeners).unwrap_or_default();
@@ -198,7 +196,7 @@ impl Living {
             processes.iter().take_while(|_| !deadline.passed()).flat_map(of).take(END_LIMIT).collect()
         };
         let mut found = ends(&self.processes);
-        if found.is_empty() && self.may_listen(path) {
+        if found.is_empty() && !(is_listed && pods.listeners.is_empty()) {
             // Whoever listens still is elsewhere: a libvirt that sees the host's cgroups puts QEMU into one outside the pod's.
             found = ends(self.others());
         }
@@ -217,7 +215,7 @@ impl Living {
     pub fn has_no_vm(&self, volume: &Volume, deadline: Deadline) -> bool {
         let Ok(location) = volume.location() else { return false };
         let Ok(others) = self.sandbox.processes() else { return false };
-        if others.len() >= PROCESS_LIMIT {
+        if others.len() >= process::most() {
             return false;
         }
         let mut seen = BTreeSet::new();
