@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::fs::{DirBuilder, File};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ const READ_AT_ONCE: usize = 16 << 10;
 
 /// How much of a line of a table is looked at, in bytes. Two paths, each byte of which may be spelt as four, and what is beside
 /// them in a mount table take less.
-const LINE_LIMIT: usize = 64 << 10;
+const LINE_LIMIT: u64 = 64 << 10;
 
 /// How long one look at a table may take. A pod decides how long its tables are, and can make the kernel slow at listing them.
 const TABLE_PATIENCE: Duration = Duration::from_secs(5);
@@ -205,28 +205,18 @@ pub fn find_line<T>(path: &Path, mut look: impl FnMut(&[u8]) -> Option<T>) -> Re
     Ok(None)
 }
 
-/// Reads the next line, without its line break. Returns false at the end.
+/// Reads the next line, without its line break and cut at [`LINE_LIMIT`]. Returns false at the end.
 fn next_line(table: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<bool> {
     line.clear();
-    let mut is_some = false;
-    loop {
-        let read = match table.fill_buf() {
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            other => other?,
-        };
-        if read.is_empty() {
-            return Ok(is_some);
-        }
-        is_some = true;
-        let end = read.iter().position(|byte| *byte == b'\n');
-        let part = read.get(..end.unwrap_or(read.len())).unwrap_or_default();
-        line.extend(part.iter().take(LINE_LIMIT.saturating_sub(line.len())));
-        let used = part.len().saturating_add(usize::from(end.is_some()));
-        table.consume(used);
-        if end.is_some() {
-            return Ok(true);
-        }
+    if table.by_ref().take(LINE_LIMIT).read_until(b'\n', line)? == 0 {
+        return Ok(false);
     }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    } else {
+        table.skip_until(b'\n')?;
+    }
+    Ok(true)
 }
 
 /// fstat(2) of a handle.
@@ -427,7 +417,8 @@ mod tests {
     #[test]
     fn a_table_is_looked_at_line_by_line_and_a_long_line_is_cut() {
         let path = std::env::temp_dir().join(format!("vhu-sys-lines-{}", std::process::id()));
-        let long = vec![b'x'; 3 * LINE_LIMIT];
+        let limit = usize::try_from(LINE_LIMIT).unwrap();
+        let long = vec![b'x'; 3 * limit];
         std::fs::write(&path, [b"a\xff\n\n".as_slice(), &long, b"\nlast"].concat()).unwrap();
         let mut seen = Vec::new();
         let end: Option<()> = find_line(&path, |line| {
@@ -436,7 +427,7 @@ mod tests {
         })
         .unwrap();
         assert_eq!(end, None);
-        assert_eq!(seen, [b"a\xff".as_slice(), b"", long.get(..LINE_LIMIT).unwrap(), b"last"]);
+        assert_eq!(seen, [b"a\xff".as_slice(), b"", long.get(..limit).unwrap(), b"last"]);
         assert_eq!(find_line(&path, |line| line.first().copied()).unwrap(), Some(b'a'));
         assert!(find_line(Path::new("/no/such"), |_| Some(())).unwrap_err().is_absent());
         std::fs::remove_file(path).unwrap();

@@ -131,14 +131,14 @@ impl Process {
     }
 }
 
-/// Most processes of a pod that are looked at here: 16,384, or fewer where this process may not have the descriptors. Each takes one,
-/// and at times there are three lists of them.
+/// Most processes of a pod that are looked at: 16,384, or fewer where this process may not have the descriptors. Each takes one, and at
+/// times there are two lists of them.
 #[must_use]
 pub fn most() -> usize {
     let limits = sys::read_text(Path::new("/proc/self/limits"), LIMITS_LIMIT).unwrap_or_default();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let descriptors = line.and_then(|line| line.split_ascii_whitespace().next()?.parse::<usize>().ok());
-    descriptors.map_or(PROCESS_LIMIT, |descriptors| PROCESS_LIMIT.min(descriptors / 4))
+    descriptors.map_or(PROCESS_LIMIT, |descriptors| PROCESS_LIMIT.min(descriptors / 2))
 }
 
 /// One process of each container, told by its mount namespace: the first of them, for the first 64 containers.
@@ -173,6 +173,6 @@ mod tests {
     #[test]
     fn no_more_processes_are_held_than_there_are_descriptors_for() {
         let soft = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap();
-        assert_eq!(most(), PROCESS_LIMIT.min(usize::try_from(soft / 4).unwrap()));
+        assert_eq!(most(), PROCESS_LIMIT.min(usize::try_from(soft / 2).unwrap()));
     }
 }
