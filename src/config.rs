@@ -262,7 +262,8 @@ impl<'a> Reader<'a> {
             socket_base_dir: self.directory("socket_base_dir", "/run/openvswitch/vhost_sockets"),
             state_dir: self.directory("state_dir", "/run/vhostuser-hotplug"),
             attach_timeout: self.key("attach_timeout", Value::seconds).unwrap_or(Duration::from_secs(20)),
-            detach_timeout: self.key("detach_timeout", Value::seconds).unwrap_or(Duration::from_secs(60)),
+            // With kube-ovn's part and the grace, it fits into the minute after which CRI-O ends a call.
+            detach_timeout: self.key("detach_timeout", Value::seconds).unwrap_or(Duration::from_secs(40)),
             log_level: self
                 .key("log_level", |value| {
                     value.word(&[

@@ -219,10 +219,14 @@ fn leave_nice() -> Option<Limit> {
 /// A policy that lets all others go first. It is told only: there is no way to change it without `unsafe` code.
 fn scheduling_policy() -> Option<Limit> {
     let stat = sys::read_text(Path::new("/proc/self/stat"), FILE_LIMIT).ok()?;
-    // The command's name, in parentheses, may hold anything; what follows it begins with the third field, and this is the 41st.
-    let policy = stat.rsplit_once(") ")?.1.split(' ').nth(38)?;
     let kept = || Some("the plugin does not change its scheduling policy".to_owned());
-    (policy == SCHED_IDLE).then(|| Limit { what: "the policy SCHED_IDLE".to_owned(), kept: kept() })
+    is_idle(&stat).then(|| Limit { what: "the policy SCHED_IDLE".to_owned(), kept: kept() })
+}
+
+/// Whether a process has that policy, by the text of its `stat` (proc(5)).
+fn is_idle(stat: &str) -> bool {
+    // The command's name, in parentheses, may hold anything; what follows it begins with the third field, and this is the 41st.
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(38)) == Some(SCHED_IDLE)
 }
 
 /// Allows as many descriptors as may be allowed: each process of a pod takes one. Where that is not enough, whatever needs
@@ -310,6 +314,17 @@ mod tests {
         let free = described(&base, "4:memory:/a\n1:cpu:/free\n");
         assert!(free.iter().all(|(_, limits)| limits.is_empty()), "{free:?}");
         std::fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn a_policy_that_lets_all_others_go_first_is_recognised() {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        assert!(!is_idle(&stat));
+        let (name, rest) = stat.rsplit_once(") ").unwrap();
+        let mut fields: Vec<&str> = rest.split(' ').collect();
+        fields[38] = "5";
+        assert!(is_idle(&format!("{name}) {}", fields.join(" "))));
+        assert!(!is_idle("") && !is_idle("1 (a) b"));
     }
 
     #[test]

@@ -16,6 +16,9 @@ mod identity;
 mod install;
 #[allow(dead_code, reason = "shared with other groups, which use the rest")]
 mod libvirt;
+#[allow(dead_code, reason = "shared with other groups, which use the rest")]
+mod limited;
+mod limits;
 mod multus;
 mod node;
 mod people;
