@@ -273,7 +273,8 @@ impl<'a> Reader<'a> {
             state_dir: self.directory("state_dir", STATE_DIR),
             ovsdb_socket: self.directory("ovsdb_socket", "/run/openvswitch/db.sock"),
             attach_timeout: self.key("attach_timeout", Value::seconds).unwrap_or(Duration::from_secs(20)),
-            detach_timeout: self.key("detach_timeout", Value::seconds).unwrap_or(Duration::from_secs(60)),
+            // With kube-ovn's part and the grace, it fits into the minute after which CRI-O ends a call.
+            detach_timeout: self.key("detach_timeout", Value::seconds).unwrap_or(Duration::from_secs(40)),
             log_level: self
                 .key("log_level", |value| {
                     value.word(&[

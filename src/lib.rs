@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod file;
 pub mod install;
 pub mod libvirt;
+pub mod limits;
 pub mod logging;
 pub mod netd;
 pub mod ovs;

@@ -4,9 +4,10 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
@@ -18,12 +19,20 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 mod binding;
 mod handed;
 
+use crate::deadline::Deadline;
 use crate::quote;
 pub use binding::{RESTRICTIONS, bind, restrict, try_restrictions, unmount};
 pub use handed::{eventfd, sealed_memory};
 
 /// How much of a file is read at once, in bytes: of a table of the kernel's it gives no more than a page.
 const READ_AT_ONCE: usize = 16 << 10;
+
+/// How much of a line of a table is looked at, in bytes. Two paths, each byte of which may be spelt as four, and what is beside
+/// them in a mount table take less.
+const LINE_LIMIT: u64 = 64 << 10;
+
+/// How long one look at a table may take. A pod decides how long its tables are, and can make the kernel slow at listing them.
+const TABLE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A system call that failed: which, on what, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,6 +184,40 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String, Error> {
     Ok(text.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
+/// Looks at a table of the kernel's line by line, and returns what `look` makes of the first line that it makes anything of.
+/// Nothing of the table is kept, however long it is; of a line, the first 64 KiB are looked at. Names in it need not be text.
+///
+/// # Errors
+/// open(2)'s and read(2)'s; `ETIMEDOUT` if the end of the table was not reached within 5 s.
+pub fn find_line<T>(path: &Path, mut look: impl FnMut(&[u8]) -> Option<T>) -> Result<Option<T>, Error> {
+    let deadline = Deadline::after(TABLE_PATIENCE);
+    let mut table = BufReader::with_capacity(READ_AT_ONCE, open_file(path)?);
+    let mut line = Vec::new();
+    while next_line(&mut table, &mut line).map_err(|error| Error::of("read", path, &error))? {
+        if let Some(found) = look(&line) {
+            return Ok(Some(found));
+        }
+        if deadline.passed() {
+            return Err(Error::new("read", path.display(), Errno::ETIMEDOUT));
+        }
+    }
+    Ok(None)
+}
+
+/// Reads the next line, without its line break and cut at [`LINE_LIMIT`]. Returns false at the end.
+fn next_line(table: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<bool> {
+    line.clear();
+    if table.by_ref().take(LINE_LIMIT).read_until(b'\n', line)? == 0 {
+        return Ok(false);
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    } else {
+        table.skip_until(b'\n')?;
+    }
+    Ok(true)
+}
+
 /// fstat(2) of a handle.
 ///
 /// # Errors
@@ -241,13 +284,40 @@ pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u64, Error> {
 /// # Errors
 /// Those of looking at `/proc/1/ns/mnt` and of setns(2).
 pub fn enter_host_mounts() -> Result<bool, Error> {
-    let (own, host) = (Path::new("/proc/self/ns/mnt"), Path::new("/proc/1/ns/mnt"));
-    let target = open_file(host)?;
-    if object(open_file(own)?.as_fd())? == object(target.as_fd())? {
+    enter_host("mnt", CloneFlags::CLONE_NEWNS)
+}
+
+/// Moves this process into the host's cgroup namespace, if it was started in another: from there it could leave no cgroup
+/// above that namespace. Where that fails, or the kernel has none (before Linux 4.6), leaving one fails and says so.
+pub fn enter_host_cgroups() {
+    let _ = enter_host("cgroup", CloneFlags::CLONE_NEWCGROUP);
+}
+
+fn enter_host(kind: &str, flag: CloneFlags) -> Result<bool, Error> {
+    let own = PathBuf::from(format!("/proc/self/ns/{kind}"));
+    let host = PathBuf::from(format!("/proc/1/ns/{kind}"));
+    let target = open_file(&host)?;
+    if object(open_file(&own)?.as_fd())? == object(target.as_fd())? {
         return Ok(false);
     }
-    setns(target, CloneFlags::CLONE_NEWNS).map_err(|errno| Error::new("setns", host.display(), errno))?;
+    setns(target, flag).map_err(|errno| Error::new("setns", host.display(), errno))?;
     Ok(true)
+}
+
+/// Opens a file of the kernel's for writing, which must be there.
+///
+/// # Errors
+/// open(2)'s.
+pub fn open_to_write(path: &Path) -> Result<File, Error> {
+    File::options().write(true).open(path).map_err(|error| Error::of("open", path, &error))
+}
+
+/// Writes a value to a file of the kernel's.
+///
+/// # Errors
+/// open(2)'s and write(2)'s.
+pub fn write_to(path: &Path, value: &str) -> Result<(), Error> {
+    open_to_write(path)?.write_all(value.as_bytes()).map_err(|error| Error::of("write", path, &error))
 }
 
 /// Makes a directory and its parents, each that is missing with mode 0755 whatever the umask is.
@@ -373,6 +443,25 @@ mod tests {
         std::fs::write(&path, b"a\xff\nb\n").unwrap();
         assert_eq!(read_text(&path, 5).unwrap(), "a\u{fffd}\nb\n");
         assert_eq!(read_text(&path, 4).unwrap_err().errno(), Errno::EFBIG);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_table_is_looked_at_line_by_line_and_a_long_line_is_cut() {
+        let path = std::env::temp_dir().join(format!("vhu-sys-lines-{}", std::process::id()));
+        let limit = usize::try_from(LINE_LIMIT).unwrap();
+        let long = vec![b'x'; 3 * limit];
+        std::fs::write(&path, [b"a\xff\n\n".as_slice(), &long, b"\nlast"].concat()).unwrap();
+        let mut seen = Vec::new();
+        let end: Option<()> = find_line(&path, |line| {
+            seen.push(line.to_owned());
+            None
+        })
+        .unwrap();
+        assert_eq!(end, None);
+        assert_eq!(seen, [b"a\xff".as_slice(), b"", long.get(..limit).unwrap(), b"last"]);
+        assert_eq!(find_line(&path, |line| line.first().copied()).unwrap(), Some(b'a'));
+        assert!(find_line(Path::new("/no/such"), |_| Some(())).unwrap_err().is_absent());
         std::fs::remove_file(path).unwrap();
     }
 

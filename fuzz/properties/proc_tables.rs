@@ -3,7 +3,8 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use vhostuser_hotplug::dataplane::{connected, guard};
+use vhostuser_hotplug::dataplane::connected::{OfPath, Socket};
+use vhostuser_hotplug::dataplane::guard;
 use vhostuser_hotplug::pod::cgroup;
 use vhostuser_hotplug::pod::identity::PodUid;
 use vhostuser_hotplug::pod::mounts::{self, Mount};
@@ -11,10 +12,10 @@ use vhostuser_hotplug::pod::process;
 
 pub fn holds(bytes: &[u8]) {
     mounts_are_read(bytes);
-    // Names need not be text; then the kernel's tables are read with what they have of it (`sys::read_text`).
+    sockets_are_read(bytes);
+    // What no pod can name is read as text.
     let text = &String::from_utf8_lossy(bytes);
     cgroups_are_read(text);
-    sockets_are_read(text);
     let stopped = guard::says_stopped(text);
     assert!(!stopped || text.contains(") T") || text.contains(") t"), "{text}");
     if let Some(argument) = guard::first_argument(text) {
@@ -70,10 +71,24 @@ fn cgroups_are_read(text: &str) {
     }
 }
 
-fn sockets_are_read(text: &str) {
-    let path = text.lines().last().and_then(|line| line.rsplit_once(' ')).map_or("/run/vm/net1", |(_, path)| path);
-    let lines = text.lines().filter(|line| line.ends_with(path)).count();
-    let accepted = connected::accepted(text, |other| other == path);
-    assert!(accepted.len() <= lines && accepted.iter().all(|inode| text.contains(&inode.to_string())));
-    assert!(!connected::is_listening(text, |other| other == path) || text.contains("00010000"));
+fn sockets_are_read(list: &[u8]) {
+    for line in list.split(|byte| *byte == b'\n') {
+        let Some(socket) = Socket::parse(line) else { continue };
+        let Socket { inode, path, listens, is_connected } = socket;
+        assert!(line.ends_with(path) && !(listens && is_connected));
+        // Written as the kernel writes it, it is the same socket.
+        let (flags, state) =
+            if listens { ("00010000", "01") } else { ("00000000", if is_connected { "03" } else { "02" }) };
+        let mut written = format!("0000000000000000: 00000002 00000000 {flags} 0001 {state} {inode:5} ").into_bytes();
+        written.extend_from_slice(path);
+        assert_eq!(Socket::parse(&written), Some(socket));
+        let name = String::from_utf8_lossy(path);
+        let mut found = OfPath::default();
+        assert_eq!(found.add(|other| other == name.as_bytes(), &socket), None);
+        let is_text = name.as_bytes() == path;
+        assert_eq!(
+            (found.listeners.len(), found.accepted.len()),
+            (usize::from(is_text && listens), usize::from(is_text && is_connected))
+        );
+    }
 }

@@ -6,11 +6,13 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
+use log::info;
 
 use super::Answer;
 use super::place::{self, Place};
 use super::screen::clean;
 use crate::deadline::Deadline;
+use crate::limits;
 use crate::logging;
 use crate::pod::identity::PodUid;
 use crate::privilege::{self, Task};
@@ -53,6 +55,8 @@ pub fn run(options: &Options) -> Answer {
 
 impl Options {
     fn rescue(&self) -> Result<Vec<Found>, String> {
+        // What frees a QEMU is on its way, as in an attach.
+        limits::leave().iter().for_each(|limit| info!("rescue: {limit}"));
         let config = &self.place.config();
         let store = Store::new(&config.state_dir);
         privilege::confine(Task::Talk);

@@ -22,7 +22,7 @@ fn the_defaults_are_the_contracts() {
     assert_eq!(config.kubelet_dir, PathBuf::from("/var/lib/kubelet"));
     assert_eq!(config.socket_base_dir, PathBuf::from("/run/openvswitch/vhost_sockets"));
     assert_eq!(config.state_dir, PathBuf::from("/run/vhostuser-hotplug"));
-    assert_eq!((config.attach_timeout.as_secs(), config.detach_timeout.as_secs()), (20, 60));
+    assert_eq!((config.attach_timeout.as_secs(), config.detach_timeout.as_secs()), (20, 40));
     assert_eq!(config.log_level, LevelFilter::Info);
     assert_eq!(config.nic, Nic::default());
 }

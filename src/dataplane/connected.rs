@@ -11,61 +11,82 @@
 //! is asked itself ([`super::guard::End::is_bound_to`]).
 
 use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::sys;
 
 /// `SS_CONNECTED` and `SS_UNCONNECTED` of include/uapi/linux/net.h, as net/unix/af_unix.c prints them.
-const CONNECTED: &str = "03";
-const UNCONNECTED: &str = "01";
+const CONNECTED: &[u8] = b"03";
+const UNCONNECTED: &[u8] = b"01";
 /// `__SO_ACCEPTCON`: the socket listens.
-const ACCEPTING: &str = "00010000";
+const ACCEPTING: &[u8] = b"00010000";
 
-/// Whether somebody listens on a path. It is the one that was bound, as QEMU spells it.
-#[must_use]
-pub fn is_listening(list: &str, is_path: impl Fn(&str) -> bool) -> bool {
-    listening(list).any(is_path)
+/// Most sockets of one path that are kept. A NIC has three for a moment; a pod may make as many as it is allowed.
+const KEPT_MAX: usize = 4096;
+
+/// A socket of the list. The path is the one that was bound, as QEMU spells it, and need not be text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket<'a> {
+    /// Its inode. The number comes again only after four thousand million others.
+    pub inode: u64,
+    /// Its path; empty if it was not bound.
+    pub path: &'a [u8],
+    /// Whether it listens.
+    pub listens: bool,
+    /// Whether it is an end that was accepted, if the path is that of a listener. One that waits to be is listed in another
+    /// state (`SS_CONNECTING`).
+    pub is_connected: bool,
 }
 
-/// The sockets that listen on a path, by their inodes.
-#[must_use]
-pub fn listeners(list: &str, is_path: impl Fn(&str) -> bool) -> BTreeSet<u64> {
-    lines_of_listeners(list).filter(|(_, other)| is_path(other)).filter_map(|(fields, _)| inode(fields)).collect()
-}
-
-/// The paths that somebody listens on.
-pub fn listening(list: &str) -> impl Iterator<Item = &str> {
-    lines_of_listeners(list).map(|(_, path)| path)
-}
-
-/// The path of the listening socket with this inode.
-#[must_use]
-pub fn path_of_listener(list: &str, inode: u64) -> Option<&str> {
-    lines_of_listeners(list).find(|(fields, _)| self::inode(*fields) == Some(inode)).map(|(_, path)| path)
-}
-
-fn lines_of_listeners(list: &str) -> impl Iterator<Item = ([&str; 7], &str)> {
-    let listens = |[_, _, _, flags, _, state, _]: &[&str; 7]| *flags == ACCEPTING && *state == UNCONNECTED;
-    list.lines().filter_map(parse).filter(move |(fields, _)| listens(fields))
-}
-
-fn inode([_, _, _, _, _, _, inode]: [&str; 7]) -> Option<u64> {
-    inode.parse().ok()
-}
-
-/// The connections that were accepted on a path, by the inodes of the ends that were. One that waits to be is listed
-/// in another state (`SS_CONNECTING`). An inode's number comes again only after four thousand million others.
-#[must_use]
-pub fn accepted(list: &str, is_path: impl Fn(&str) -> bool) -> BTreeSet<u64> {
-    let connected = list.lines().filter_map(parse).filter(|([_, _, _, _, _, state, _], _)| *state == CONNECTED);
-    connected.filter(|(_, other)| is_path(other)).filter_map(|(fields, _)| inode(fields)).collect()
-}
-
-/// A line: "Num RefCount Protocol Flags Type St Inode", then a space, and all the rest is the path.
-fn parse(line: &str) -> Option<([&str; 7], &str)> {
-    let mut rest = line;
-    let mut fields = [""; 7];
-    for field in &mut fields {
-        (*field, rest) = rest.trim_start_matches(' ').split_once(' ')?;
+impl<'a> Socket<'a> {
+    /// A line: "Num RefCount Protocol Flags Type St Inode", then a space, and all the rest is the path.
+    #[must_use]
+    pub fn parse(line: &'a [u8]) -> Option<Self> {
+        let mut rest = line;
+        let mut field = || {
+            let begin = rest.iter().position(|byte| *byte != b' ')?;
+            let end = rest.iter().skip(begin).position(|byte| *byte == b' ')?.checked_add(begin)?;
+            let field = rest.get(begin..end)?;
+            rest = rest.get(end.checked_add(1)?..)?;
+            Some(field)
+        };
+        let [_, _, _, flags, _, state, inode] = [field()?, field()?, field()?, field()?, field()?, field()?, field()?];
+        let inode = std::str::from_utf8(inode).ok()?.parse().ok()?;
+        let listens = flags == ACCEPTING && state == UNCONNECTED;
+        Some(Self { inode, path: rest, listens, is_connected: state == CONNECTED })
     }
-    Some((fields, rest))
+}
+
+/// Returns what `look` makes of the first socket of a list (the file's path) that it makes anything of. The list is not kept.
+///
+/// # Errors
+/// Those of [`sys::find_line`].
+pub fn find<T>(list: &Path, mut look: impl FnMut(Socket<'_>) -> Option<T>) -> Result<Option<T>, sys::Error> {
+    sys::find_line(list, |line| Socket::parse(line).and_then(&mut look))
+}
+
+/// The sockets of one path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OfPath {
+    /// Those that listen, by their inodes.
+    pub listeners: BTreeSet<u64>,
+    /// The ends that were accepted, by their inodes.
+    pub accepted: BTreeSet<u64>,
+}
+
+impl OfPath {
+    /// Takes a socket of a list into account, if its path is the one. Returns `Some` if no more of them are kept.
+    pub fn add(&mut self, is_path: impl FnOnce(&[u8]) -> bool, socket: &Socket<'_>) -> Option<()> {
+        if (socket.listens || socket.is_connected) && is_path(socket.path) {
+            if socket.listens {
+                self.listeners.insert(socket.inode);
+            }
+            if socket.is_connected {
+                self.accepted.insert(socket.inode);
+            }
+        }
+        (self.listeners.len().max(self.accepted.len()) >= KEPT_MAX).then_some(())
+    }
 }
 
 #[cfg(test)]
@@ -84,19 +105,29 @@ mod tests {
 0000000000000000: 00000002 00000000 00010000 0001 01 12345 /run/vm/a b
 ";
 
+    fn of_path(list: &str, path: &str) -> OfPath {
+        let mut found = OfPath::default();
+        for socket in list.lines().filter_map(|line| Socket::parse(line.as_bytes())) {
+            assert_eq!(found.add(|other| other == path.as_bytes(), &socket), None);
+        }
+        found
+    }
+
+    fn of_own(path: &str) -> OfPath {
+        let mut found = OfPath::default();
+        find(Path::new("/proc/self/net/unix"), |socket| found.add(|other| other == path.as_bytes(), &socket)).unwrap();
+        found
+    }
+
     #[test]
     fn a_socket_is_listened_on_connected_to_or_neither() {
         for (path, inodes) in [("/run/vm/pod1", &[1122][..]), ("/run/vm/pod2", &[]), ("/run/vm/a b", &[])] {
-            let is = |other: &str| other == path;
-            assert!(is_listening(LIST, is) && listeners(LIST, is).len() == 1);
-            assert_eq!(accepted(LIST, is), inodes.iter().copied().collect());
+            let found = of_path(LIST, path);
+            assert_eq!(found.listeners.len(), 1, "{path}");
+            assert_eq!(found.accepted, inodes.iter().copied().collect());
         }
         for other in ["/run/vm/pod", "pod1", "b", "/run/vm/pod3", "12345 /run/vm/a b"] {
-            let is = |name: &str| name == other;
-            assert!(
-                !is_listening(LIST, is) && listeners(LIST, is).is_empty() && accepted(LIST, is).is_empty(),
-                "{other}"
-            );
+            assert_eq!(of_path(LIST, other), OfPath::default(), "{other}");
         }
     }
 
@@ -107,18 +138,24 @@ mod tests {
         let base = std::env::temp_dir().join(format!("vhu-connected-odd-{}", std::process::id()));
         let odd = base.with_extension(OsStr::from_bytes(b"\xff\xfe"));
         let _both = (UnixListener::bind(&odd).unwrap(), UnixListener::bind(&base).unwrap());
-        let list = crate::pod::process::own_unix_sockets().unwrap();
-        assert!(is_listening(&list, |name| name == base.to_str().unwrap()));
+        assert_eq!(of_own(base.to_str().unwrap()).listeners.len(), 1);
         std::fs::remove_file(odd).unwrap();
         std::fs::remove_file(base).unwrap();
+    }
+
+    #[test]
+    fn no_more_sockets_of_a_path_are_kept_than_are_of_use() {
+        let mut found = OfPath::default();
+        let socket = |inode| Socket { inode, path: b"/x", listens: false, is_connected: true };
+        let ended = (0..).find(|inode| found.add(|other| other == b"/x", &socket(*inode)).is_some()).unwrap();
+        assert_eq!((usize::try_from(ended).unwrap(), found.accepted.len()), (KEPT_MAX - 1, KEPT_MAX));
     }
 
     #[test]
     fn the_kernel_lists_a_live_pair_that_way() {
         let path = std::env::temp_dir().join(format!("vhu-connected-{}", std::process::id()));
         let name = path.to_str().unwrap();
-        let read = || crate::pod::process::own_unix_sockets().unwrap();
-        let look = || (is_listening(&read(), |other| other == name), accepted(&read(), |other| other == name));
+        let look = || (!of_own(name).listeners.is_empty(), of_own(name).accepted);
         let listener = UnixListener::bind(&path).unwrap();
         let client = UnixStream::connect(&path).unwrap();
         assert_eq!(look(), (true, BTreeSet::new()), "not accepted yet");

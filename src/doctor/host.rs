@@ -10,6 +10,7 @@ use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerPidfd;
 
 use super::{Check, Finding};
+use crate::limits::{self, Limit};
 use crate::privilege;
 use crate::sys::{self, Walk};
 
@@ -39,6 +40,12 @@ const CONFINEMENT: Check = Check {
           then a pod that found a fault in it could do more with that",
 };
 
+const LIMITS: Check = Check {
+    name: "limits",
+    why: "a plugin that its caller's cgroup throttles makes the VM stand still during an attach, and one that it kills for want of \
+          memory leaves the attach half done; so calls that deal with a pod leave it",
+};
+
 const NETWORK: Check = Check {
     name: "network namespace",
     why: "the data plane's connections are looked for in the network namespace that the plugin runs in, which must be the \
@@ -50,11 +57,14 @@ const SYSLOG: Check = Check {
     why: "the plugin logs there; without it a line goes to stderr, which most runtimes drop when the call succeeds",
 };
 
+/// What thick Multus is called as a process.
+const MULTUS: &str = "multus-daemon";
+
 /// The log's socket (syslog(3)).
 const LOG: &str = "/dev/log";
 
 pub fn examine() -> Vec<Finding> {
-    vec![rights(), openat2(), pidfd_getfd(), peerpidfd(), confinement(), network(), syslog()]
+    vec![rights(), openat2(), pidfd_getfd(), peerpidfd(), confinement(), limits(), network(), syslog()]
 }
 
 fn rights() -> Finding {
@@ -145,6 +155,32 @@ fn confinement() -> Finding {
     let advice = "system calls take a kernel with CONFIG_SECCOMP_FILTER (then /proc/sys/kernel/seccomp/actions_avail is \
                   there), capabilities take root with CAP_SETPCAP; a seccomp filter around this program may forbid both";
     CONFINEMENT.warning(found.join("; "), advice)
+}
+
+/// Leaves what limits this very process, as a call does. What limits Multus, which starts plugins in its own cgroup, is named.
+fn limits() -> Finding {
+    let (kept, left): (Vec<Limit>, Vec<Limit>) = limits::leave().into_iter().partition(|limit| limit.kept.is_some());
+    let mut why: Vec<String> = kept.iter().map(Limit::to_string).collect();
+    why.extend(limits::obstacles().iter().map(|obstacle| format!("no cgroup can be left: {obstacle}")));
+    let caller = super::processes(|name| name == MULTUS).next().map(|process| process.cgroups().unwrap_or_default());
+    let of_caller = caller.map(|table| limits::of_table(&table)).unwrap_or_default();
+    if why.is_empty() {
+        let found = match (of_caller.is_empty(), left.is_empty()) {
+            (false, _) => format!("those of Multus can be left: {}", of_caller.join("; ")),
+            (true, false) => {
+                format!(
+                    "can be left, as this process has: {}",
+                    left.into_iter().map(|limit| limit.what).collect::<Vec<_>>().join("; ")
+                )
+            }
+            (true, true) => "none on this process, and any can be left".to_owned(),
+        };
+        return LIMITS.ok(found);
+    }
+    why.extend(of_caller.iter().map(|limit| format!("Multus is in {limit}")));
+    let advice = "the host's /sys/fs/cgroup must be mounted writable, and a security module must not forbid writing to cgroup.procs and \
+                  tasks in it; else take the limits of CPU and memory from whatever starts plugins (Multus' DaemonSet)";
+    LIMITS.warning(why.join("; "), advice)
 }
 
 fn network() -> Finding {

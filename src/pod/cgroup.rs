@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::identity::PodUid;
-use super::process::Process;
+use super::process::{self, Process};
 use crate::sys;
 
 /// Where hosts have a hierarchy that holds all of a pod's processes: version 2, and of version 1 one that libvirt moves
@@ -34,12 +34,6 @@ const CLASSES: [&str; 3] = ["", "burstable", "besteffort"];
 
 /// Most cgroups of a pod that are looked at: its containers may be allowed to make more.
 const GROUP_LIMIT: usize = 256;
-
-/// Most processes of a pod that are looked at.
-const PROCESS_LIMIT: usize = 4096;
-
-/// Longest list of a cgroup's processes that is read, in bytes.
-const LIST_LIMIT: u64 = 64 << 10;
 
 /// Returns the pod that a process' cgroup table names: the first component of any line that does, after those that the
 /// node's first process has in the same hierarchy. The first: kubelet's own comes before whatever a pod that may write
@@ -79,14 +73,14 @@ fn pod_named(component: &str) -> Option<PodUid> {
     PodUid::parse(&uid.replace('_', "-"))
 }
 
-/// The processes in a pod's cgroup, in the order of their pids; the first 4096, of the first 256 cgroups. None where
-/// the pod's cgroup is not found, or is empty.
+/// The processes in a pod's cgroup, in the order of their pids; as many as [`process::most`] says, of the
+/// first 256 cgroups. None where the pod's cgroup is not found, or is empty.
 #[must_use]
 pub fn processes(uid: &PodUid) -> Vec<Process> {
     // An empty one may be left by another driver, or be kubelet's alone.
     let lists = ROOTS.iter().flat_map(|root| directories(Path::new(root), uid)).map(pids);
     let pids = lists.into_iter().find(|pids| !pids.is_empty()).unwrap_or_default();
-    pids.into_iter().take(PROCESS_LIMIT).filter_map(|pid| Process::open(pid).ok()).collect()
+    pids.into_iter().filter_map(|pid| Process::open(pid).ok()).collect()
 }
 
 /// Where a pod's cgroup may be below the root of a hierarchy, with the cgroupfs driver and with systemd's
@@ -107,11 +101,19 @@ fn directories(root: &Path, uid: &PodUid) -> impl Iterator<Item = PathBuf> {
 /// its processes are told above it (cgroups(7), "Thread mode").
 fn pids(path: PathBuf) -> BTreeSet<i32> {
     let mut found = BTreeSet::new();
-    let mut groups = vec![path];
+    let (mut groups, most) = (vec![path], process::most());
     for _ in 0..GROUP_LIMIT {
         let Some(group) = groups.pop() else { break };
-        let list = sys::read_text(&group.join("cgroup.procs"), LIST_LIMIT).unwrap_or_default();
-        found.extend(list.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+        let note = |line: &[u8]| {
+            let pid = std::str::from_utf8(line).ok()?.parse().ok().filter(|pid| *pid > 0)?;
+            found.insert(pid);
+            // The lowest are kept: those of the containers' first processes.
+            if found.len() > most {
+                found.pop_last();
+            }
+            None::<()>
+        };
+        let _ = sys::find_line(&group.join("cgroup.procs"), note);
         let Ok(listing) = std::fs::read_dir(&group) else { continue };
         let is_group = |entry: &std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
         groups.extend(listing.flatten().filter(is_group).take(GROUP_LIMIT).map(|entry| entry.path()));

@@ -153,6 +153,9 @@ impl Search<'_> {
                 }
             }
         }
+        if processes.len() >= process::most() {
+            tried.push(format!("the pod has more processes than were looked at, which are {}", processes.len()));
+        }
         Err(foul.unwrap_or(Error::Absent { tried }))
     }
 

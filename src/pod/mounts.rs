@@ -1,14 +1,10 @@
 //! Mount tables: `/proc/<pid>/mountinfo` (proc(5)).
 
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use crate::sys;
-
-/// Longest mount table that is read, in bytes: some 60 000 mounts.
-pub(super) const TABLE_LIMIT: u64 = 16 << 20;
 
 /// One line of a mount table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,23 +41,24 @@ impl Mount {
     }
 }
 
-/// The mount of this id in a mount table, `<proc>/mountinfo` of a process' directory below `/proc`; `None` if it is not
-/// among the first 16 MiB. The table is read no further than there: the host's has a line for each volume of each pod, and
-/// the file systems on which most volumes lie stand first.
+/// The mount of this id in a mount table, `<proc>/mountinfo` of a process' directory below `/proc`; `None` if it is not there.
+/// The table is read no further than that: the host's has a line for each volume of each pod, and the file systems on which most
+/// volumes lie stand first.
 ///
 /// # Errors
-/// Those of reading the file.
+/// Those of [`sys::find_line`].
 pub fn by_id(proc: &Path, id: u64) -> Result<Option<Mount>, sys::Error> {
-    let path = proc.join("mountinfo");
-    let table = BufReader::new(sys::open_file(&path)?.take(TABLE_LIMIT));
     let begins = format!("{id} ");
-    for line in table.split(b'\n') {
-        let line = line.map_err(|error| sys::Error::of("read", &path, &error))?;
-        if let Some(mount) = line.starts_with(begins.as_bytes()).then(|| parse(&line)).flatten() {
-            return Ok(Some(mount));
-        }
-    }
-    Ok(None)
+    let is_it = |line: &[u8]| line.starts_with(begins.as_bytes()).then(|| parse(line)).flatten();
+    sys::find_line(&proc.join("mountinfo"), is_it)
+}
+
+/// Returns what `look` makes of the first mount of such a table that it makes anything of.
+///
+/// # Errors
+/// Those of [`sys::find_line`].
+pub fn find<T>(proc: &Path, mut look: impl FnMut(Mount) -> Option<T>) -> Result<Option<T>, sys::Error> {
+    sys::find_line(&proc.join("mountinfo"), |line| parse(line).and_then(&mut look))
 }
 
 /// The mounts of a table. Paths need not be text: in the host's own table stand directories of pods' volumes, too

@@ -12,9 +12,6 @@ use nix::sys::statfs::{NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs};
 use super::process::{self, Process};
 use crate::sys;
 
-/// Most processes of a sandbox that are looked at; a pod may fork as many as it is allowed.
-pub const PROCESS_LIMIT: usize = 4096;
-
 /// Most links that lead from one to the next before the namespace comes.
 const LINK_LIMIT: usize = 8;
 
@@ -97,26 +94,27 @@ impl Sandbox {
         process.namespace("net").is_ok_and(|object| object == self.object)
     }
 
-    /// The processes that live in this namespace, in the order of their pids; the first 4096 of them. Costs one readlink(2)
+    /// The processes that live in this namespace, in the order of their pids; as many as [`process::most`] says. Costs one readlink(2)
     /// for each process of the node.
     ///
     /// # Errors
-    /// That of listing `/proc`.
+    /// That of listing `/proc`; `EMFILE` for want of descriptors.
     pub fn processes(&self) -> Result<Vec<Process>, sys::Error> {
         // Nearly all processes are somebody else's. What the link reads tells that for half of what following it costs.
         let link = format!("net:[{}]", self.object.1);
-        let mut found = Vec::new();
+        let (mut found, most) = (Vec::new(), process::most());
         for pid in process::pids()? {
             let is_other = |seen: PathBuf| seen.as_os_str() != link.as_str();
             if std::fs::read_link(format!("/proc/{pid}/ns/net")).map_or(true, is_other) {
                 continue;
             }
-            if let Ok(process) = Process::open(pid)
-                && self.holds(&process)
-            {
-                found.push(process);
+            match Process::open(pid) {
+                Ok(process) if self.holds(&process) => found.push(process),
+                Err(error) if !error.is_absent() => return Err(error),
+                // Another's by now, or nobody's.
+                _ => {}
             }
-            if found.len() >= PROCESS_LIMIT {
+            if found.len() >= most {
                 break;
             }
         }

@@ -17,8 +17,11 @@ const COMMAND_LIMIT: u64 = 1 << 20;
 /// Longest name of a process that is read, in bytes (`TASK_COMM_LEN` is 16; kernel threads have up to 64).
 const NAME_LIMIT: u64 = 64;
 
-/// Longest table of unix sockets that is read, in bytes: some 200 000 sockets.
-const SOCKETS_LIMIT: u64 = 16 << 20;
+/// Most processes of a pod that are looked at.
+const PROCESS_LIMIT: usize = 16_384;
+
+/// Longest `limits` of a process that is read, in bytes: sixteen lines.
+const LIMITS_LIMIT: u64 = 4096;
 
 /// Most containers of a pod that are looked at. Its processes may make more mount namespaces.
 const CONTAINER_LIMIT: usize = 64;
@@ -123,9 +126,7 @@ impl Process {
     /// # Errors
     /// Those of reading its mount table.
     pub fn find_mount<T>(&self, look: impl FnMut(Mount) -> Option<T>) -> Result<Option<T>, sys::Error> {
-        // Mount by mount: the text of a pod's table may be long, and its mounts together would take several times that.
-        let table = sys::read_bytes(&self.path("mountinfo"), mounts::TABLE_LIMIT)?;
-        Ok(mounts::mounts(&table).find_map(look))
+        mounts::find(&self.path(""), look)
     }
 
     /// Where it sees a location, if anywhere; the first such mount.
@@ -155,14 +156,16 @@ impl Process {
         }
         Ok(found)
     }
+}
 
-    /// The unix sockets of its network namespace, as the kernel lists them (`/proc/<pid>/net/unix`, proc(5)).
-    ///
-    /// # Errors
-    /// Those of reading the file.
-    pub fn unix_sockets(&self) -> Result<String, sys::Error> {
-        sys::read_text(&self.path("net/unix"), SOCKETS_LIMIT)
-    }
+/// Most processes of a pod that are looked at: 16,384, or fewer where this process may not have the descriptors. Each takes one, and at
+/// times there are two lists of them.
+#[must_use]
+pub fn most() -> usize {
+    let limits = sys::read_text(Path::new("/proc/self/limits"), LIMITS_LIMIT).unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let descriptors = line.and_then(|line| line.split_ascii_whitespace().next()?.parse::<usize>().ok());
+    descriptors.map_or(PROCESS_LIMIT, |descriptors| PROCESS_LIMIT.min(descriptors / 2))
 }
 
 /// One process of each container, told by its mount namespace: the first of them, for the first 64 containers.
@@ -171,14 +174,6 @@ pub fn of_each_container<'a>(processes: impl IntoIterator<Item = &'a Process>) -
     // One that has ended meanwhile is of none.
     let is_first = move |process: &&Process| process.namespace("mnt").is_ok_and(|object| seen.insert(object));
     processes.into_iter().filter(is_first).take(CONTAINER_LIMIT)
-}
-
-/// The unix sockets of this process' own network namespace, normally the host's.
-///
-/// # Errors
-/// Those of reading the file.
-pub fn own_unix_sockets() -> Result<String, sys::Error> {
-    sys::read_text(Path::new("/proc/self/net/unix"), SOCKETS_LIMIT)
 }
 
 /// The inode of a descriptor's link that stands for a socket: `socket:[123]`.
@@ -195,4 +190,15 @@ pub fn pids() -> Result<impl Iterator<Item = i32>, sys::Error> {
     let proc = Path::new("/proc");
     let listing = std::fs::read_dir(proc).map_err(|error| sys::Error::of("readdir", proc, &error))?;
     Ok(listing.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_processes_are_held_than_there_are_descriptors_for() {
+        let soft = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap();
+        assert_eq!(most(), PROCESS_LIMIT.min(usize::try_from(soft / 2).unwrap()));
+    }
 }

@@ -11,15 +11,15 @@ use crate::pod::identity::PodUid;
 use crate::pod::netns::Sandbox;
 use crate::pod::volume::Volume;
 use crate::privilege::{self, Task};
+use crate::quote;
 use crate::record::{Record, Store};
 use crate::share::Share;
-use crate::{quote, sys};
 
 use super::journal::Journal;
 use super::ledger::{self, Ledger};
 use super::plug::{Failure, Plug};
 use super::sandbox::{self, Living};
-use super::{end_soon_after, fault, hypervisor, ports, prev_result, shares, undo};
+use super::{end_soon_after, enter_host, fault, hypervisor, ports, prev_result, shares, undo};
 
 /// Most characters of a pod's namespace and name that are recorded.
 const NAME_MAX: usize = 253;
@@ -75,9 +75,7 @@ fn serve(
     if sandbox.is_hosts() {
         return Err(fault::netns_of_host());
     }
-    // Before there has been any other thread: one that has been joined may still have its share in this process' root
-    // directory, and setns(2) refuses to move a root that is shared.
-    sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
+    enter_host(journal)?;
     let has_link = sandbox.has_link(&request.ifname).map_err(|error| fault::netns(&error))?;
     privilege::confine(Task::Mount);
     end_soon_after(deadline, Task::Mount);

@@ -3,14 +3,14 @@
 use crate::cni::{Error, Request};
 use crate::config::Config;
 use crate::deadline::Deadline;
+use crate::logging;
 use crate::ovs::Ovs;
 use crate::privilege::{self, Task};
 use crate::record::{Nic, Store};
-use crate::{logging, sys};
 
 use super::journal::Journal;
 use super::state::{Flaw, Part, Scene};
-use super::{end_soon_after, fault, prev_result, sandbox};
+use super::{end_soon_after, enter_host, prev_result, sandbox};
 
 /// Succeeds if mount, NIC, socket and data plane are as the ADD left them.
 pub fn check(request: &Request, config: &Config, journal: &mut Journal) -> Result<(), Error> {
@@ -23,7 +23,7 @@ pub fn check(request: &Request, config: &Config, journal: &mut Journal) -> Resul
     let Some(record) = record else { return Ok(()) };
     let config = &config.for_attachment(&request.conf, record.keys.as_ref());
     logging::set_level(config.log_level);
-    sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
+    enter_host(journal)?;
     privilege::confine(Task::Talk);
     let deadline = Deadline::after(config.attach_timeout);
     end_soon_after(deadline, Task::Talk);

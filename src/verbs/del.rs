@@ -4,18 +4,18 @@ use crate::cni::mac::Mac;
 use crate::cni::{Error, Request};
 use crate::config::Config;
 use crate::deadline::Deadline;
+use crate::logging;
 use crate::ovs::port::is_gone;
 use crate::ovs::stale::Of;
 use crate::pod::identity::PodUid;
 use crate::privilege::{self, Task};
 use crate::record::Store;
 use crate::share::Share;
-use crate::{logging, sys};
 
 use super::journal::Journal;
 use super::sandbox;
 use super::undo::{self, Undo};
-use super::{end_soon_after, fault, ports, prev_result};
+use super::{end_soon_after, enter_host, fault, ports, prev_result};
 
 /// Undoes what an ADD of this attachment did. Nothing left is success.
 pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<(), Error> {
@@ -32,7 +32,7 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
     };
     let early = config_now();
     logging::set_level(early.log_level);
-    sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
+    enter_host(journal)?;
     privilege::confine(Task::Mount);
     let deadline = Deadline::after(early.detach_timeout);
     end_soon_after(deadline, Task::Mount);

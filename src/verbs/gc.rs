@@ -7,13 +7,13 @@ use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::pod::identity::PodUid;
 use crate::privilege::{self, Task};
+use crate::quote;
 use crate::record::{Record, Store};
-use crate::{quote, sys};
 
 use super::journal::Journal;
 use super::sweep::Sweep;
 use super::undo::{self, Undo};
-use super::{end_soon_after, fault};
+use super::{end_soon_after, enter_host, fault};
 
 /// Goes on after an error, and reports all of them.
 pub fn gc(request: &Request, config: &Config, journal: &mut Journal) -> Result<(), Error> {
@@ -31,7 +31,7 @@ pub fn gc(request: &Request, config: &Config, journal: &mut Journal) -> Result<(
     if stale.is_empty() && sweep.candidates().is_empty() {
         return Ok(());
     }
-    sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
+    enter_host(journal)?;
     privilege::confine(Task::Mount);
     store.withdraw_unused();
     let mut failures = Vec::new();

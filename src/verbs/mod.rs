@@ -29,7 +29,9 @@ use std::time::Duration;
 use crate::cni::{self, Command, Error, PrevResult, Request};
 use crate::config::Config;
 use crate::deadline::Deadline;
+use crate::limits;
 use crate::privilege::{self, Task};
+use crate::sys;
 use journal::Journal;
 
 /// Does what the request asks for, and returns what is to be printed, if anything.
@@ -49,6 +51,20 @@ pub fn run(request: &Request, config: &Config) -> Result<Option<Vec<u8>>, Error>
     };
     journal.close(outcome.as_ref().err());
     outcome
+}
+
+/// Moves this process out of what its caller put around it: into the host's mount namespace, and out of the caller's limits, which
+/// would hold up the VM. For calls that deal with a pod, before there is any other thread: one that has been joined may still
+/// have its share in this process' root directory, and setns(2) refuses to move a root that is shared.
+fn enter_host(journal: &mut Journal) -> Result<(), Error> {
+    sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
+    for limit in limits::leave() {
+        match limit.kept {
+            None => journal.did(limit),
+            Some(_) => journal.warn(limit),
+        }
+    }
+    Ok(())
 }
 
 /// How long after its deadline a call may still be at work: it has things to put back, and the machine may be busy.

@@ -6,13 +6,13 @@ use std::sync::{Arc, OnceLock};
 
 use crate::cni::{Error, Request};
 use crate::config::Config;
-use crate::dataplane::connected;
+use crate::dataplane::connected::{self, OfPath, Socket};
 use crate::dataplane::guard::End;
 use crate::deadline::Deadline;
 use crate::pod::cgroup;
 use crate::pod::identity::{self, PodUid};
 use crate::pod::mounts::{Location, Mount};
-use crate::pod::netns::{PROCESS_LIMIT, Sandbox};
+use crate::pod::netns::Sandbox;
 use crate::pod::process::{self, Process};
 use crate::pod::unix_path::{UnixPath, Views};
 use crate::pod::volume::Volume;
@@ -154,15 +154,16 @@ impl Living {
         UnixPath::new(text, self.views.get_or_init(|| Arc::new(Views::of(&self.processes))))
     }
 
-    /// The unix sockets of the pod's network namespace, as the kernel lists them; none where all its processes have ended.
+    /// Returns what `look` makes of the first unix socket of the pod's network namespace that it makes anything of. There is none
+    /// where all the pod's processes have ended.
     ///
     /// # Errors
-    /// Those of reading the list; `EFBIG` for one of more than 16 MiB.
-    pub fn unix_sockets(&self) -> Result<String, sys::Error> {
+    /// Those of reading the kernel's list.
+    pub fn find_socket<T>(&self, mut look: impl FnMut(Socket<'_>) -> Option<T>) -> Result<Option<T>, sys::Error> {
         // They all live in the one namespace: what fails for a process that lives would fail for all.
-        let lists = self.processes.iter().map(Process::unix_sockets);
+        let lists = self.processes.iter().map(|process| connected::find(&process.path("net/unix"), &mut look));
         let mut answers = lists.skip_while(|list| list.as_ref().is_err_and(sys::Error::is_absent));
-        answers.next().unwrap_or(Ok(String::new()))
+        answers.next().unwrap_or(Ok(None))
     }
 
     /// Whether a process of the pod listens on the unix socket that it bound to this path.
@@ -170,9 +171,9 @@ impl Living {
     /// # Errors
     /// That of listing the pod's sockets.
     pub fn listens(&self, path: &str) -> Result<bool, Error> {
-        let sockets = self.unix_sockets().map_err(|error| fault::system("listing the pod's unix sockets", &error))?;
         let path = self.path(path);
-        Ok(connected::is_listening(&sockets, |other| path.is(other)))
+        let found = self.find_socket(|socket| (socket.listens && path.is(socket.path)).then_some(()));
+        Ok(found.map_err(|error| fault::system("listing the pod's unix sockets", &error))?.is_some())
     }
 
     /// The same; what cannot be known may be so.
@@ -183,8 +184,9 @@ impl Living {
     /// The process that listens on the unix socket that it bound to this path, if it can be seen.
     pub fn listener(&self, path: &str) -> Option<&Process> {
         let path = self.path(path);
-        let listeners = connected::listeners(&self.unix_sockets().ok()?, |other| path.is(other));
-        self.everyone().find(|process| process.descriptors(&listeners).is_ok_and(|found| !found.is_empty()))
+        let mut found = OfPath::default();
+        self.find_socket(|socket| found.add(|other| path.is(other), &socket)).ok()?;
+        self.everyone().find(|process| process.descriptors(&found.listeners).is_ok_and(|found| !found.is_empty()))
     }
 
     /// Where the pod's containers have a location mounted, as far as can be seen by the deadline.
@@ -198,19 +200,21 @@ impl Living {
     /// in that of `data_plane`, if it is known who that is. A pod may have as many processes and connections as it is
     /// allowed: those are looked at until the deadline, and 64 of these.
     pub fn accepted(&self, path: &str, data_plane: Option<&Process>, deadline: Deadline) -> Vec<End> {
-        // One list after the other, for each may be long.
-        let named = self.path(path);
-        let is_path = |other: &str| named.is(other);
-        let mut sockets = connected::accepted(&process::own_unix_sockets().unwrap_or_default(), is_path);
-        let pods = self.unix_sockets().unwrap_or_default();
-        sockets.extend(connected::accepted(&pods, is_path));
-        if let Some(list) = data_plane.and_then(|process| process.unix_sockets().ok()) {
-            sockets.extend(connected::accepted(&list, is_path));
+        let path = self.path(path);
+        let is_path = |other: &[u8]| path.is(other);
+        let mut others = OfPath::default();
+        let own = PathBuf::from("/proc/self/net/unix");
+        for list in [Some(own), data_plane.map(|process| process.path("net/unix"))].into_iter().flatten() {
+            // What cannot be listed is looked for in the others.
+            let _ = connected::find(&list, |socket| others.add(is_path, &socket));
         }
+        let mut pods = OfPath::default();
+        let _ = self.find_socket(|socket| pods.add(is_path, &socket));
+        let sockets = &others.accepted | &pods.accepted;
         if sockets.is_empty() {
             return Vec::new();
         }
-        let with_listeners = &sockets | &connected::listeners(&pods, is_path);
+        let with_listeners = &sockets | &pods.listeners;
         let of = |process: &Process| {
             let (pid, proc) = (process.pid(), process.path(""));
             let found = process.descriptors(&with_listeners).unwrap_or_default();
@@ -220,11 +224,12 @@ impl Living {
             processes.iter().take_while(|_| !deadline.passed()).flat_map(of).take(END_LIMIT).collect()
         };
         let mut found = ends(&self.processes);
-        if found.is_empty() && self.may_listen(path) {
+        // The list is read once more: QEMU may have closed its socket meanwhile.
+        if found.is_empty() && self.may_listen(&path) {
             // Whoever listens still is elsewhere: a libvirt that sees the host's cgroups puts QEMU into one outside the pod's.
             found = ends(self.others());
         }
-        found.retain(|end| sockets.contains(&end.inode) && end.is_bound_to(|name| named.is(name)));
+        found.retain(|end| sockets.contains(&end.inode) && end.is_bound_to(|name| path.is(name)));
         found
     }
 
@@ -271,7 +276,7 @@ impl Living {
         if others.iter().take_while(|_| !deadline.passed()).any(&mut sees) {
             return Some(true);
         }
-        (!is_unknown && !deadline.passed() && others.len() < PROCESS_LIMIT).then_some(false)
+        (!is_unknown && !deadline.passed() && others.len() < process::most()).then_some(false)
     }
 
     /// The processes in the sandbox that are not in the pod's cgroup, which takes a look at every process of the node.

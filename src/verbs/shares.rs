@@ -1,11 +1,13 @@
 //! Which attachments of a pod a share is there for, and who still uses it. A pod may have several shares: one for each of its volumes, and one
 //! for each directory that `socket_base_dir` has named while it lived.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cni::Error;
-use crate::dataplane::connected;
+use crate::dataplane::connected::Socket;
 use crate::deadline::Deadline;
 use crate::pod::identity::PodUid;
 use crate::pod::volume::Volume;
@@ -60,14 +62,15 @@ pub fn is_in_use(volume: &Volume, living: &Living, deadline: Deadline) -> bool {
     if names.is_empty() {
         return false;
     }
-    let (Ok(location), Ok(sockets)) = (volume.location(), living.unix_sockets()) else { return true };
+    let Ok(location) = volume.location() else { return true };
     let points = living.mount_points(&location, deadline);
-    let is_in_it = |path: &str| {
-        let name = Path::new(path).file_name().and_then(|name| name.to_str()).filter(|name| names.contains(*name));
+    let is_in_it = |socket: Socket<'_>| {
+        let path = Path::new(OsStr::from_bytes(socket.path));
+        let name = path.file_name().and_then(|name| name.to_str()).filter(|name| names.contains(*name));
         let at = |point: &PathBuf| point.join(name?).into_os_string().into_string().ok();
-        points.iter().filter_map(at).any(|one| living.path(&one).is(path))
+        (socket.listens && points.iter().filter_map(at).any(|one| living.path(&one).is(socket.path))).then_some(())
     };
-    deadline.passed() || connected::listening(&sockets).any(is_in_it)
+    deadline.passed() || living.find_socket(is_in_it).map_or(true, |found| found.is_some())
 }
 
 /// Puts back what a failed ADD found: its earlier record, if it had one, and no share where there was none. A share stays

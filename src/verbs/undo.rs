@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::cni::{Error, NetConf};
 use crate::config::{Attach, Config};
-use crate::dataplane::connected;
+use crate::dataplane::connected::Socket;
 use crate::dataplane::seat::Seat;
 use crate::deadline::Deadline;
 use crate::libvirt::{Access, Client, Domain};
@@ -196,15 +196,21 @@ impl Undo<'_> {
         let paths: Vec<_> =
             points.iter().filter_map(|point| point.join(socket).into_os_string().into_string().ok()).collect();
         // QEMU's container need not be the only one that has the volume.
-        let sockets = living.unix_sockets().map_err(|error| {
+        let spellings: Vec<UnixPath> = paths.iter().map(|path| living.path(path)).collect();
+        let mut held = None;
+        let note = |socket: Socket<'_>| {
+            let index = spellings.iter().position(|path| socket.listens && path.is(socket.path))?;
+            held = held.map_or(Some(index), |held: usize| Some(held.min(index)));
+            None::<()>
+        };
+        living.find_socket(note).map_err(|error| {
             Error::try_again(
                 "The pod's unix sockets cannot be listed, so that it cannot be known whether its VM has the NIC. Nothing was \
                  undone; the next DEL begins anew.",
             )
             .with_details(error)
         })?;
-        let is_held = |path: &UnixPath| connected::is_listening(&sockets, |other| path.is(other));
-        let held = paths.iter().find(|path| is_held(&living.path(path)));
+        let held = held.and_then(|index| paths.get(index));
         // The plugin's alias must tell a NIC that came along, or that an ADD would not have plugged: one of the VM's
         // definition may have the same MAC and socket.
         let (origin, mac) = match record {

@@ -1,11 +1,10 @@
 //! QEMUs of a pod that wait in an attach for a back end, whoever sent it.
 
-use std::cell::OnceCell;
 use std::path::Path;
 
 use nix::errno::Errno;
 
-use crate::dataplane::{connected, waiting};
+use crate::dataplane::waiting;
 use crate::deadline::Deadline;
 use crate::pod::process::{self, Process};
 use crate::sys;
@@ -41,24 +40,28 @@ impl Living {
         processes: impl Iterator<Item = &'a Process>,
         deadline: Deadline,
     ) -> Result<Vec<Waiting<'a>>, sys::Error> {
-        let (mut found, mut refused, sockets) = (Vec::new(), None, OnceCell::new());
+        let (mut polled, mut refused) = (Vec::new(), None);
         for process in processes.take_while(|_| !deadline.passed()) {
             match waiting::descriptors(&process.path(""), process.pid()) {
-                Ok(polled) if polled.is_empty() => {}
-                Ok(polled) => {
-                    if sockets.get().is_none() {
-                        let _ = sockets.set(self.unix_sockets()?);
-                    }
-                    let list = sockets.get().map_or("", String::as_str);
-                    found.extend(polled.into_iter().filter_map(|descriptor| {
-                        let path = connected::path_of_listener(list, inode_of(process, descriptor)?)?.to_owned();
-                        Some(Waiting { process, path, descriptor })
-                    }));
-                }
+                Ok(descriptors) => polled.extend(descriptors.into_iter().filter_map(|descriptor| {
+                    let inode = inode_of(process, descriptor)?;
+                    Some((inode, process, descriptor))
+                })),
                 Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EACCES) => refused = Some(error),
                 // It has ended, or has gone on since.
                 Err(_) => {}
             }
+        }
+        let mut found = Vec::new();
+        if !polled.is_empty() {
+            self.find_socket(|socket| {
+                let its = polled.iter().filter(|(inode, ..)| socket.listens && *inode == socket.inode);
+                found.extend(its.filter_map(|(_, process, descriptor)| {
+                    let path = String::from_utf8(socket.path.to_owned()).ok()?;
+                    Some(Waiting { process, path, descriptor: *descriptor })
+                }));
+                None::<()>
+            })?;
         }
         if deadline.passed() {
             refused = Some(sys::Error::of("read", Path::new("/proc"), &Errno::ETIMEDOUT.into()));

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Map, Value};
 use vhostuser_hotplug::cni::{Args, Command, NetConf, Version};
-use vhostuser_hotplug::dataplane::connected;
+use vhostuser_hotplug::dataplane::connected::{OfPath, Socket};
 use vhostuser_hotplug::dataplane::message::{Fault, Line, Message, PAYLOAD_LIMIT};
 use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::Domain;
@@ -238,9 +238,13 @@ fn sockets_are_found_by_their_whole_path() {
             let here: Vec<_> = sockets.iter().filter(|(_, _, _, at)| *at == number).collect();
             let accepted: BTreeSet<u64> =
                 here.iter().filter(|(_, state, ..)| *state == 3).map(|(inode, ..)| *inode).collect();
-            assert_eq!(connected::accepted(&list, |other| other == path), accepted, "{list}");
+            let mut found = OfPath::default();
+            for socket in list.lines().filter_map(|line| Socket::parse(line.as_bytes())) {
+                assert_eq!(found.add(|other| other == path.as_bytes(), &socket), None);
+            }
+            assert_eq!(found.accepted, accepted, "{list}");
             let listens = here.iter().any(|(_, state, accepts, _)| *accepts && *state == 1);
-            assert_eq!(connected::is_listening(&list, |other| other == path), listens, "{list}");
+            assert_eq!(!found.listeners.is_empty(), listens, "{list}");
         }
     });
 }

@@ -6,8 +6,14 @@ use std::time::{Duration, Instant};
 /// The pid of the program itself. Each nsenter that enters a pid namespace has one child, once it has entered.
 pub fn program(of: u32) -> u32 {
     let patience = Instant::now() + Duration::from_secs(60);
+    let own = std::env::current_exe().unwrap();
     let mut pid = of;
-    while std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "nsenter\n") {
+    loop {
+        // The parent of a process that becomes another program goes on before the kernel has given it that program's name.
+        let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        if program != own && !program.ends_with("nsenter") {
+            break;
+        }
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         match children.split_whitespace().next() {
             Some(child) => pid = child.parse().unwrap(),

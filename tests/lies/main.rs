@@ -16,6 +16,7 @@ mod node;
 #[allow(dead_code, reason = "shared with the group tests/faults, which uses the rest")]
 mod signals;
 
+mod crowds;
 mod docs;
 mod fields;
 mod peers;

@@ -18,7 +18,7 @@ const SHORT: u64 = 4;
 
 /// Most memory that a call may have resident at any time, in KiB, whatever it is told; docs/lies.md says what that is made
 /// of.
-pub const PEAK_MAX: u64 = 65_536;
+pub const PEAK_MAX: u64 = 16_384;
 
 /// Who lies.
 pub enum Liar {

@@ -15,12 +15,13 @@ const LIST: &str = r#"{"name":"kube-ovn","cniVersion":"1.0.0","plugins":[{"type"
     {"type":"vhostuser-hotplug","kubelet_dir":"/run/kubelet"}]}"#;
 
 /// Every check, in its order.
-const CHECKS: [&str; 17] = [
+const CHECKS: [&str; 18] = [
     "rights",
     "openat2",
     "pidfd_getfd",
     "SO_PEERPIDFD",
     "confinement",
+    "limits",
     "network namespace",
     "syslog",
     "kubelet_dir",

@@ -19,6 +19,9 @@ mod keys;
 mod left_over;
 #[allow(dead_code, reason = "shared with other groups, which use the rest")]
 mod libvirt;
+#[allow(dead_code, reason = "shared with other groups, which use the rest")]
+mod limited;
+mod limits;
 mod mtu;
 mod multus;
 mod node;
