@@ -146,7 +146,7 @@ fn an_attach_that_comes_late_fails_and_freezes_no_vm() {
         let found = steps(&pod, "add", &port.json);
         let before = found.iter().find(|step| step.name == "attach").unwrap().nth - 1;
         pod.call_plugin_alone("del", "net1", &json!({}), &port.json).succeeded();
-        let keys = json!({"attach_timeout": 2, "detach_timeout": 2});
+        let keys = json!({"attach_timeout": 8, "detach_timeout": 4});
         let port = pod.call("add", "net1", &json!({"attach": "never"})).json;
         lab(&["exec", "rm", "-f", trace]);
         let inject = format!("inject=sendto:signal=SIGSTOP:when={before}");
