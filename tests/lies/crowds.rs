@@ -28,6 +28,7 @@ for first in range(0, wanted, share):
             one.bind(b"\0" + str(first + number).encode() + b"\xff" * 90)
         os.write(told[1], b"1")
         os.read(0, 1)
+        os._exit(0)
     os.close(told[1])
     assert os.read(told[0], 1) == b"1"
 print(1, flush=True)
