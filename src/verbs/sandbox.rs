@@ -181,7 +181,7 @@ impl Living {
             let _ = connected::find(&list, |socket| others.add(path, &socket));
         }
         let mut pods = OfPath::default();
-        let is_listed = self.find_socket(|socket| pods.add(path, &socket)).is_ok();
+        let _ = self.find_socket(|socket| pods.add(path, &socket));
         let sockets = &others.accepted | &pods.accepted;
         if sockets.is_empty() {
             return Vec::new();
@@ -196,7 +196,7 @@ impl Living {
             processes.iter().take_while(|_| !deadline.passed()).flat_map(of).take(END_LIMIT).collect()
         };
         let mut found = ends(&self.processes);
-        if found.is_empty() && !(is_listed && pods.listeners.is_empty()) {
+        if found.is_empty() && self.listens(path).unwrap_or(true) {
             // Whoever listens still is elsewhere: a libvirt that sees the host's cgroups puts QEMU into one outside the pod's.
             found = ends(self.others());
         }
