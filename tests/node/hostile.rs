@@ -211,7 +211,7 @@ fn a_list_of_sockets_that_cannot_be_read_does_not_tell_that_the_nic_is_gone() {
     let brought = del.clone().ifname("net2");
     bounded(&brought.clone().command("ADD").set("attach", json!("never")), &node).succeeded();
     end(&mut double.child);
-    // A directory in its place.
+    // A directory can be opened, and not read.
     let list = format!("/proc/{}/net", pod.pid);
     node.sh(&format!("mkdir -p /run/net/unix && mount --bind /run/net {list}"));
     for del in [&del, &brought] {

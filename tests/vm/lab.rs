@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::limited::Limited;
+
 /// How long a command of the lab is waited for, before the test is given up: longer than the lab itself waits for anything.
 const PATIENCE: Duration = Duration::from_secs(900);
 
@@ -182,9 +184,24 @@ impl Pod {
 
     fn call_with(&self, command: &str, ifname: &str, keys: &Value, netns: &str, args: &str) -> Answer {
         let conflist = Self::conflist(keys);
-        let variables =
-            [("CNI_CONTAINERID", self.fact("CID")), ("CNI_IFNAME", ifname), ("CNI_NETNS", netns), ("CNI_ARGS", args)];
-        call(&["runtime", command, conflist.path()], &variables, "")
+        call(&["runtime", command, conflist.path()], &self.variables(ifname, netns, args), "")
+    }
+
+    /// Calls the chain as kubelet's runtime does, in a cgroup.
+    pub fn call_in(&self, group: &Limited, command: &str, ifname: &str) -> Answer {
+        let conflist = Self::conflist(&json!({}));
+        let args = format!("IgnoreUnknown=1;K8S_POD_UID={};K8S_POD_NAME={}", self.fact("POD_UID"), self.name);
+        let args = format!("{args};K8S_POD_NAMESPACE={}", self.fact("NAMESPACE"));
+        let netns = format!("/proc/{}/ns/net", self.fact("PID"));
+        let [shell, option, script] = group.enter();
+        let mut runtime = Command::new(shell);
+        let runtime = runtime.args([&option, &script, &program(), "runtime", command, conflist.path()]);
+        let runtime = runtime.envs(self.variables(ifname, &netns, &args)).stdin(Stdio::null());
+        Answer::of(&runtime.output().unwrap())
+    }
+
+    fn variables<'a>(&'a self, ifname: &'a str, netns: &'a str, args: &'a str) -> [(&'static str, &'a str); 4] {
+        [("CNI_CONTAINERID", self.fact("CID")), ("CNI_IFNAME", ifname), ("CNI_NETNS", netns), ("CNI_ARGS", args)]
     }
 
     /// Calls the plugin alone, with what the ones before it in the chain would have answered.

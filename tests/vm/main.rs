@@ -16,6 +16,10 @@ mod lab;
 mod leaving;
 mod libcni;
 mod life;
+#[path = "../node/limited.rs"]
+#[allow(dead_code, reason = "shared with the group tests/node, which uses the rest")]
+mod limited;
+mod limits;
 mod memory;
 mod migrate;
 mod native;

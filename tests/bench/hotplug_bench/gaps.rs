@@ -1,7 +1,7 @@
 //! How long the guest stands still.
 //!
 //! Each round has a window of each kind, in which the guest's clock is watched every 2 ms beside a process that computes: with
-//! nothing done, with the plugin's ADD, with `virsh attach-device` of the same NIC. They take turns, so that what else the
+//! nothing done, with the plugin's ADD or DEL, with `virsh attach-device` of the same NIC. They take turns, so that what else the
 //! machine does falls on all kinds alike.
 
 use std::process::Stdio;
@@ -23,6 +23,8 @@ pub enum Kind {
     Nothing,
     /// The plugin's ADD
     Add,
+    /// The plugin's DEL
+    Del,
     /// virsh attach-device
     Virsh,
 }
@@ -42,8 +44,10 @@ pub struct Plan<'a> {
 pub struct Gaps {
     nothing: Vec<f64>,
     plugin: Vec<f64>,
+    del: Vec<f64>,
     virsh: Vec<f64>,
     plugin_took: Vec<f64>,
+    del_took: Vec<f64>,
     virsh_took: Vec<f64>,
 }
 
@@ -53,8 +57,10 @@ impl Gaps {
         let call = if in_chain { "call: kube-ovn and ADD, under load" } else { "call: ADD alone, under load" };
         table.row("longest gap", "longest gap, nothing done", &self.nothing);
         table.row("longest gap", "longest gap, vhostuser-hotplug ADD", &self.plugin);
+        table.row("longest gap", "longest gap, vhostuser-hotplug DEL", &self.del);
         table.row("longest gap", "longest gap, virsh attach-device", &self.virsh);
         table.row("call", call, &self.plugin_took);
+        table.row("call", "call: DEL, under load", &self.del_took);
         table.row("call", "call: virsh attach-device, under load", &self.virsh_took);
     }
 }
@@ -67,7 +73,7 @@ pub fn measure(bench: &Bench, plan: &Plan<'_>) -> (Gaps, f64) {
     let mut window = plan.window;
     let mut round = 0;
     while round < plan.attaches {
-        let Some(Round { nothing, plugin, virsh }) = one_round(bench, plan.kinds, round, window) else {
+        let Some(Round { nothing, plugin, del, virsh }) = one_round(bench, plan.kinds, round, window) else {
             gaps = Gaps::default();
             (window, round) = (window * 1.5, 0);
             eprintln!(
@@ -78,6 +84,8 @@ pub fn measure(bench: &Bench, plan: &Plan<'_>) -> (Gaps, f64) {
         gaps.nothing.extend(nothing.map(|(gap, _)| gap));
         gaps.plugin.extend(plugin.map(|(gap, _)| gap));
         gaps.plugin_took.extend(plugin.map(|(_, took)| took));
+        gaps.del.extend(del.map(|(gap, _)| gap));
+        gaps.del_took.extend(del.map(|(_, took)| took));
         gaps.virsh.extend(virsh.map(|(gap, _)| gap));
         gaps.virsh_took.extend(virsh.map(|(_, took)| took));
         round += 1;
@@ -92,6 +100,7 @@ pub fn measure(bench: &Bench, plan: &Plan<'_>) -> (Gaps, f64) {
 struct Round {
     nothing: Option<(f64, f64)>,
     plugin: Option<(f64, f64)>,
+    del: Option<(f64, f64)>,
     virsh: Option<(f64, f64)>,
 }
 
@@ -101,10 +110,19 @@ fn one_round(bench: &Bench, kinds: &[Kind], number: u32, window: f64) -> Option<
     if kinds.contains(&Kind::Nothing) {
         round.nothing = Some(watch(bench, window, || std::thread::sleep(Duration::from_secs(1)))?);
     }
-    if kinds.contains(&Kind::Add) {
-        let watched = watch(bench, window, || bench.add());
-        bench.del();
-        round.plugin = Some(watched?);
+    if kinds.contains(&Kind::Add) || kinds.contains(&Kind::Del) {
+        let done = |kind, act: &dyn Fn()| {
+            if kinds.contains(&kind) {
+                return Some(watch(bench, window, act));
+            }
+            act();
+            None
+        };
+        let (add, del) = (done(Kind::Add, &|| bench.add()), done(Kind::Del, &|| bench.del()));
+        if add == Some(None) || del == Some(None) {
+            return None;
+        }
+        (round.plugin, round.del) = (add.flatten(), del.flatten());
     }
     if kinds.contains(&Kind::Virsh) {
         bench.prepare_for_others();

@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::limited::Limited;
+
 /// The NIC's name; kube-ovn's stand-in makes its addresses from that.
 pub const IFNAME: &str = "net1";
 
@@ -14,9 +16,17 @@ const SHARE: &str = "share0";
 
 /// A command of the lab's script.
 pub fn command(words: &[&str]) -> Command {
+    command_in(None, words)
+}
+
+/// A command of the lab's script, in a cgroup.
+fn command_in(group: Option<&Limited>, words: &[&str]) -> Command {
     let program = std::env::var("LAB").expect("LAB names tests/lab/lab: run tests/bench/hotplug");
-    let mut command = Command::new(program);
-    command.args(words);
+    let mut all: Vec<String> = group.map(|group| group.enter().to_vec()).unwrap_or_default();
+    all.push(program);
+    all.extend(words.iter().map(|word| (*word).to_owned()));
+    let mut command = Command::new(&all[0]);
+    command.args(&all[1..]);
     command
 }
 
@@ -45,6 +55,8 @@ pub struct Bench {
     /// What an ADD answered that plugged nothing: with it, the plugin is called alone.
     share: Option<Value>,
     has_testpmd: bool,
+    /// The cgroup in which plugins are called, if it is not this process' own.
+    group: Option<Limited>,
 }
 
 impl Bench {
@@ -54,7 +66,28 @@ impl Bench {
         let facts = lab(&[&["pod", &pod], options].concat());
         let facts = facts.lines().filter_map(|line| line.split_once('='));
         let facts = facts.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        Self { pod, facts, keys: json!({"queues": queues, "log_level": "debug"}), share: None, has_testpmd: false }
+        Self {
+            pod,
+            facts,
+            keys: json!({"queues": queues, "log_level": "debug"}),
+            share: None,
+            has_testpmd: false,
+            group: None,
+        }
+    }
+
+    /// Has plugins called in a cgroup with the limits that Multus has as it is shipped, beside a process that computes.
+    pub fn limit_calls(&mut self) {
+        let mut group = Limited::new();
+        group.keep_busy();
+        self.group = Some(group);
+    }
+
+    /// Tells how the cgroup fared, and leaves it.
+    pub fn end_limits(&mut self) {
+        if let Some(group) = self.group.take() {
+            println!("in the cgroup: throttled {} times, {} OOM kills", group.throttled(), group.oom_kills());
+        }
     }
 
     /// Has kube-ovn's stand-in make the NIC's port; from now on, the plugin is called alone.
@@ -167,7 +200,7 @@ impl Bench {
             self.fact("CID"),
             self.fact("POD_UID")
         );
-        let mut command = command(words);
+        let mut command = command_in(self.group.as_ref(), words);
         command.env("CNI_CONTAINERID", self.fact("CID")).env("CNI_IFNAME", ifname).env("CNI_ARGS", args);
         command.env("CNI_NETNS", format!("/proc/{}/ns/net", self.fact("PID")));
         command

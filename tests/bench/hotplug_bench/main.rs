@@ -8,6 +8,9 @@ mod gaps;
 mod growth;
 mod inside;
 mod lab;
+#[path = "../../node/limited.rs"]
+#[allow(dead_code, reason = "shared with the group tests/node, which uses the rest")]
+mod limited;
 mod ovs_log;
 mod pings;
 mod plugs;
@@ -39,6 +42,9 @@ struct Options {
     /// Keeps OVS's port between the windows, and calls the plugin alone; without virsh
     #[arg(long)]
     keep_port: bool,
+    /// Calls the plugins of those windows in a cgroup with a tenth of a CPU and 50 MiB, beside a process that computes
+    #[arg(long)]
+    limited: bool,
     /// NICs plugged and unplugged while OVS's control socket is asked
     #[arg(long, default_value_t = 20)]
     control: u32,
@@ -98,9 +104,13 @@ impl Options {
         if keep_port {
             bench.keep_port();
         }
+        if self.limited {
+            bench.limit_calls();
+        }
         let plan = Plan { attaches: self.attaches, kinds: &self.kinds, window: self.window };
         let (gaps, window) = gaps::measure(bench, &plan);
         gaps.report(table, bench.share().is_none());
+        bench.end_limits();
         if keep_port {
             bench.remove_port();
         }
