@@ -9,7 +9,7 @@ use crate::ovs::port::is_gone;
 use crate::ovs::stale::Of;
 use crate::pod::identity::PodUid;
 use crate::privilege::{self, Task};
-use crate::record::Store;
+use crate::record::{Record, Store};
 use crate::share::Share;
 
 use super::journal::Journal;
@@ -26,11 +26,10 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
     }
     journal.concerns(&uid);
     // The record that counts is the one that is there once the pod's other calls are over.
-    let config_now = || {
-        let record = store.find(&uid, &request.container_id, &request.ifname);
-        config.for_attachment(&request.conf, record.and_then(|record| record.keys).as_ref())
-    };
-    let early = config_now();
+    let find = || store.find(&uid, &request.container_id, &request.ifname);
+    let with =
+        |record: Option<&Record>| config.for_attachment(&request.conf, record.and_then(|record| record.keys.as_ref()));
+    let early = with(find().as_ref());
     logging::set_level(early.log_level);
     enter_host(journal)?;
     privilege::confine(Task::Mount);
@@ -38,7 +37,8 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
     end_soon_after(deadline, Task::Mount);
     let lock = store.lock(&uid, deadline).map_err(|error| fault::record(&error))?;
     journal.saw("lock");
-    let config = &config_now();
+    let record = find();
+    let config = &with(record.as_ref());
     let undo = Undo {
         config,
         conf: &request.conf,
@@ -55,10 +55,10 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
     if undo.leaves_the_shares() {
         privilege::narrow(Task::Talk);
     }
+    let share = undo.share(record.as_ref()).target();
     let outcome = undo.run(journal);
     if outcome.is_ok() && request.netns.as_deref().is_none_or(is_gone) {
         // kube-ovn does nothing without the namespace, and the pod's next sandbox gets a port with the same path.
-        let share = Share::new(&config.socket_base_dir, &uid, &config.volume_name).target();
         let of = Of::Sandbox(&request.container_id);
         ports::remove_stale(&config.ovsdb_socket, &share, of, deadline, journal);
     }

@@ -140,7 +140,7 @@ impl Undo<'_> {
     }
 
     /// The share that the attachment has, or would have by the configuration.
-    fn share(&self, record: Option<&Record>) -> Share {
+    pub fn share(&self, record: Option<&Record>) -> Share {
         let usual = || Share::new(&self.config.socket_base_dir, self.uid, &self.config.volume_name);
         record.map_or_else(usual, |record| shares::of(record, self.uid))
     }
