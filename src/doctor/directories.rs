@@ -79,14 +79,7 @@ fn kubelet(directory: &Path) -> Finding {
 /// The pid of a running kubelet and its directory, if that is another than this one.
 fn kubelets_root(directory: &Path) -> Option<(i32, String)> {
     let process = super::processes(|name| name == "kubelet").next()?;
-    let line = sys::read_text(&process.path("cmdline"), 64 << 10).ok()?;
-    let words: Vec<&str> = line.split('\0').collect();
-    let of = |word: &&str| word.trim_start_matches('-').strip_prefix("root-dir=").map(str::to_owned);
-    let apart = words.windows(2).find_map(|pair| match pair {
-        ["--root-dir" | "-root-dir", path] => Some((*path).to_owned()),
-        _ => None,
-    });
-    let root = words.iter().filter(|word| word.starts_with('-')).find_map(of).or(apart);
+    let root = process.option("--root-dir").or_else(|| process.option("-root-dir"));
     let root = root.unwrap_or_else(|| Config::default().kubelet_dir.display().to_string());
     // By what they are: one may be a link, and kubelet may run in a container.
     let theirs = process.root().and_then(|at| sys::open_below(at.as_fd(), Path::new(&root), Walk::Rooted)).ok();

@@ -66,11 +66,20 @@ impl Process {
         sys::read_text(&self.path("comm"), NAME_LIMIT).map(|name| name.trim_end().to_owned())
     }
 
-    /// What follows this option on its command line. A process may write anything there.
+    /// Returns the value of this option on its command line: the next argument, or what follows an equals sign. A process may
+    /// write anything there.
     #[must_use]
     pub fn option(&self, name: &str) -> Option<String> {
         let line = sys::read_text(&self.path("cmdline"), COMMAND_LIMIT).ok()?;
-        line.split('\0').skip_while(|word| *word != name).nth(1).map(str::to_owned)
+        let mut arguments = line.split('\0');
+        while let Some(argument) = arguments.next() {
+            match argument.strip_prefix(name) {
+                Some("") => return arguments.next().map(str::to_owned),
+                Some(rest) if rest.starts_with('=') => return rest.strip_prefix('=').map(str::to_owned),
+                _ => {}
+            }
+        }
+        None
     }
 
     /// Device and inode of one of its namespaces: "net", "mnt".
