@@ -268,10 +268,10 @@ impl<'a> Reader<'a> {
             domain: self.key("domain", |value| {
                 value.checked(is_domain_name, "it must be a domain's name: at most 255 bytes, no control characters")
             }),
-            kubelet_dir: self.directory("kubelet_dir", "/var/lib/kubelet"),
-            socket_base_dir: self.directory("socket_base_dir", "/run/openvswitch/vhost_sockets"),
-            state_dir: self.directory("state_dir", STATE_DIR),
-            ovsdb_socket: self.directory("ovsdb_socket", "/run/openvswitch/db.sock"),
+            kubelet_dir: self.path("kubelet_dir", "/var/lib/kubelet"),
+            socket_base_dir: self.path("socket_base_dir", "/run/openvswitch/vhost_sockets"),
+            state_dir: self.path("state_dir", STATE_DIR),
+            ovsdb_socket: self.path("ovsdb_socket", "/run/openvswitch/db.sock"),
             attach_timeout: self.key("attach_timeout", Value::seconds).unwrap_or(Duration::from_secs(20)),
             // With kube-ovn's part and the grace, it fits into the minute after which CRI-O ends a call.
             detach_timeout: self.key("detach_timeout", Value::seconds).unwrap_or(Duration::from_secs(40)),
@@ -320,7 +320,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn directory(&mut self, key: &'static str, default: &str) -> PathBuf {
+    fn path(&mut self, key: &'static str, default: &str) -> PathBuf {
         self.key(key, Value::path).unwrap_or_else(|| PathBuf::from(default))
     }
 

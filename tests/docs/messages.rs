@@ -70,7 +70,7 @@ fn the_table_of_keys_has_the_plugins_and_no_others() {
         let joined: String = source.split_whitespace().collect::<Vec<_>>().join(" ").replace("( ", "(");
         joined.split(start).skip(1).filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())).collect()
     };
-    let keys: BTreeSet<String> = after(".key(\"").into_iter().chain(after(".directory(\"")).collect();
+    let keys: BTreeSet<String> = after(".key(\"").into_iter().chain(after(".path(\"")).collect();
     assert!(keys.len() > 10, "{keys:?}");
     for (readme, head) in READMES.iter().zip(KEYS) {
         let told = table(&read(readme), head);
