@@ -1,16 +1,14 @@
-//! Ports of earlier sandboxes, removed before they do harm.
+//! Ports of earlier sandboxes, which are removed before they do harm.
 //!
-//! A port outlives its sandbox where kube-ovn gets no DEL, or one with no CNI_NETNS: always when the node has been reset. The pod's
-//! next sandbox gets a port with the same path, and two such ports break DPDK for good (lib/vhost/socket.c). So the first
-//! port is removed while it is the only one.
+//! A port outlives its sandbox where kube-ovn gets no DEL, or one with no CNI_NETNS: always when the node has been
+//! reset. The pod's next sandbox gets a port with the same path, and two such ports break DPDK for good
+//! (lib/vhost/socket.c). So the first port is removed while it is the only one.
 
 use std::path::Path;
 
-use super::database::{CLIENT, Database, Interface, Snapshot};
+use super::database::{CLIENT, Interface, Snapshot};
 use super::path::SocketPath;
 use super::port::{dead_netns, sandbox_of};
-use super::rpc::Error;
-use crate::deadline::Deadline;
 
 /// Whose ports are removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +19,8 @@ pub enum Of<'a> {
     Sandbox(&'a str),
 }
 
-/// Returns the ports in a pod's share that certainly belong to a dead sandbox and can be removed while OVS runs: kube-ovn
-/// made them, their network namespace is gone, no VM is connected, and no other port has the very same path.
+/// Returns the ports in a pod's share that certainly belong to a dead sandbox and can be removed while OVS runs:
+/// kube-ovn made them, their network namespace is gone, no VM is connected, and no other port has the very same path.
 #[must_use]
 pub fn stale<'a>(snapshot: &'a Snapshot, share: &Path, of: Of<'_>) -> Vec<&'a Interface> {
     let any = SocketPath::new(&share.join("any"));
@@ -44,24 +42,4 @@ pub fn stale<'a>(snapshot: &'a Snapshot, share: &Path, of: Of<'_>) -> Vec<&'a In
             && dead_netns(port).is_some()
     };
     snapshot.ports.iter().filter(is_stale).collect()
-}
-
-/// Removes them; returns the names of those that were removed.
-///
-/// # Errors
-/// Those of asking OVSDB.
-pub fn remove(
-    database: &mut Database,
-    snapshot: &Snapshot,
-    share: &Path,
-    of: Of<'_>,
-    deadline: Deadline,
-) -> Result<Vec<String>, Error> {
-    let mut removed = Vec::new();
-    for port in stale(snapshot, share, of) {
-        if database.remove(port, deadline)? {
-            removed.push(port.name.clone());
-        }
-    }
-    Ok(removed)
 }

@@ -1,4 +1,5 @@
-//! OVS's ports, as the calls deal with them: what must be right before the VM is touched, and what dead sandboxes have left.
+//! OVS's ports, as the calls deal with them: what must be right before the VM is touched, and what dead sandboxes have
+//! left.
 
 use std::path::Path;
 use std::time::Duration;
@@ -30,8 +31,9 @@ pub struct Port<'a> {
 }
 
 impl Port<'_> {
-    /// Makes sure, before the VM is touched, that nothing is wrong that time does not mend, and that OVN has installed the
-    /// port if it manages it. Ports of dead sandboxes are removed first. Where no port is found, another data plane may come.
+    /// Makes sure, before the VM is touched, that nothing is wrong that waiting can't fix, and that OVN has installed
+    /// the port if it manages it. Ports of dead sandboxes are removed first. Where no port is found, another data plane
+    /// may come.
     ///
     /// # Errors
     /// What is wrong with the port, with code 11.
@@ -77,7 +79,8 @@ impl Port<'_> {
         trouble.map_or(Ok(()), |trouble| Err(Error::try_again(format!("The NIC is plugged already, but {trouble}."))))
     }
 
-    /// Waits until OVN has installed the port; what is wrong at the deadline.
+    /// Waits until OVN has installed the port, or something else is wrong with it. Returns what is wrong if that
+    /// matters for a NIC to which a data plane is connected.
     fn wait_for_ovn(
         &self,
         database: &mut Database,
@@ -92,7 +95,8 @@ impl Port<'_> {
             match snapshot.trouble(&self.nic) {
                 Some(still @ Trouble::NotInstalled { .. }) => trouble = still,
                 Some(other @ Trouble::Several { .. }) => return Some(other),
-                _ => {
+                Some(_) => return None,
+                None => {
                     journal.saw("OVN has installed the port");
                     return None;
                 }
@@ -133,17 +137,30 @@ fn remove(
     deadline: Deadline,
     journal: &mut Journal,
 ) -> bool {
-    let removed = stale::remove(database, snapshot, share, of, deadline.at_most(PATIENCE)).unwrap_or_else(|error| {
-        journal.warn(format_args!("a stale port of OVS could not be removed: {error}"));
-        Vec::new()
-    });
-    for name in &removed {
-        journal.did(format_args!("remove the stale port {}", quote::value(name)));
+    let deadline = deadline.at_most(PATIENCE);
+    let mut removed = false;
+    for port in stale::stale(snapshot, share, of) {
+        let name = quote::value(&port.name);
+        match database.remove(port, deadline) {
+            Ok(true) => {
+                journal.did(format_args!("remove the stale port {name}"));
+                removed = true;
+            }
+            // It has changed since it was judged.
+            Ok(false) => {}
+            Err(error) => {
+                journal.warn(format_args!(
+                    "OVS's port {name} is stale and could not be removed: OVSDB: {error}. Remove it (ovs-vsctl --with-iface \
+                     del-port) before the pod gets another port with this path"
+                ));
+                break;
+            }
+        }
     }
-    !removed.is_empty()
+    removed
 }
 
-/// Asks OVSDB. `None` where there is no OVS, or where OVSDB doesn't answer, which is logged.
+/// Asks OVSDB. `None` where there is no OVS, or where OVSDB doesn't run or answer, which is logged.
 fn open(socket: &Path, deadline: Deadline, journal: &Journal) -> Option<(Database, Snapshot)> {
     let deadline = deadline.at_most(PATIENCE);
     let asked = Database::open(socket, deadline).and_then(|mut database| {
@@ -162,9 +179,11 @@ fn open(socket: &Path, deadline: Deadline, journal: &Journal) -> Option<(Databas
 
 fn again(database: &mut Database, deadline: Deadline, journal: &Journal) -> Option<Snapshot> {
     let asked = database.snapshot(deadline.at_most(PATIENCE));
-    asked.inspect_err(|error| journal.warn(format_args!("OVSDB: {error}"))).ok()
+    asked
+        .inspect_err(|error| journal.warn(format_args!("OVSDB could not be asked about the NIC's port again: {error}")))
+        .ok()
 }
 
 fn unasked(socket: &Path, error: &rpc::Error) -> String {
-    format!("OVSDB ({}) could not be asked of the NIC's port: {error}", quote::value(&socket.to_string_lossy()))
+    format!("OVSDB ({}) could not be asked about the NIC's port: {error}", quote::value(&socket.to_string_lossy()))
 }
