@@ -7,7 +7,7 @@ use super::{Check, Finding};
 use crate::deadline::Deadline;
 use crate::ovs::daemon::State;
 use crate::ovs::database::{Interface, Snapshot};
-use crate::ovs::{Ovs, rpc};
+use crate::ovs::{Ovs, port, rpc};
 use crate::quote;
 
 const DATABASE: Check = Check {
@@ -37,12 +37,12 @@ pub fn examine(socket: &Path) -> Vec<Finding> {
     let snapshot = ovs.snapshot(deadline);
     let found = match snapshot {
         Ok(snapshot) => DATABASE.ok(format!("{} answers at {shown}", snapshot.versions())),
-        Err(rpc::Error::Absent) if socket.symlink_metadata().is_err() => {
+        Err(rpc::Error::Absent) => {
             let found = format!("there is no socket {shown}, so no port is asked about");
             // No OVS at all is another check's business.
             return vec![DATABASE.ok(found)];
         }
-        Err(rpc::Error::Absent) => DATABASE.warning(format!("nothing listens at {shown}"), "start ovsdb-server"),
+        Err(rpc::Error::Deserted) => DATABASE.warning(format!("nothing listens at {shown}"), "start ovsdb-server"),
         Err(rpc::Error::Silent) => DATABASE.warning(
             format!("ovsdb-server does not answer at {shown}"),
             "ovsdb-server hangs or is stopped: restart it",
@@ -71,35 +71,44 @@ fn switch(ovs: &Ovs<'_>, deadline: Deadline) -> Finding {
 
 fn ports(snapshot: &Snapshot) -> Finding {
     let count = snapshot.ports.len();
-    let names = |ports: &[&Interface]| {
-        let names: Vec<String> = ports.iter().take(NAMED_MAX).map(|port| quote::value(&port.name)).collect();
-        let more = if ports.len() > NAMED_MAX { ", …" } else { "" };
-        format!("{}{more}", names.join(", "))
-    };
     let groups = snapshot.duplicates();
     if !groups.is_empty() {
-        let groups: Vec<String> = groups.iter().take(NAMED_MAX).map(|group| names(group)).collect();
-        return PORTS.wrong(
-            format!("ports with one vhost-server-path: {}", groups.join("; ")),
-            "remove the stale one of each (ovs-vsctl --no-wait --with-iface del-port NAME: the one without iface-id, or of an \
-             earlier sandbox), then restart ovs-vswitchd at once, which hangs or crashes otherwise",
-        );
+        let advice = if groups.iter().any(|group| port::is_spelled_alike(group)) {
+            "remove the stale one of each (the one without iface-id, or of an earlier sandbox) with ovs-vsctl --no-wait \
+             --with-iface del-port NAME, then restart ovs-vswitchd at once: otherwise it hangs or crashes"
+        } else {
+            "remove the stale one of each (the one without iface-id, or of an earlier sandbox) with ovs-vsctl --with-iface \
+             del-port NAME; their paths are spelled differently, so this is safe while OVS runs"
+        };
+        let groups: Vec<String> =
+            groups.iter().take(NAMED_MAX).map(|group| named(group.iter().map(|port| port.name.as_str()))).collect();
+        return PORTS.wrong(format!("ports with one vhost-server-path: {}", groups.join("; ")), advice);
     }
     let failed: Vec<&Interface> =
         snapshot.ports.iter().filter(|port| port.error.is_some() || port.ofport == Some(-1)).collect();
     if let Some(first) = failed.first() {
         let error = first.error.as_deref().map_or_else(|| "ofport -1".to_owned(), quote::text);
         return PORTS.wrong(
-            format!("ports in error: {} (the first: {error})", names(&failed)),
+            format!("ports in error: {} (the first: {error})", named(failed.iter().map(|port| port.name.as_str()))),
             "ovs-vsctl --columns=name,error find Interface ofport=-1; see ovs-vswitchd.log",
         );
     }
     let dropped: Vec<&Interface> = snapshot.ports.iter().filter(|port| snapshot.is_not_installed(port)).collect();
     if !dropped.is_empty() {
         return PORTS.warning(
-            format!("ports that OVN has not installed, so no packet passes: {}", names(&dropped)),
+            format!(
+                "ports that OVN has not installed, so no packet passes: {}",
+                named(dropped.iter().map(|port| port.name.as_str()))
+            ),
             "check that ovn-controller runs on this node, and that the logical ports (external_ids:iface-id) exist",
         );
     }
     PORTS.ok(format!("{count}, each with a path of its own and none in error"))
+}
+
+/// The names of ports, as many as a line takes.
+fn named<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut names = names.map(quote::value);
+    let first: Vec<String> = names.by_ref().take(NAMED_MAX).collect();
+    format!("{}{}", first.join(", "), if names.next().is_some() { ", …" } else { "" })
 }

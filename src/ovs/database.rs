@@ -91,6 +91,11 @@ fn optional<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> 
     Optional::deserialize(deserializer).map(|optional| optional.0)
 }
 
+/// The same of a text; an empty one counts as none.
+fn optional_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(optional(deserializer)?.filter(|text: &String| !text.is_empty()))
+}
+
 /// A row's id: `["uuid", "…"]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Uuid(String);
@@ -122,8 +127,8 @@ pub struct Interface {
     pub options: Map,
     /// `external_ids`
     pub external_ids: Map,
-    /// What went wrong when OVS made it.
-    #[serde(deserialize_with = "optional")]
+    /// What went wrong when OVS made it; never empty.
+    #[serde(deserialize_with = "optional_text")]
     pub error: Option<String>,
     /// Its number; -1 if OVS could not make it, none if OVS has not tried.
     #[serde(deserialize_with = "optional")]
@@ -348,6 +353,8 @@ mod tests {
         assert_eq!((port.name.as_str(), port.ofport, &port.error), ("4f3c2b1a_net1_h", Some(3), &None));
         assert_eq!(port.options.get("vhost-server-path"), Some("/var/run/x"));
         assert_eq!((port.options.get("n_rxq"), port.external_ids.get("ip")), (None, None));
+        let empty = parse(&ANSWER.replace(r#""error":["set",[]]"#, r#""error":"""#)).unwrap();
+        assert_eq!(empty.ports[0].error, None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What Open vSwitch says of a NIC's port, asked over OVSDB's unix socket (RFC 7047).
 //!
-//! OVS isn't required: where nothing listens at the socket, another data plane may serve the NIC, and nothing is missing.
-//! Where OVSDB answers, its answer counts.
+//! OVS isn't required: where nothing listens at the socket, another data plane may serve the NIC, and nothing is
+//! missing. Where OVSDB answers, its answer counts.
 //!
 //! - [`rpc`]: one JSON-RPC connection, bounded in bytes and in time
 //! - [`database`]: the rows that matter, and the removal of a port
@@ -84,8 +84,7 @@ impl<'a> Ovs<'a> {
                 (Some(trouble), _) => trouble.to_string(),
                 (None, port) => return Some(self.with_port(port, nic, deadline)),
             },
-            // No OVS, or one whose ovsdb-server was killed.
-            Err(Error::Absent) if self.socket.symlink_metadata().is_err() => return None,
+            Err(Error::Absent) => return None,
             Err(error) => format!("OVSDB ({}): {error}", quote::value(&self.socket.to_string_lossy())),
         };
         Some(match self.vswitchd(deadline) {

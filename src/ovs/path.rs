@@ -22,8 +22,8 @@ impl SocketPath {
         Self { plain, directory }
     }
 
-    /// Returns whether `other` names the same socket: it has the same name in the same directory. Directories are the same
-    /// if device and inode are; where one is missing, if the paths are, apart from `//`, `.` and `/var/run`.
+    /// Returns whether `other` names the same socket: it has the same name in the same directory. Directories are the
+    /// same if device and inode are; where one is missing, if the paths are, apart from `//`, `.` and `/var/run`.
     #[must_use]
     pub fn is_at(&self, other: &Path) -> bool {
         let other_plain = plain(other);

@@ -51,17 +51,10 @@ impl Nic<'_> {
 pub struct Port {
     /// Its name.
     pub name: String,
-    /// Its `vhost-server-path`.
+    /// The path of its socket.
     pub path: String,
     /// Why it is taken for a leftover, if it is.
     pub stale: Option<String>,
-}
-
-impl Port {
-    fn of(port: &Interface) -> Self {
-        let path = port.options.get("vhost-server-path").unwrap_or_default().to_owned();
-        Self { name: port.name.clone(), path, stale: None }
-    }
 }
 
 /// What is wrong with a NIC's port.
@@ -188,8 +181,8 @@ fn several(f: &mut fmt::Formatter<'_>, ports: &[Port], versions: &str) -> fmt::R
         }
     };
     if is_spelled_alike(ports) {
-        // DPDK, lib/vhost/socket.c: the second registration starts the first one again, and leaves an entry for reconnecting that
-        // outlives its socket. No release up to 26.07 is free of it, whichever port is removed first.
+        // DPDK, lib/vhost/socket.c: the second registration starts the first one again, and leaves an entry for
+        // reconnecting that outlives its socket. No release up to 26.07 is free of it, whichever port is removed first.
         write!(
             f,
             "; OVS uses one of them, and breaks when one is removed while it runs ({versions}: it hangs or crashes at one of the next \
@@ -213,7 +206,8 @@ fn for_a_shell(name: &str) -> &str {
 }
 
 /// Returns whether two ports have the very same path. DPDK takes other spellings for other sockets.
-fn is_spelled_alike(ports: &[Port]) -> bool {
+#[must_use]
+pub fn is_spelled_alike(ports: &[Port]) -> bool {
     ports.iter().enumerate().any(|(at, one)| ports.iter().skip(at + 1).any(|other| one.path == other.path))
 }
 
@@ -227,6 +221,12 @@ fn socket_of<'a>(snapshot: &Snapshot, port: &'a Interface) -> Option<std::borrow
         return Some(directory.join(&port.name).into());
     }
     port.options.get("vhost-server-path").map(|path| Path::new(path).into())
+}
+
+/// A port as messages name it.
+fn named(snapshot: &Snapshot, port: &Interface) -> Port {
+    let path = socket_of(snapshot, port).map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    Port { name: port.name.clone(), path, stale: None }
 }
 
 impl Snapshot {
@@ -293,14 +293,14 @@ impl Snapshot {
             [port] => port,
             _ => return Some(self.several(nic, &found)),
         };
-        let named = Port::of(port);
+        let named = named(self, port);
         if port.kind == SERVER {
             return Some(Trouble::Server { port: named });
         }
         if let Some(why) = self.why_no_dpdk() {
             return Some(Trouble::WithoutDpdk { port: named, why });
         }
-        if let Some(error) = port.error.clone().filter(|error| !error.is_empty()) {
+        if let Some(error) = port.error.clone() {
             return Some(Trouble::Failed { port: named, error });
         }
         if port.ofport == Some(-1) {
@@ -325,12 +325,13 @@ impl Snapshot {
                     path.ends_with(nic.path.file_name().unwrap_or_default()) && self.is_of_same_pod(port, nic)
                 })
         };
-        let elsewhere = self.ports.iter().find(same_nic).map(Port::of);
+        let elsewhere = self.ports.iter().find(same_nic).map(|port| named(self, port));
         let without_dpdk = elsewhere.as_ref().and_then(|_| self.why_no_dpdk());
         Trouble::Missing { elsewhere, without_dpdk }
     }
 
-    /// Returns whether kube-ovn made a port for a pod of the NIC's pod's name, or for the same VM: its uid may be another.
+    /// Returns whether kube-ovn made a port for a pod of the NIC's pod's name, or for the same VM: its uid may be
+    /// another.
     fn is_of_same_pod(&self, port: &Interface, nic: &Nic<'_>) -> bool {
         let pod = |port: &Interface| {
             let (namespace, name) = (port.external_ids.get("pod_namespace")?, port.external_ids.get("pod_name")?);
@@ -358,20 +359,20 @@ impl Snapshot {
             } else {
                 None
             };
-            Port { stale, ..Port::of(port) }
+            Port { stale, ..named(self, port) }
         };
         Trouble::Several { ports: found.iter().map(judged).collect(), versions: self.versions() }
     }
 
     /// Returns groups of ports that have the same path.
     #[must_use]
-    pub fn duplicates(&self) -> Vec<Vec<&Interface>> {
-        let mut groups: Vec<(SocketPath, Vec<&Interface>)> = Vec::new();
+    pub fn duplicates(&self) -> Vec<Vec<Port>> {
+        let mut groups: Vec<(SocketPath, Vec<Port>)> = Vec::new();
         for port in &self.ports {
             let Some(path) = socket_of(self, port) else { continue };
             match groups.iter_mut().find(|(socket, _)| socket.is_at(&path)) {
-                Some((_, group)) => group.push(port),
-                None => groups.push((SocketPath::new(&path), vec![port])),
+                Some((_, group)) => group.push(named(self, port)),
+                None => groups.push((SocketPath::new(&path), vec![named(self, port)])),
             }
         }
         groups.into_iter().map(|(_, group)| group).filter(|group| group.len() > 1).collect()

@@ -1,7 +1,7 @@
 //! A JSON-RPC 1.0 connection over a unix socket, as OVSDB (RFC 7047, section 4) and OVS's daemons (`unixctl`) have it.
 //!
-//! The peer isn't trusted. Connecting never blocks, every wait ends at one deadline, and what is read is bounded: an answer
-//! of at most [`MESSAGE_MAX`] bytes, and at most [`SKIPPED_MAX`] other messages before it.
+//! The peer isn't trusted. Connecting never blocks, every wait ends at one deadline, and what is read is bounded: an
+//! answer of at most [`MESSAGE_MAX`] bytes, and at most [`SKIPPED_MAX`] other messages before it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -34,8 +34,10 @@ const BACKLOG: Duration = Duration::from_millis(10);
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// Nothing listens at the socket, or there is no socket.
+    /// There is no socket.
     Absent,
+    /// There is a socket, and nothing listens at it: its process was killed.
+    Deserted,
     /// The peer accepts no connection, or doesn't answer in time.
     Silent,
     /// The peer closed the connection.
@@ -51,7 +53,8 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Absent => f.write_str("nothing listens there"),
+            Self::Absent => f.write_str("there is no such socket"),
+            Self::Deserted => f.write_str("nothing listens there"),
             Self::Silent => f.write_str("it did not answer in time"),
             Self::Closed => f.write_str("it closed the connection"),
             Self::Protocol(what) => write!(f, "it broke the protocol: {what}"),
@@ -94,8 +97,8 @@ pub struct Connection {
 impl Connection {
     /// Connects to the socket at this path.
     ///
-    /// # Errors
-    /// [`Error::Absent`] if nothing listens there, [`Error::Silent`] if the backlog stays full until the deadline.
+    /// # Errors [`Error::Absent`] if there is no socket, [`Error::Deserted`] if nothing listens at it,
+    /// [`Error::Silent`] if the backlog stays full until the deadline.
     pub fn open(path: &Path, deadline: Deadline) -> Result<Self, Error> {
         let handle = match sys::open_handle(path) {
             Ok(handle) => handle,
@@ -103,7 +106,7 @@ impl Connection {
             Err(error) => return Err(Error::System(error)),
         };
         dial(&handle, deadline).map(Self::new).map_err(|errno| match errno {
-            Errno::ECONNREFUSED => Error::Absent,
+            Errno::ECONNREFUSED => Error::Deserted,
             Errno::EAGAIN => Error::Silent,
             errno => Error::System(sys::Error::of("connect", path, &errno.into())),
         })
@@ -339,6 +342,16 @@ mod tests {
         assert_eq!(answered(br#"{"id":0,"#).0, Err(Error::Closed));
         let refused = answered(br#"{"id":0,"result":null,"error":"unknown database"}"#).0;
         assert_eq!(refused, Err(Error::Refused("\"unknown database\"".to_owned())));
+    }
+
+    #[test]
+    fn a_socket_that_nothing_listens_at_is_told_from_none() {
+        let path = std::env::temp_dir().join(format!("vhu-ovs-rpc-{}", std::process::id()));
+        let open = || Connection::open(&path, Deadline::after(Duration::from_secs(60))).map(drop);
+        assert_eq!(open(), Err(Error::Absent));
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert_eq!(open(), Err(Error::Deserted));
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! OVSDB as a double says it, for what the real one never says: whatever it answers, a NIC that a data plane serves is plugged.
+//! OVSDB as a double says it, for what the real one never says: whatever it answers, a NIC that a data plane serves is
+//! plugged.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -118,6 +119,25 @@ fn an_ovsdb_that_says_what_none_says_keeps_no_nic_from_its_vm() {
         assert!(server.asked.load(Ordering::Acquire) >= 2, "{what}");
         add.clone().command("DEL").run(&node).succeeded();
     }
+    assert!(node.is_clean(&pod.uid));
+}
+
+/// A process that is killed leaves its socket behind.
+#[test]
+fn an_ovsdb_that_was_killed_is_logged_and_keeps_no_nic_from_its_vm() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let _double = Double::start(&pod, &json!({}));
+    node.sh("mkdir -p /run/openvswitch");
+    drop(UnixListener::bind(node.root().join("run/openvswitch/db.sock")).unwrap());
+    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let answer = add.run(&node);
+    answer.succeeded();
+    let told = "OVSDB (/run/openvswitch/db.sock) could not be asked about the NIC's port: nothing listens there";
+    assert!(answer.log.contains(told), "{}", answer.log);
+    add.clone().command("CHECK").run(&node).succeeded();
+    add.command("DEL").run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
 }
 
