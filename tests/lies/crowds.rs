@@ -97,7 +97,7 @@ fn plugged_in_a_crowd(sockets: u32, mounts: u32, processes: u32) {
         println!("{sockets} sockets, {mounts} mounts, {processes} processes: {command} {took} ms, {peak} KiB");
         println!("{}", if answer.ok { "it succeeded".to_owned() } else { answer.text() });
         assert!(peak < PEAK_MAX, "{command} took {peak} KiB");
-        assert!(answer.ok || answer.text().len() > 40, "{answer:#?}");
+        assert!(answer.ok || answer.code() == 11, "{answer:#?}");
     }
     drop(crowds);
     // Its processes may still be ending.
