@@ -1,22 +1,23 @@
 //! Limits that the caller has on itself, and that the plugin would share.
 //!
-//! Thick Multus runs plugins in its own container, whose cgroup has a tenth of a CPU and 50 MiB for Multus and all that it
-//! starts. During an attach QEMU waits for the plugin's stand-in ([`crate::dataplane::standin`]): while the plugin is throttled,
-//! the VM stands still, and an OOM kill comes in the middle of the attach. So a call that deals with a pod leaves these limits
-//! before it does anything else.
+//! Thick Multus runs plugins in its own container, whose cgroup has a tenth of a CPU and 50 MiB for Multus and all that
+//! it starts. During an attach QEMU waits for the plugin's stand-in ([`crate::dataplane::standin`]): while the plugin
+//! is throttled, the VM stands still, and an OOM kill comes in the middle of the attach. So a call that deals with a
+//! pod leaves these limits before it does anything else.
 //!
 //! # Where it goes
 //!
-//! To the root cgroup of each hierarchy in which something limits it, and of no other. The root is always there, has no limits
-//! and, in version 2, takes processes whatever controllers it has handed out, so nothing has to be made and nothing is left
-//! behind. On a node that is a container itself, the root is no real one and takes none (`EBUSY`): there one cgroup of the
-//! plugin's own is made below it, and stays. Where nothing limits the caller, as in the service of a container runtime, nothing
-//! moves: in version 2 a move makes the kernel wait for some milliseconds.
+//! To the root cgroup of each hierarchy in which something limits it, and of no other. The root is always there, has no
+//! limits and, in version 2, takes processes whatever controllers it has handed out, so nothing has to be made and
+//! nothing is left behind. On a node that is a container itself, the root is no real one and takes none (`EBUSY`):
+//! there one cgroup of the plugin's own is made below it, and stays. Where nothing limits the caller, as in the service
+//! of a container runtime, nothing moves: in version 2 a move makes the kernel wait for some milliseconds.
 //!
 //! # What stays
 //!
-//! CPUs: operators keep the data plane's cores free by cpusets and affinities. The caller's are kept, also where leaving a
-//! cgroup of version 2 leaves its cpuset. Cgroups of devices, freezers and block I/O of version 1 don't bear on an attach.
+//! CPUs: operators keep the data plane's cores free by cpusets and affinities. The caller's are kept, also where
+//! leaving a cgroup of version 2 leaves its cpuset. Cgroups of devices, freezers and block I/O of version 1 don't bear
+//! on an attach.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -28,12 +29,12 @@ use rustix::process::{Resource, Rlimit, getpriority_process, getrlimit, setprior
 
 use crate::{quote, sys};
 
-/// Where hosts have their hierarchies: each controller of version 1 in a directory of its name, version 2 here or, beside
-/// version 1, in `unified`.
+/// Where hosts have their hierarchies: each controller of version 1 in a directory of its name, version 2 here or,
+/// beside version 1, in `unified`.
 const HIERARCHIES: &str = "/sys/fs/cgroup";
 
-/// What limits a cgroup: the controller, its file, and the least value that is no limit. `max` and `-1` are none either; a
-/// weight below the default is one, since on a busy node it means a long wait for a CPU.
+/// What limits a cgroup: the controller, its file, and the least value that is no limit. `max` and `-1` are none
+/// either; a weight below the default is one, since on a busy node it means a long wait for a CPU.
 const LIMITS: [(&str, &str, u64); 8] = [
     ("cpu", "cpu.max", u64::MAX),
     ("cpu", "cpu.weight", 100),
@@ -88,8 +89,8 @@ struct Hierarchy {
     controller: Option<&'static str>,
 }
 
-/// Leaves what limits this process, as far as it may, and returns what that was. To be called in the host's mount namespace,
-/// before there is any other thread and before anything is dropped ([`crate::privilege`]).
+/// Leaves what limits this process, as far as it may, and returns what that was. To be called in the host's mount
+/// namespace, before there is any other thread and before anything is dropped ([`crate::privilege`]).
 pub fn leave() -> Vec<Limit> {
     sys::enter_host_cgroups();
     let mut all: Vec<Limit> = hierarchies().iter().filter_map(Hierarchy::leave).collect();
@@ -195,8 +196,8 @@ impl Hierarchy {
         sys::write_to(&self.entry(group), "0")
     }
 
-    /// The file to which the caller of write(2) writes 0. In version 1 `tasks` moves one thread, the only one there is, without
-    /// the wait that moving a process takes.
+    /// The file to which the caller of write(2) writes 0. In version 1 `tasks` moves one thread, the only one there is,
+    /// without the wait that moving a process takes.
     fn entry(&self, group: &Path) -> PathBuf {
         group.join(if self.controller.is_none() { "cgroup.procs" } else { "tasks" })
     }
@@ -225,12 +226,13 @@ fn scheduling_policy() -> Option<Limit> {
 
 /// Whether a process has that policy, by the text of its `stat` (proc(5)).
 fn is_idle(stat: &str) -> bool {
-    // The command's name, in parentheses, may hold anything; what follows it begins with the third field, and this is the 41st.
+    // The command's name, in parentheses, may hold anything; what follows it begins with the third field, and this is
+    // the 41st.
     stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(38)) == Some(SCHED_IDLE)
 }
 
-/// Allows as many descriptors as may be allowed: each process of a pod takes one. Where that is not enough, whatever needs
-/// one more fails and says so.
+/// Allows as many descriptors as may be allowed: each process of a pod takes one. Where that is not enough, whatever
+/// needs one more fails and says so.
 fn raise_descriptors() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {

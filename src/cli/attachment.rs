@@ -152,8 +152,9 @@ pub struct Vm {
     /// libvirt's version, likewise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub libvirt: Option<String>,
-    /// Whether it has the NIC: "plugged", "different", "opening" (an attach may be under way), "leaving" (the guest was asked to
-    /// release it), "left-over" (it does not, and its socket is listened at), "gone" or "unknown". By libvirt's word if that was asked, else by there being a process that has its socket.
+    /// Whether it has the NIC: "plugged", "different", "opening" (an attach may be under way), "leaving" (the guest was
+    /// asked to release it), "left-over" (it does not, and its socket is listened at), "gone" or "unknown". By
+    /// libvirt's word if that was asked, else by there being a process that has its socket.
     pub nic: &'static str,
     /// The same as a judgement.
     #[serde(flatten)]

@@ -6,8 +6,8 @@
 //!
 //! - Where things are ([`WHERE`], and the volume and `socket_base_dir`, which the record has in fields of its own): the
 //!   record. What an ADD did is undone where it was done, whatever the configuration says now.
-//! - How the pod's libvirt and OVSDB are reached, how long a call may take and what it logs ([`HOW`]): the call, if it has the
-//!   key, else the record. An operator may have changed it to get a DEL through.
+//! - How the pod's libvirt and OVSDB are reached, how long a call may take and what it logs ([`HOW`]): the call, if it
+//!   has the key, else the record. An operator may have changed it to get a DEL through.
 //! - A record without keys is that of an older version: the call's keys alone.
 //!
 //! A value that can't be, in a record too, counts as absent.

@@ -1,8 +1,8 @@
 //! The data plane's right to connect to QEMU's socket, which is the right to write to its file (unix(7)).
 //!
-//! QEMU makes the socket with mode 0755, so an OVS that isn't root and has no `CAP_DAC_OVERRIDE` can't connect. The plugin
-//! gives that one user the right with an entry in the file's access control list, through a handle on the socket, and
-//! changes nothing for anybody else.
+//! QEMU makes the socket with mode 0755, so an OVS that isn't root and has no `CAP_DAC_OVERRIDE` can't connect. The
+//! plugin gives that one user the right with an entry in the file's access control list, through a handle on the
+//! socket, and changes nothing for anybody else.
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -106,7 +106,8 @@ impl fmt::Display for WriteAccess {
     }
 }
 
-/// Makes sure that a process may connect to the socket at a seat. `None` if there is no socket, or the process has ended.
+/// Makes sure that a process may connect to the socket at a seat. `None` if there is no socket, or the process has
+/// ended.
 ///
 /// # Errors
 /// Those of looking at the socket and at the process.

@@ -3,12 +3,12 @@
 //!
 //! Each network namespace has a list of its own. A listening socket stands in that of the process that made it: the
 //! pod's. The end that it accepts stands in that of the process that connected (net/unix/af_unix.c,
-//! `unix_stream_connect`, makes it there): the data plane's, which is the host's. Pods of one node use the same paths, so
-//! there a path alone does not tell whose end it is; the descriptors of the pod's processes do.
+//! `unix_stream_connect`, makes it there): the data plane's, which is the host's. Pods of one node use the same paths,
+//! so there a path alone does not tell whose end it is; the descriptors of the pod's processes do.
 //!
 //! What stands in a list is a claim: a name is printed as it is, and one with a line break in it passes for two lines
-//! (`unix_seq_show`). Of its own sockets a pod could have said the same in truth; of another's it cannot, so that each end
-//! is asked itself ([`super::guard::End::is_bound_to`]).
+//! (`unix_seq_show`). Of its own sockets a pod could have said the same in truth; of another's it cannot, so that each
+//! end is asked itself ([`super::guard::End::is_bound_to`]).
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -33,8 +33,8 @@ pub struct Socket<'a> {
     pub path: &'a [u8],
     /// Whether it listens.
     pub listens: bool,
-    /// Whether it is an end that was accepted, if the path is that of a listener. One that waits to be is listed in another
-    /// state (`SS_CONNECTING`).
+    /// Whether it is an end that was accepted, if the path is that of a listener. One that waits to be is listed in
+    /// another state (`SS_CONNECTING`).
     pub is_connected: bool,
 }
 
@@ -57,7 +57,8 @@ impl<'a> Socket<'a> {
     }
 }
 
-/// Returns what `look` makes of the first socket of a list (the file's path) that it makes anything of. The list is not kept.
+/// Returns what `look` makes of the first socket of a list (the file's path) that it makes anything of. The list is not
+/// kept.
 ///
 /// # Errors
 /// Those of [`sys::find_line`].

@@ -1,8 +1,9 @@
 //! The socket's name in the pod's volume, through a handle on that: what is there, listening on it, connecting to it.
 //!
 //! The pod may put anything at the name at any time. Nothing here follows a link: bind(2) makes the name anew or fails,
-//! connecting goes through a handle on what was found to be a socket, and no mode of a file is changed at all ([`super::access`] adds an
-//! entry to a socket's access control list, through a handle). What is removed is removed by its name in the volume: whoever swaps it in the moment before loses a file of their own.
+//! connecting goes through a handle on what was found to be a socket, and no mode of a file is changed at all
+//! ([`super::access`] adds an entry to a socket's access control list, through a handle). What is removed is removed by
+//! its name in the volume: whoever swaps it in the moment before loses a file of their own.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -135,8 +136,9 @@ impl<'a> Seat<'a> {
         }
     }
 
-    /// Makes a directory at the name, if nothing is there, so that nobody can listen at it: QEMU unlinks the name before it binds,
-    /// and fails if that can't be done (`unix_listen_saddr`, util/qemu-sockets.c). Returns whether it was made.
+    /// Makes a directory at the name, if nothing is there, so that nobody can listen at it: QEMU unlinks the name
+    /// before it binds, and fails if that can't be done (`unix_listen_saddr`, util/qemu-sockets.c). Returns whether it
+    /// was made.
     ///
     /// # Errors
     /// mkdirat(2)'s.

@@ -1,8 +1,9 @@
-//! The path of a unix socket, compared by the file that it stands for in the pod's containers: `/run/x`, `/var/run/x`, `/run//x`, a
-//! path through a link and one through another mount of the same volume may all be the same socket.
+//! The path of a unix socket, compared by the file that it stands for in the pod's containers: `/run/x`, `/var/run/x`,
+//! `/run//x`, a path through a link and one through another mount of the same volume may all be the same socket.
 //!
-//! The last name of a bound socket's path is its file's own, for bind(2) follows no link there. The rest is a directory, told by its
-//! device and inode. It is looked up as the container's processes would, and never out of the container.
+//! The last name of a bound socket's path is its file's own, for bind(2) follows no link there. The rest is a
+//! directory, told by its device and inode. It is looked up as the container's processes would, and never out of the
+//! container.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -21,8 +22,8 @@ use crate::sys::{self, Walk};
 /// Most roots and working directories of a pod's processes that are looked at.
 const VIEW_LIMIT: usize = 64;
 
-/// Most directories that are looked up. A pod may bind as many sockets of one name as it likes; whoever hides one of its own behind them
-/// could have moved it as well.
+/// Most directories that are looked up. A pod may bind as many sockets of one name as it likes; whoever hides one of
+/// its own behind them could have moved it as well.
 const DIRECTORY_LIMIT: usize = 256;
 
 /// How long all lookups may take. A file system of the pod's need not answer.
@@ -77,8 +78,8 @@ impl Views {
         Self { views, known: Mutex::new(Known { directories: BTreeMap::new(), left: PATIENCE }) }
     }
 
-    /// Returns true if both paths are those of one file. Different processes may mean different files by a path; one that both may
-    /// mean is enough.
+    /// Returns true if both paths are those of one file. Different processes may mean different files by a path; one
+    /// that both may mean is enough.
     fn are_same(&self, one: &Path, other: &Path) -> bool {
         let (Some(name), true) = (one.file_name(), one.file_name() == other.file_name()) else { return false };
         // Only then it is the file's: "x/." is none that can be bound.

@@ -1,9 +1,9 @@
 //! The MTU that the guest shows of a NIC, against that of the NIC's network.
 //!
-//! libvirt refuses `<mtu>` on a vhost-user NIC that is hot-plugged: it looks for a host device to set it on (`qemuDomainAttachNetDevice`,
-//! src/qemu/qemu_hotplug.c). A back end can't tell an MTU either: with vhost-user's NET_MTU the front end tells it
-//! (`vhost_user_net_set_mtu`, hw/virtio/vhost-user.c). So the guest takes virtio-net's default, unless the VM was started with
-//! another for all its virtio NICs.
+//! libvirt refuses `<mtu>` on a vhost-user NIC that is hot-plugged: it looks for a host device to set it on
+//! (`qemuDomainAttachNetDevice`, src/qemu/qemu_hotplug.c). A back end can't tell an MTU either: with vhost-user's
+//! NET_MTU the front end tells it (`vhost_user_net_set_mtu`, hw/virtio/vhost-user.c). So the guest takes virtio-net's
+//! default, unless the VM was started with another for all its virtio NICs.
 
 use crate::record::Nic;
 use crate::vm::domain::Description;
@@ -29,8 +29,8 @@ pub fn warning(nic: &Nic) -> Option<String> {
     let (network, guest) = of_nic(nic)?;
     (guest > network).then(|| {
         format!(
-            "the MTU of the NIC's network is {network}, and the guest takes {guest}, for libvirt can't give a hot-plugged \
-             vhost-user NIC another: larger packets get lost until {network} is set in the guest (DHCP option 26, router \
+            "the MTU of the NIC's network is {network}, and the guest takes {guest}, because libvirt can't set the MTU of \
+             a hot-plugged vhost-user NIC: larger packets get lost until {network} is set in the guest (DHCP option 26, router \
              advertisement, cloud-init, ip link)"
         )
     })

@@ -1,5 +1,5 @@
-//! A socket that QEMU has kept, since libvirt ended in the middle of an attach: told apart from an attach that is under way, and
-//! named, with the way out.
+//! A socket that QEMU has kept, since libvirt ended in the middle of an attach: told apart from an attach that is under
+//! way, and named, with the way out.
 
 use std::io::Read;
 use std::process::{Child, Stdio};

@@ -1,5 +1,5 @@
-//! A cgroup of the machine with the limits that Multus' DaemonSet has, which many nodes run as it is shipped: a tenth of a CPU and
-//! 50 MiB. It goes with this value, and with it what runs in it.
+//! A cgroup of the machine with the limits that Multus' DaemonSet has, which many nodes run as it is shipped: a tenth
+//! of a CPU and 50 MiB. It goes with this value, and with it what runs in it.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -9,8 +9,8 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 
 const HIERARCHIES: &str = "/sys/fs/cgroup";
 
-/// How a cgroup is limited in version 2, where that has both controllers, and in version 1: the hierarchy, and in it the files with
-/// their values.
+/// How a cgroup is limited in version 2, where that has both controllers, and in version 1: the hierarchy, and in it
+/// the files with their values.
 type Limits = [(&'static str, &'static [(&'static str, &'static str)])];
 const TWO: &Limits = &[("/sys/fs/cgroup", &[("cpu.max", "10000 100000"), ("memory.max", "52428800")])];
 const ONE: &Limits = &[

@@ -1,4 +1,5 @@
-//! Calls in a cgroup with the limits that Multus' DaemonSet has: a call that deals with a pod leaves it, and any other stays.
+//! Calls in a cgroup with the limits that Multus' DaemonSet has: a call that deals with a pod leaves it, and any other
+//! stays.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -14,8 +15,8 @@ use super::node::patience::{output, until};
 use super::node::{Answer, Call, Node, Pod, answer, end};
 use super::signals;
 
-/// Makes cgroups read-only where the plugin looks for them, as on a node where they are not for it to change, and leaves a way to enter
-/// one.
+/// Makes cgroups read-only where the plugin looks for them, as on a node where they are not for it to change, and
+/// leaves a way to enter one.
 const READ_ONLY: &str = "mkdir /run/cgroups && mount --rbind /sys/fs/cgroup /run/cgroups && \
      for m in $(awk '$2 ~ \"^/sys/fs/cgroup\" { print $2 }' /proc/mounts); do mount -o remount,bind,ro $m; done";
 const ELSEWHERE: &str = "/run/cgroups";
