@@ -238,16 +238,22 @@ pub fn object(fd: BorrowedFd<'_>) -> Result<(u64, u64), Error> {
 /// The name under which a file's access control list is kept.
 const ACL: &str = "system.posix_acl_access";
 
-/// Whether a file has an access control list beyond its mode. `false` where the file system has none.
+/// Longest access control list that is read, in bytes: one of 8 bytes for each entry.
+const ACL_LIMIT: usize = 4096;
+
+/// Returns a file's access control list, in the kernel's form. Empty if it has none beyond its mode, or the file system has
+/// no lists.
 ///
 /// # Errors
-/// getxattr(2)'s.
-pub fn has_acl(fd: BorrowedFd<'_>) -> Result<bool, Error> {
-    match rustix::fs::getxattr(link(fd), ACL, &mut []) {
-        Ok(length) => Ok(length > 0),
-        Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(false),
-        Err(errno) => Err(Error::new("getxattr", ACL, Errno::from_raw(errno.raw_os_error()))),
+/// getxattr(2)'s; `ERANGE` for a list that is too long.
+pub fn acl(fd: BorrowedFd<'_>) -> Result<Vec<u8>, Error> {
+    let mut list = vec![0; ACL_LIMIT];
+    match rustix::fs::getxattr(link(fd), ACL, &mut list[..]) {
+        Ok(length) => list.truncate(length),
+        Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => list.clear(),
+        Err(errno) => return Err(Error::new("getxattr", ACL, Errno::from_raw(errno.raw_os_error()))),
     }
+    Ok(list)
 }
 
 /// Sets a file's access control list, in the kernel's form.

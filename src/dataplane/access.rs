@@ -4,14 +4,15 @@
 //! plugin gives that one user the right with an entry in the file's access control list, through a handle on the
 //! socket, and changes nothing for anybody else.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 
-use super::seat::{Seat, SocketFile};
+use super::seat::Seat;
 use crate::pod::process::Process;
 use crate::sys;
 
@@ -20,7 +21,7 @@ const STATUS_LIMIT: u64 = 1 << 20;
 /// The bit of `CAP_DAC_OVERRIDE` in `CapEff`.
 const DAC_OVERRIDE: u64 = 1 << 1;
 /// The right to write, among the three bits of a class of users.
-const WRITE: u32 = 0o2;
+const WRITE: u16 = 0o2;
 
 /// Who a process is to a file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ impl Credentials {
         } else {
             file.st_mode
         };
-        self.overrides || class & WRITE != 0
+        self.overrides || class & u32::from(WRITE) != 0
     }
 }
 
@@ -118,11 +119,12 @@ pub fn ensure(seat: Seat<'_>, process: &Process) -> Result<Option<WriteAccess>, 
         credentials => credentials?,
     };
     let stat = sys::stat(socket.handle())?;
-    if credentials.may_write(&stat) || sys::has_acl(socket.handle())? {
+    let list = Acl::of(socket.handle(), &stat)?;
+    if credentials.may_write(&stat) || list.lets_write(credentials.uid) {
         return Ok(Some(WriteAccess::There));
     }
     let uid = credentials.uid;
-    Ok(Some(match give(&socket, &stat, uid) {
+    Ok(Some(match sys::set_acl(socket.handle(), &list.with(uid).bytes()) {
         Ok(()) => WriteAccess::Given { uid },
         Err(error) => WriteAccess::Lacking { uid, file: (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777), error },
     }))
@@ -134,7 +136,8 @@ pub fn forbidden(pid: i32, path: &Path) -> Option<String> {
     let credentials = Process::open(pid).and_then(|process| Credentials::of(&process)).ok()?;
     let handle = sys::open_handle(path).ok()?;
     let stat = sys::stat(handle.as_fd()).ok()?;
-    let is_forbidden = !credentials.may_write(&stat) && !sys::has_acl(handle.as_fd()).ok()?;
+    let list = Acl::of(handle.as_fd(), &stat).ok()?;
+    let is_forbidden = !credentials.may_write(&stat) && !list.lets_write(credentials.uid);
     is_forbidden.then(|| {
         format!(
             "process {pid} runs as uid {} and may not write to QEMU's socket (owner {}:{}, mode {:04o}); a repeated ADD gives \
@@ -147,27 +150,60 @@ pub fn forbidden(pid: i32, path: &Path) -> Option<String> {
     })
 }
 
-/// Adds an entry for one user to the file's mode (acl(5); include/uapi/linux/posix_acl_xattr.h).
-fn give(socket: &SocketFile, stat: &FileStat, uid: u32) -> Result<(), sys::Error> {
+/// A file's access control list (acl(5); include/uapi/linux/posix_acl_xattr.h): who, by tag and id, has which rights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Acl(BTreeMap<(u16, u32), u16>);
+
+impl Acl {
     const VERSION: u32 = 2;
+    const OWNER: u16 = 0x01;
+    const USER: u16 = 0x02;
+    const GROUP: u16 = 0x04;
+    const MASK: u16 = 0x10;
+    const OTHERS: u16 = 0x20;
+    /// The id of entries that need none.
     const NOBODY: u32 = u32::MAX;
-    let (owner, group, other) = ((stat.st_mode >> 6) & 7, (stat.st_mode >> 3) & 7, stat.st_mode & 7);
-    let user = WRITE | 4;
-    // The mask bounds what the entries for a user and the group give.
-    let entries: [(u16, u32, u32); 5] = [
-        (0x01, owner, NOBODY),
-        (0x02, user, uid),
-        (0x04, group, NOBODY),
-        (0x10, group | user, NOBODY),
-        (0x20, other, NOBODY),
-    ];
-    let mut list = VERSION.to_le_bytes().to_vec();
-    for (tag, rights, id) in entries {
-        list.extend(tag.to_le_bytes());
-        list.extend(u16::try_from(rights).unwrap_or_default().to_le_bytes());
-        list.extend(id.to_le_bytes());
+
+    /// Reads the list of a file; without one, its mode says the same.
+    fn of(fd: BorrowedFd<'_>, stat: &FileStat) -> Result<Self, sys::Error> {
+        let list = sys::acl(fd)?;
+        Ok(Self::parse(&list).unwrap_or_else(|| {
+            let rights = |shift: u32| u16::try_from((stat.st_mode >> shift) & 7).unwrap_or_default();
+            let of_mode = [(Self::OWNER, rights(6)), (Self::GROUP, rights(3)), (Self::OTHERS, rights(0))];
+            Self(of_mode.into_iter().map(|(tag, rights)| ((tag, Self::NOBODY), rights)).collect())
+        }))
     }
-    sys::set_acl(socket.handle().as_fd(), &list)
+
+    fn parse(list: &[u8]) -> Option<Self> {
+        let (version, entries) = list.split_first_chunk::<4>()?;
+        let (entries, []) = entries.as_chunks::<8>() else { return None };
+        let entry = |[a, b, c, d, id @ ..]: &[u8; 8]| {
+            ((u16::from_le_bytes([*a, *b]), u32::from_le_bytes(*id)), u16::from_le_bytes([*c, *d]))
+        };
+        (u32::from_le_bytes(*version) == Self::VERSION).then(|| Self(entries.iter().map(entry).collect()))
+    }
+
+    /// Returns true if the entry of a user lets it write; the mask bounds what that gives.
+    fn lets_write(&self, uid: u32) -> bool {
+        let rights = |tag, id| self.0.get(&(tag, id)).copied().unwrap_or_default();
+        rights(Self::USER, uid) & rights(Self::MASK, Self::NOBODY) & WRITE != 0
+    }
+
+    /// Returns the list with the right to read and write for one user more.
+    fn with(mut self, uid: u32) -> Self {
+        self.0.insert((Self::USER, uid), WRITE | 4);
+        let named = self.0.iter().filter(|((tag, _), _)| ![Self::OWNER, Self::MASK, Self::OTHERS].contains(tag));
+        let mask = named.fold(0, |mask, (_, rights)| mask | rights);
+        self.0.insert((Self::MASK, Self::NOBODY), mask);
+        self
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let entries = self.0.iter().flat_map(|((tag, id), rights)| {
+            [tag.to_le_bytes(), rights.to_le_bytes()].concat().into_iter().chain(id.to_le_bytes())
+        });
+        Self::VERSION.to_le_bytes().into_iter().chain(entries).collect()
+    }
 }
 
 #[cfg(test)]
@@ -205,18 +241,21 @@ mod tests {
     }
 
     #[test]
-    fn one_user_is_given_the_right_and_nobody_else() {
-        if !nix::unistd::geteuid().is_root() {
-            return;
-        }
+    fn each_user_is_given_the_right_and_nobody_else() {
+        assert!(nix::unistd::geteuid().is_root(), "only root may set a list that gives a right to others");
         let scratch = Scratch::new("access");
         let (_listener, socket) = scratch.seat().listen().unwrap();
         std::fs::set_permissions(&scratch.path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let stat = sys::stat(socket.handle()).unwrap();
-        assert!(!sys::has_acl(socket.handle()).unwrap());
-        give(&socket, &stat, 65534).unwrap();
-        assert!(sys::has_acl(socket.handle()).unwrap());
-        // The group's bits show the mask from now on.
+        let list = || Acl::of(socket.handle(), &sys::stat(socket.handle()).unwrap()).unwrap();
+        // The user of OVS may change while QEMU keeps its socket.
+        for (uid, other) in [(65534, 107), (107, 99)] {
+            assert!(!list().lets_write(uid));
+            sys::set_acl(socket.handle(), &list().with(uid).bytes()).unwrap();
+            assert!(list().lets_write(uid) && !list().lets_write(other));
+        }
+        assert!(list().lets_write(65534), "the first one keeps it");
+        // The group's bits show the mask from now on; the group's own rights are as they were.
         assert_eq!(sys::stat(socket.handle()).unwrap().st_mode & 0o777, 0o775);
+        assert_eq!(list().0.get(&(Acl::GROUP, Acl::NOBODY)), Some(&5));
     }
 }
