@@ -173,12 +173,12 @@ fn several(f: &mut fmt::Formatter<'_>, ports: &[Port], versions: &str) -> fmt::R
     }
     let stale = ports.iter().filter(|port| port.stale.is_some()).map(|port| for_a_shell(&port.name));
     let stale: Vec<&str> = stale.take(NAMED_MAX).collect();
-    let removal = |options: &str| match &stale[..] {
-        [] => format!("remove all but the NIC's own (ovs-vsctl {options}--with-iface del-port NAME)"),
-        names => {
-            let each = names.iter().map(|name| format!("ovs-vsctl {options}--with-iface del-port {name}"));
-            each.collect::<Vec<_>>().join(" && ")
-        }
+    // Which one is the NIC's own may not be known.
+    let which = if stale.is_empty() { "all but the NIC's own" } else { "the stale one" };
+    let removal = |options: &str| {
+        let names = if stale.is_empty() { &["NAME"] } else { &stale[..] };
+        let each = names.iter().map(|name| format!("ovs-vsctl {options}--with-iface del-port {name}"));
+        each.collect::<Vec<_>>().join(" && ")
     };
     if is_spelled_alike(ports) {
         // DPDK, lib/vhost/socket.c: the second registration starts the first one again, and leaves an entry for
@@ -186,14 +186,14 @@ fn several(f: &mut fmt::Formatter<'_>, ports: &[Port], versions: &str) -> fmt::R
         write!(
             f,
             "; OVS uses one of them, and breaks when one is removed while it runs ({versions}: it hangs or crashes at one of the next \
-             connections). Remove the stale one and restart ovs-vswitchd at once: {}, then restart the OVS-DPDK pod or \
+             connections). Remove {which} and restart ovs-vswitchd at once: {}, then restart the OVS-DPDK pod or \
              ovs-vswitchd; then unplug the NIC and plug it again",
             removal("--no-wait ")
         )
     } else {
         write!(
             f,
-            "; the VM takes the first that connects. Remove the stale one, which is safe while OVS runs: {}",
+            "; the VM takes the first that connects. Remove {which}, which is safe while OVS runs: {}",
             removal("")
         )
     }

@@ -120,6 +120,7 @@ impl Pod<'_> {
         if let Some(before) = before.as_ref().map(|before| shares::of(before, uid)).filter(|before| *before != share) {
             return Err(moved(&before, &share));
         }
+        let is_first = before.is_none();
         let keys = Some(config.keys(&request.conf));
         let record = before.clone().unwrap_or_else(|| new_record(request, config, uid, netns));
         let mut record = Record { keys, ..record };
@@ -134,16 +135,16 @@ impl Pod<'_> {
             if mounted {
                 journal.did("mount");
             }
-            // Before kube-ovn makes a port with the same path for this sandbox.
-            let remove_stale = |journal: &mut Journal| {
-                let of = Of::OtherSandboxes(&request.container_id);
-                ports::remove_stale(&config.ovsdb_socket, &share.target(), of, deadline, journal);
+            // No NIC is plugged. Ports of dead sandboxes go before kube-ovn makes one with the same path for this sandbox.
+            let end_with_the_share = |journal: &mut Journal| {
+                if is_first {
+                    let of = Of::OtherSandboxes(&request.container_id);
+                    ports::remove_stale(&config.ovsdb_socket, &share.target(), of, deadline, journal);
+                }
+                Ok(())
             };
             if !wanted {
-                if mounted {
-                    remove_stale(journal);
-                }
-                return Ok(());
+                return end_with_the_share(journal);
             }
             living = Living::of(uid, sandbox).map_err(|error| fault::system("listing processes", &error))?;
             journal.saw(format_args!("pod: {} processes", living.as_ref().map_or(0, |living| living.processes.len())));
@@ -152,20 +153,14 @@ impl Pod<'_> {
                 if ledger.record.started {
                     return Err(has_ended().into());
                 }
-                if mounted {
-                    remove_stale(journal);
-                }
-                return Ok(());
+                return end_with_the_share(journal);
             };
             if !mounted {
                 // Nor will there be anything to unmount, should this fail.
                 privilege::narrow(Task::Talk);
             }
             if self.is_being_made(living, &volume, ledger, journal)? {
-                if mounted {
-                    remove_stale(journal);
-                }
-                return Ok(());
+                return end_with_the_share(journal);
             }
             let plug =
                 Plug { request, config, uid, volume: &volume, share: &share, may_mount: mounted, living, deadline };

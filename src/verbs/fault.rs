@@ -125,7 +125,7 @@ fn data_plane_unknown(error: &dataplane::probe::Error, outside: &str) -> Error {
     use dataplane::probe::Error as E;
     match error {
         E::Nobody { .. } => Error::try_again(format!(
-            "No data plane connected to {outside}, so the VM was left as it is. Does OVS run (ovs-vsctl show), has it a port \
+            "No data plane connected to {outside}, so the VM was left as it is. Does OVS run (ovs-vsctl show), does it have a port \
              with that vhost-server-path (ovs-vsctl find Interface type=dpdkvhostuserclient), and does it see the path (ls \
              -l, in its own container)?"
         ))

@@ -203,7 +203,7 @@ pub fn forget_stored(
         removed?;
         return Err(Error::StillStored { alias: target.alias.to_owned() });
     }
-    info!("the NIC {} was persistent, and is so no more", quote::value(target.alias));
+    info!("the NIC {} was removed from the persistent definition", quote::value(target.alias));
     Ok(true)
 }
 
