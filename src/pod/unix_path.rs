@@ -51,7 +51,8 @@ struct View {
 /// What was looked up.
 #[derive(Debug)]
 struct Known {
-    directories: BTreeMap<PathBuf, BTreeSet<Object>>,
+    /// `None` where the look took too long.
+    directories: BTreeMap<PathBuf, Option<BTreeSet<Object>>>,
     left: Duration,
 }
 
@@ -78,24 +79,27 @@ impl Views {
         Self { views, known: Mutex::new(Known { directories: BTreeMap::new(), left: PATIENCE }) }
     }
 
-    /// Returns true if both paths are those of one file. Different processes may mean different files by a path; one
-    /// that both may mean is enough.
-    fn are_same(&self, one: &Path, other: &Path) -> bool {
-        let (Some(name), true) = (one.file_name(), one.file_name() == other.file_name()) else { return false };
+    /// Returns whether both paths are those of one file. Different processes may mean different files by a path; one
+    /// that both may mean is enough. `None` if that can't be known.
+    fn are_same(&self, one: &Path, other: &Path) -> Option<bool> {
+        let (Some(name), true) = (one.file_name(), one.file_name() == other.file_name()) else { return Some(false) };
         // Only then it is the file's: "x/." is none that can be bound.
         let ends_so = |path: &Path| path.as_os_str().as_bytes().ends_with(name.as_bytes());
-        ends_so(one) && ends_so(other) && !self.directory(one).is_disjoint(&self.directory(other))
+        if !ends_so(one) || !ends_so(other) {
+            return Some(false);
+        }
+        Some(!self.directory(one)?.is_disjoint(&self.directory(other)?))
     }
 
-    /// The directories in which a path may be.
-    fn directory(&self, path: &Path) -> BTreeSet<Object> {
+    /// The directories in which a path may be. `None` if they can't be looked up any more.
+    fn directory(&self, path: &Path) -> Option<BTreeSet<Object>> {
         let parent = path.parent().unwrap_or(Path::new("")).to_owned();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = known.directories.get(&parent) {
             return found.clone();
         }
         if known.left.is_zero() || known.directories.len() >= DIRECTORY_LIMIT {
-            return BTreeSet::new();
+            return None;
         }
         let begun = Instant::now();
         let views = self.views.iter().filter(|view| view.is_first || parent.is_relative());
@@ -105,7 +109,7 @@ impl Views {
                 places.iter().filter_map(|(root, path)| sys::open_below(root.as_fd(), path, Walk::Rooted).ok());
             opened.filter_map(|directory| sys::object(directory.as_fd()).ok()).collect::<BTreeSet<_>>()
         };
-        let found = Deadline::after(known.left).bound(once_with(look)).next().and_then(Result::ok).unwrap_or_default();
+        let found = Deadline::after(known.left).bound(once_with(look)).next().and_then(Result::ok);
         known.left = known.left.saturating_sub(begun.elapsed());
         known.directories.insert(parent, found.clone());
         found
@@ -126,16 +130,28 @@ impl UnixPath {
         Self { text: text.to_owned(), views: Some(Arc::clone(views)) }
     }
 
-    /// Returns true if this path, perhaps in another spelling, stands for the same socket.
+    /// Returns true if this path, perhaps in another spelling, is known to stand for the same socket.
     #[must_use]
     pub fn is(&self, other: impl AsRef<[u8]>) -> bool {
-        let other = other.as_ref();
+        self.compare(other.as_ref()) == Some(true)
+    }
+
+    /// Returns true if this path, perhaps in another spelling, stands for the same socket, or if that can't be known.
+    #[must_use]
+    pub fn may_be(&self, other: impl AsRef<[u8]>) -> bool {
+        self.compare(other.as_ref()) != Some(false)
+    }
+
+    fn compare(&self, other: &[u8]) -> Option<bool> {
         // An abstract socket (unix(7)) has no file; the kernel's list shows its name with an @.
         let is_file = |name: &[u8]| !matches!(name.first(), None | Some(b'@' | 0));
-        self.text.as_bytes() == other
-            || self.views.as_ref().is_some_and(|views| {
-                is_file(other) && views.are_same(Path::new(&self.text), Path::new(OsStr::from_bytes(other)))
-            })
+        if self.text.as_bytes() == other {
+            return Some(true);
+        }
+        match &self.views {
+            Some(views) if is_file(other) => views.are_same(Path::new(&self.text), Path::new(OsStr::from_bytes(other))),
+            _ => Some(false),
+        }
     }
 }
 
@@ -244,6 +260,8 @@ mod tests {
         for number in 0..2 * DIRECTORY_LIMIT {
             assert!(!path.is(format!("/tmp/gone-{number}/net1")));
         }
+        assert!(path.may_be("/tmp/gone-last/net1") && !path.may_be("/tmp/gone-last/net2"), "it was not looked up");
+        assert!(!path.may_be("/tmp/gone-0/net1"), "it was");
         assert_eq!(views.known.lock().unwrap().directories.len(), DIRECTORY_LIMIT);
         assert!(path.is("/tmp/net1"));
     }

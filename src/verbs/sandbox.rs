@@ -166,13 +166,13 @@ impl Living {
         answers.next().unwrap_or(Ok(None))
     }
 
-    /// Whether a process of the pod listens on the unix socket that it bound to this path.
+    /// Whether a process of the pod listens on the unix socket that it bound to this path, or to one that may be the same.
     ///
     /// # Errors
     /// That of listing the pod's sockets.
     pub fn listens(&self, path: &str) -> Result<bool, Error> {
         let path = self.path(path);
-        let found = self.find_socket(|socket| (socket.listens && path.is(socket.path)).then_some(()));
+        let found = self.find_socket(|socket| (socket.listens && path.may_be(socket.path)).then_some(()));
         Ok(found.map_err(|error| fault::system("listing the pod's unix sockets", &error))?.is_some())
     }
 

@@ -68,7 +68,7 @@ pub fn is_in_use(volume: &Volume, living: &Living, deadline: Deadline) -> bool {
         let path = Path::new(OsStr::from_bytes(socket.path));
         let name = path.file_name().and_then(|name| name.to_str()).filter(|name| names.contains(*name));
         let at = |point: &PathBuf| point.join(name?).into_os_string().into_string().ok();
-        (socket.listens && points.iter().filter_map(at).any(|one| living.path(&one).is(socket.path))).then_some(())
+        (socket.listens && points.iter().filter_map(at).any(|one| living.path(&one).may_be(socket.path))).then_some(())
     };
     deadline.passed() || living.find_socket(is_in_it).map_or(true, |found| found.is_some())
 }

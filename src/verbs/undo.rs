@@ -199,7 +199,7 @@ impl Undo<'_> {
         let spellings: Vec<UnixPath> = paths.iter().map(|path| living.path(path)).collect();
         let mut held = None;
         let note = |socket: Socket<'_>| {
-            let index = spellings.iter().position(|path| socket.listens && path.is(socket.path))?;
+            let index = spellings.iter().position(|path| socket.listens && path.may_be(socket.path))?;
             held = held.map_or(Some(index), |held: usize| Some(held.min(index)));
             None::<()>
         };
