@@ -21,8 +21,8 @@ const CLASSES: [&str; 3] = ["", "burstable", "besteffort"];
 /// Most cgroups of a pod that are looked at: its containers may be allowed to make more.
 const GROUP_LIMIT: usize = 256;
 
-/// The processes in a pod's cgroup, in the order of their pids; as many as [`process::most`] says, of the first 256 cgroups. None where the
-/// pod's cgroup is not found, or is empty.
+/// The processes in a pod's cgroup, in the order of their pids; as many as [`process::most`] says, of the first 256
+/// cgroups. None where the pod's cgroup is not found, or is empty.
 #[must_use]
 pub fn processes(uid: &PodUid) -> Vec<Process> {
     let found = ROOTS.iter().flat_map(|root| directories(Path::new(root), uid)).find(|path| path.is_dir());
