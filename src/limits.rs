@@ -71,8 +71,8 @@ impl fmt::Display for Limit {
             None => write!(f, "left {}", self.what),
             Some(why) => write!(
                 f,
-                "the plugin could not leave {}: {why}. While that limits it, the VM may stand still during an attach, and a call may be \
-                 killed",
+                "the plugin could not leave {}: {why}. While that limits it, the VM may stand still during an attach, and \
+                 a call may be killed",
                 self.what
             ),
         }

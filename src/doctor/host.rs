@@ -42,8 +42,8 @@ const CONFINEMENT: Check = Check {
 
 const LIMITS: Check = Check {
     name: "limits",
-    why: "a plugin that its caller's cgroup throttles makes the VM stand still during an attach, and one that it kills for want of \
-          memory leaves the attach half done; so calls that deal with a pod leave it",
+    why: "a plugin that its caller's cgroup throttles makes the VM stand still during an attach, and one that is killed for \
+          want of memory leaves the attach half done; so calls that deal with a pod leave that cgroup",
 };
 
 const NETWORK: Check = Check {
@@ -178,8 +178,8 @@ fn limits() -> Finding {
         return LIMITS.ok(found);
     }
     why.extend(of_caller.iter().map(|limit| format!("Multus is in {limit}")));
-    let advice = "the host's /sys/fs/cgroup must be mounted writable, and a security module must not forbid writing to cgroup.procs and \
-                  tasks in it; else take the limits of CPU and memory from whatever starts plugins (Multus' DaemonSet)";
+    let advice = "the host's /sys/fs/cgroup must be mounted writable, and no security module may forbid writing to \
+                  cgroup.procs and tasks in it; else remove the limits of what starts plugins (Multus' DaemonSet)";
     LIMITS.warning(why.join("; "), advice)
 }
 

@@ -94,8 +94,8 @@ impl Sandbox {
         process.namespace("net").is_ok_and(|object| object == self.object)
     }
 
-    /// The processes that live in this namespace, in the order of their pids; as many as [`process::most`] says. Costs one readlink(2)
-    /// for each process of the node.
+    /// The processes that live in this namespace, in the order of their pids; as many as [`process::most`] says. Costs
+    /// one readlink(2) for each process of the node.
     ///
     /// # Errors
     /// That of listing `/proc`; `EMFILE` for want of descriptors.

@@ -167,8 +167,8 @@ impl Process {
     }
 }
 
-/// Most processes of a pod that are looked at: 16,384, or fewer where this process may not have the descriptors. Each takes one, and at
-/// times there are two lists of them.
+/// Most processes of a pod that are looked at: 16,384, or fewer where this process may not have the descriptors. Each takes
+/// one, and at times there are two lists of them.
 #[must_use]
 pub fn most() -> usize {
     let limits = sys::read_text(Path::new("/proc/self/limits"), LIMITS_LIMIT).unwrap_or_default();

@@ -53,9 +53,9 @@ pub fn run(request: &Request, config: &Config) -> Result<Option<Vec<u8>>, Error>
     outcome
 }
 
-/// Moves this process out of what its caller put around it: into the host's mount namespace, and out of the caller's limits, which
-/// would hold up the VM. For calls that deal with a pod, before there is any other thread: one that has been joined may still
-/// have its share in this process' root directory, and setns(2) refuses to move a root that is shared.
+/// Moves this process out of what its caller put around it: into the host's mount namespace, and out of the caller's limits,
+/// which would hold up the VM. For calls that deal with a pod, before there is any other thread: one that has been joined
+/// may still have its share in this process' root directory, and setns(2) refuses to move a root that is shared.
 fn enter_host(journal: &mut Journal) -> Result<(), Error> {
     sys::enter_host_mounts().map_err(|error| fault::system("entering the host's mount namespace", &error))?;
     for limit in limits::leave() {
