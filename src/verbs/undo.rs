@@ -74,11 +74,12 @@ enum Origin {
 
 impl Undo<'_> {
     /// Unplugs the NIC, removes its socket, forgets the attachment, and takes its share away if it was the last to have it.
+    /// Returns whether a process of the pod lives.
     ///
     /// # Errors
     /// That the guest has not let go, or that it cannot be known whether it has: then the record stays, and another DEL
     /// goes on from there.
-    pub fn run(&self, journal: &mut Journal) -> Result<(), Error> {
+    pub fn run(&self, journal: &mut Journal) -> Result<bool, Error> {
         let record = self.store.find(self.uid, self.container_id, self.ifname);
         let name = record.as_ref().map_or(&self.config.volume_name, |record| &record.volume);
         let volume = self.volume(name, journal);
@@ -126,7 +127,7 @@ impl Undo<'_> {
         }
         remove(self.ifname)?;
         journal.saw("forgotten");
-        Ok(())
+        Ok(living.is_some())
     }
 
     /// Whether nothing is to be unmounted: the share, and those of NICs that may turn out to be dead, are certain to stay for
