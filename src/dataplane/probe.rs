@@ -47,6 +47,9 @@ const AT_ONCE: Duration = Duration::from_millis(300);
 /// then wait for each other for good (`rte_vhost_driver_unregister`, `destroy_device`).
 const QUIET: Duration = Duration::from_millis(50);
 
+/// How long nobody has come before it is asked whether somebody still may. OVS tries once a second.
+const ROUND: Duration = Duration::from_millis(500);
+
 /// Why the data plane was not met.
 #[derive(Clone, Debug)]
 pub enum Error {
@@ -140,16 +143,22 @@ impl Met {
 }
 
 /// Listens at the seat until a data plane has connected, answered, and come back with the same answers. `is_foreign` tells whether a process, by its pid,
-/// is none of the pod's. A socket that is at the name already must be one that nobody holds: it is removed.
+/// is none of the pod's. `goes_on` is asked now and then while nobody comes: whether somebody still may. A socket that is at the name already must
+/// be one that nobody holds: it is removed.
 ///
 /// # Errors
 /// Any [`Error`]; nothing is left at the name then.
-pub fn probe(seat: Seat<'_>, is_foreign: impl Fn(i32) -> bool, deadline: Deadline) -> Result<Met, Error> {
+pub fn probe(
+    seat: Seat<'_>,
+    is_foreign: impl Fn(i32) -> bool,
+    goes_on: impl Fn() -> bool,
+    deadline: Deadline,
+) -> Result<Met, Error> {
     if let Some(left_over) = seat.file()? {
         seat.remove(&left_over)?;
     }
     let (listener, file) = seat.listen()?;
-    let met = meet(&listener, seat, is_foreign, deadline);
+    let met = meet(&listener, seat, (is_foreign, goes_on), deadline);
     // Whoever still waits to be taken is turned away before the name is free for QEMU.
     drop(listener);
     let removed = remove(seat, &file);
@@ -169,12 +178,12 @@ fn remove(seat: Seat<'_>, file: &SocketFile) -> Result<(), Error> {
 fn meet(
     listener: &UnixListener,
     seat: Seat<'_>,
-    is_foreign: impl Fn(i32) -> bool,
+    (is_foreign, goes_on): (impl Fn(i32) -> bool, impl Fn() -> bool),
     deadline: Deadline,
 ) -> Result<Met, Error> {
     let mut refused = 0_u32;
     let mut talks = Talks::default();
-    while let Some(stream) = next(listener, deadline).map_err(|errno| failed(seat, "accept", errno))? {
+    while let Some(stream) = next(listener, &goes_on, deadline).map_err(|errno| failed(seat, "accept", errno))? {
         let peer = getsockopt(&stream, sockopt::PeerCredentials).map_err(|errno| failed(seat, "getsockopt", errno))?;
         if !is_foreign(peer.pid()) {
             refused = refused.saturating_add(1);
@@ -249,13 +258,14 @@ impl Talks {
     }
 }
 
-/// The next connection; `None` at the deadline.
-fn next(listener: &UnixListener, deadline: Deadline) -> Result<Option<UnixStream>, Errno> {
+/// The next connection; `None` at the deadline, or once it does not go on.
+fn next(listener: &UnixListener, goes_on: impl Fn() -> bool, deadline: Deadline) -> Result<Option<UnixStream>, Errno> {
     loop {
         if deadline.passed() {
             return Ok(None);
         }
-        match poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], deadline.poll_timeout()) {
+        match poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], deadline.at_most(ROUND).poll_timeout()) {
+            Ok(0) if !goes_on() => return Ok(None),
             Ok(0) | Err(Errno::EINTR) => continue,
             Ok(_) => {}
             Err(errno) => return Err(errno),

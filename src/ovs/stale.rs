@@ -17,6 +17,13 @@ pub enum Of<'a> {
     OtherSandboxes(&'a str),
     /// Those of this sandbox.
     Sandbox(&'a str),
+    /// That of one NIC.
+    Nic {
+        /// Its sandbox.
+        sandbox: &'a str,
+        /// The name of its socket in the share.
+        socket: &'a str,
+    },
 }
 
 /// Returns the ports in a pod's share that certainly belong to a dead sandbox and can be removed while OVS runs:
@@ -30,6 +37,9 @@ pub fn stale<'a>(snapshot: &'a Snapshot, share: &Path, of: Of<'_>) -> Vec<&'a In
         let is_meant = match of {
             Of::OtherSandboxes(own) => !own.starts_with(id),
             Of::Sandbox(dead) => dead.starts_with(id),
+            Of::Nic { sandbox, socket } => {
+                sandbox.starts_with(id) && SocketPath::new(&share.join(socket)).is_at(Path::new(path_here))
+            }
         };
         let has_pod = port.external_ids.get("pod_name").is_some() && port.external_ids.get("pod_namespace").is_some();
         let is_alone = snapshot.ports.iter().filter(|other| path(other) == Some(path_here)).count() == 1;

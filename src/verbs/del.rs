@@ -57,13 +57,22 @@ pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<
     }
     let share = undo.share(record.as_ref()).target();
     let outcome = undo.run(journal);
-    if outcome.is_ok() && request.netns.as_deref().is_none_or(is_gone) {
+    if let Ok(lives) = outcome
+        && request.netns.as_deref().is_none_or(is_gone)
+    {
         // kube-ovn does nothing without the namespace, and the pod's next sandbox gets a port with the same path.
-        let of = Of::Sandbox(&request.container_id);
-        ports::remove_stale(&config.ovsdb_socket, &share, of, deadline, journal);
+        let sandbox = request.container_id.as_str();
+        // The sandbox may live though the process by which its namespace was named has ended; then its other NICs work.
+        let of = match config.socket_name(&request.ifname) {
+            Ok(socket) if lives => Some(Of::Nic { sandbox, socket }),
+            _ => (!lives).then_some(Of::Sandbox(sandbox)),
+        };
+        if let Some(of) = of {
+            ports::remove_stale(&config.ovsdb_socket, &share, of, deadline, journal);
+        }
     }
     undo::let_go(lock, &store, &uid);
-    outcome
+    outcome.map(drop)
 }
 
 /// The pod: as the runtime names it, as it was recorded, or as the sandbox's processes tell.

@@ -4,6 +4,7 @@
 //! In this order nothing that may hang is ever waited for by QEMU, unless the data plane stops in the few milliseconds
 //! in which QEMU speaks with it: it has just answered when QEMU is handed over.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -151,9 +152,15 @@ impl Link<'_> {
     fn probe(&self) -> Result<Met, Error> {
         let sandbox = &self.living.sandbox;
         let is_foreign = |pid| Process::open(pid).is_ok_and(|process| sandbox.is_foreign(&process));
+        // No data plane finds the socket while another call has taken the share.
+        let taken = OnceCell::new();
+        let goes_on = || (self.share)().map_err(|error| drop(taken.set(error))).is_ok();
         // What is left of the time is for plugging: an attach that is begun should not be given up on.
-        probe::probe(self.seat, is_foreign, self.deadline.half())
-            .map_err(|error| fault::data_plane(&error, self.outside, || self.port.why_not_connected(self.deadline)))
+        let met = probe::probe(self.seat, is_foreign, goes_on, self.deadline.half());
+        met.map_err(|error| {
+            let unmet = || fault::data_plane(&error, self.outside, || self.port.why_not_connected(self.deadline));
+            taken.into_inner().unwrap_or_else(unmet)
+        })
     }
 
     /// Plugs the NIC, and waits until the data plane that was met has it.

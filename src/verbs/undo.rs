@@ -14,6 +14,7 @@ use crate::pod::volume::{Entry, Volume};
 use crate::quote;
 use crate::record::{Lock, Nic, Record, Store};
 use crate::share::Share;
+use crate::vm::error::Error as VmError;
 use crate::vm::interface::{Target, alias_of};
 use crate::vm::{attach, detach};
 
@@ -74,11 +75,12 @@ enum Origin {
 
 impl Undo<'_> {
     /// Unplugs the NIC, removes its socket, forgets the attachment, and takes its share away if it was the last to have it.
+    /// Returns whether a process of the pod lives.
     ///
     /// # Errors
     /// That the guest has not let go, or that it cannot be known whether it has: then the record stays, and another DEL
     /// goes on from there.
-    pub fn run(&self, journal: &mut Journal) -> Result<(), Error> {
+    pub fn run(&self, journal: &mut Journal) -> Result<bool, Error> {
         let record = self.store.find(self.uid, self.container_id, self.ifname);
         let name = record.as_ref().map_or(&self.config.volume_name, |record| &record.volume);
         let volume = self.volume(name, journal);
@@ -126,7 +128,7 @@ impl Undo<'_> {
         }
         remove(self.ifname)?;
         journal.saw("forgotten");
-        Ok(())
+        Ok(living.is_some())
     }
 
     /// Whether nothing is to be unmounted: the share, and those of NICs that may turn out to be dead, are certain to stay for
@@ -302,7 +304,41 @@ impl Undo<'_> {
                 found |= self.unplug_from(sought, record, client, domain, living, journal)?;
             }
         }
+        if !found && sought.origin != Origin::Brought && living.may_listen(&nic.path) {
+            self.ensure_not_anothers(nic, client, &domains, living)?;
+        }
         Ok(found)
+    }
+
+    /// Makes sure that who listens at the socket is not a NIC that a VM shows, under another alias and MAC. It may be another client's, or
+    /// that of an ADD whose record is lost and whose alias this call does not tell.
+    fn ensure_not_anothers(
+        &self,
+        nic: &Nic,
+        client: &mut Client,
+        domains: &[Domain],
+        living: &Living,
+    ) -> Result<(), Error> {
+        let path = living.path(&nic.path);
+        for domain in domains.iter().filter(|domain| domain.is_active()) {
+            match attach::describe(client, domain, self.deadline) {
+                Ok(vm) => {
+                    let Some(there) = vm.at(&path) else { continue };
+                    let alias = quote::value(there.alias.as_deref().unwrap_or("-"));
+                    return Err(Error::try_again(format!(
+                        "The VM {} has a NIC at the socket {} (alias {alias}, MAC {}), and neither this call nor a record says \
+                         that the plugin plugged it. Nothing was undone. If it is to go, unplug it by its alias (virsh \
+                         detach-device-alias); the next DEL cleans up.",
+                        quote::value(&domain.name),
+                        quote::value(&nic.path),
+                        quote::value(&there.mac),
+                    )));
+                }
+                Err(VmError::Libvirt(error)) if error.is_no_domain() => {}
+                Err(error) => return Err(fault::held(&error)),
+            }
+        }
+        Ok(())
     }
 
     fn unplug_from(

@@ -11,7 +11,7 @@ use vhostuser_hotplug::libvirt::{Scope, Xml};
 use super::dataplane::DataPlane;
 use super::libvirt::{Double, client, nics};
 use super::node::patience::until;
-use super::node::{Answer, Call, INSIDE, KUBELET, Node, Pod, end};
+use super::node::{Answer, Call, INSIDE, KUBELET, Node, Pod, STATE, end};
 
 /// Listens at a path, under a name.
 const LISTENER: &str = "import socket, sys, time
@@ -134,4 +134,22 @@ fn a_connection_that_is_lost_in_an_attach_is_not_a_vm_that_stands_still() {
         assert!(node.is_clean(&pod.uid));
         drop(double);
     }
+}
+
+#[test]
+fn a_nic_whose_record_and_alias_are_lost_is_told_with_its_alias() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    let double = Double::start(&pod, &json!({}));
+    let own = json!({"cni": {"vhostuser-hotplug": {"alias": "ua-data"}}});
+    add(&pod).set("args", own).run(&node).succeeded();
+    node.sh(&format!("rm -r {STATE}"));
+    let del = add(&pod).command("DEL").without("prevResult");
+    failed(&del.run(&node), 11, &["has a NIC at the socket", "alias ua-data", "detach-device-alias"]);
+    assert_eq!(double.count("detach-alias"), 0);
+    // With the MAC that the ADD had, it is the plugin's.
+    add(&pod).command("DEL").run(&node).succeeded();
+    assert_eq!(double.count("detach-alias"), 1);
+    assert!(node.is_clean(&pod.uid));
 }

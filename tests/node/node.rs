@@ -143,7 +143,7 @@ impl Node {
     /// What is left of a pod, for a message.
     pub fn left(&self, uid: &str) -> String {
         self.sh(&format!(
-            "find {SOCKETS}/{uid} {STATE} -path '*{uid}*' 2>/dev/null; grep {uid} /proc/self/mountinfo; true"
+            "find {SOCKETS}/{uid} {STATE} -path '*{uid}*' 2>/dev/null || true; grep {uid} /proc/self/mountinfo || true"
         ))
     }
 

@@ -3,13 +3,15 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::{Value, json};
 
+use super::cgroup::Cgroup;
 use super::dataplane::DataPlane;
+use super::identity::started;
 use super::libvirt::Double;
 use super::node::{Call, Node, Pod};
 
@@ -188,4 +190,58 @@ fn a_node_without_ovs_is_asked_nothing_and_misses_nothing() {
     assert!(!answer.log.contains("OVSDB") && !answer.log.contains("OVS asked"), "{}", answer.log);
     add.clone().command("CHECK").run(&node).succeeded();
     add.command("DEL").run(&node).succeeded();
+}
+
+#[test]
+fn a_del_by_the_name_of_a_process_that_has_ended_leaves_the_ports_of_the_pods_other_nics() {
+    let node = Node::new();
+    let mut pod = Pod::new(&node);
+    let group = Cgroup::new(&format!("kubepods/pod{}/1", pod.uid), pod.machine_pid());
+    let mut sidecar = pod.start_container(false);
+    let double = Double::start(&pod, &json!({}));
+    group.add(started(double.child.id()));
+    let _planes = ["net1", "net2"].map(|nic| DataPlane::start(&node, &pod, nic));
+    let netns = sidecar.netns();
+    let uid = pod.uid.clone();
+    let nic = |ifname: &str, mac: &str| Call::new("ADD", &uid, &netns).ifname(ifname).mac(mac);
+    let (one, two) = (nic("net1", "00:00:00:24:65:f1"), nic("net2", "00:00:00:24:65:f2"));
+    let port = |ifname: &str| {
+        let path = format!("/var/run/openvswitch/vhost_sockets/{uid}/vhostuser-sockets/{ifname}");
+        let mut port = port(&format!("4f3c2b1a_{ifname}_h"), &path);
+        port["_uuid"] = json!(["uuid", ifname]);
+        port["external_ids"] =
+            json!(["map", [["pod_name", "vm"], ["pod_namespace", "default"], ["pod_netns", netns.as_str()]]]);
+        port
+    };
+    let reply = answer(&[port("net1"), port("net2")]);
+    // Whose port is about to be removed: it is asked for first, and is in no bridge.
+    let sought = Arc::new(Mutex::new(String::new()));
+    let noted = Arc::clone(&sought);
+    let _server = Server::start(&node, move |mut stream| {
+        let mut buffer = [0; 65_536];
+        while let Ok(read @ 1..) = stream.read(&mut buffer) {
+            let question: Value = serde_json::from_slice(&buffer[..read]).unwrap();
+            let reply = if question["params"][1]["table"] == "Port" {
+                noted.lock().unwrap().push_str(question["params"][1]["where"][0][2][1].as_str().unwrap());
+                br#"{"id":0,"error":null,"result":[{"rows":[]}]}"#.to_vec()
+            } else {
+                reply.clone()
+            };
+            stream.write_all(&reply).unwrap();
+        }
+    });
+    one.run(&node).succeeded();
+    two.run(&node).succeeded();
+    sidecar.die();
+    one.command("DEL").run(&node).succeeded();
+    assert_eq!(*sought.lock().unwrap(), "net1");
+    assert_eq!(double.count("detach-alias"), 1);
+
+    // With the pod, all of the sandbox' ports go.
+    sought.lock().unwrap().clear();
+    drop(double);
+    pod.die();
+    drop(group);
+    two.command("DEL").netns("").run(&node).succeeded();
+    assert_eq!(*sought.lock().unwrap(), "net1net2");
 }

@@ -106,6 +106,41 @@ fn a_share_that_is_taken_during_an_add_is_made_again() {
     }
 }
 
+/// Takes the share while an ADD waits for a data plane.
+fn take_while_it_waits(node: &Node, pod: &Pod<'_>) {
+    let volume = format!("{KUBELET}/pods/{}/volumes/kubernetes.io~empty-dir/{VOLUME}", pod.uid);
+    until("the plugin listens", || node.holds(&format!("test -S {volume}/net1")));
+    take(node, &pod.uid);
+}
+
+#[test]
+fn a_share_that_is_taken_while_the_data_plane_is_waited_for_is_made_again() {
+    let node = Node::new();
+    let pod = Pod::new(&node);
+    let double = Double::start(&pod, &json!({}));
+    let call = add(&pod).start(&node);
+    take_while_it_waits(&node, &pod);
+    let plane = DataPlane::start(&node, &pod, "net1");
+    answer(output(call)).succeeded();
+    assert!(node.is_shared(&pod.uid));
+    add(&pod).command("DEL").run(&node).succeeded();
+    drop(plane);
+
+    // One that may not mount says so, and does not wait for a data plane that cannot come.
+    let eth0 = add(&pod).ifname("eth0").set("attach", json!("never"));
+    eth0.run(&node).succeeded();
+    let call = add(&pod).start(&node);
+    take_while_it_waits(&node, &pod);
+    let told = answer(output(call));
+    assert!(told.code() == 11 && told.text().contains("was taken away"), "{told:?}");
+    assert_eq!(double.count("attach"), 1);
+    let _plane = DataPlane::start(&node, &pod, "net1");
+    add(&pod).run(&node).succeeded();
+    add(&pod).command("DEL").run(&node).succeeded();
+    eth0.command("DEL").run(&node).succeeded();
+    assert!(node.is_clean(&pod.uid), "{}", node.left(&pod.uid));
+}
+
 #[test]
 fn an_add_that_may_no_longer_mount_says_that_the_share_was_taken_and_the_next_one_makes_it_again() {
     for stop in [json!({"libvirtd": "chardev-add"}), json!({"libvirtd": "device-add"})] {

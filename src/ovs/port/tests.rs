@@ -91,6 +91,10 @@ fn only_what_is_certainly_dead_and_alone_is_removed() {
     assert_eq!(removed(std::slice::from_ref(&old), others), ["0dead0d_net1_h"]);
     assert_eq!(removed(std::slice::from_ref(&old), Of::Sandbox("0dead0dabcdef")), ["0dead0d_net1_h"]);
     assert_eq!(removed(std::slice::from_ref(&old), Of::Sandbox(CONTAINER)), [] as [&str; 0]);
+    let nic = |socket| Of::Nic { sandbox: "0dead0dabcdef", socket };
+    assert_eq!(removed(std::slice::from_ref(&old), nic("net1")), ["0dead0d_net1_h"]);
+    assert_eq!(removed(std::slice::from_ref(&old), nic("net2")), [] as [&str; 0]);
+    assert_eq!(removed(std::slice::from_ref(&old), Of::Nic { sandbox: CONTAINER, socket: "net1" }), [] as [&str; 0]);
     let own = port("4f3c2b1a_net1_h", &path, &dead);
     let spelled = port("4f3c2b1a_net1_h", &format!("{SHARE}//net1"), &dead);
     assert_eq!(removed(&[old.clone(), own.clone()], others), [] as [&str; 0], "DPDK breaks");
