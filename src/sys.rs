@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -339,8 +340,10 @@ pub fn make_directories(path: &Path) -> Result<(), Error> {
     make_directory(open_handle(parent)?.as_fd(), Path::new(name))
 }
 
-/// Does something with no umask, which is the whole process': no other thread may make files meanwhile.
+/// Does something with no umask. That is the whole process': one thread at a time does so, and no other may make files meanwhile.
 pub fn without_umask<T>(act: impl FnOnce() -> T) -> T {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let before = umask(Mode::empty());
     let outcome = act();
     umask(before);

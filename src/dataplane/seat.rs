@@ -238,6 +238,22 @@ mod tests {
     }
 
     #[test]
+    fn sockets_made_at_once_are_as_open_as_one() {
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                scope.spawn(move || {
+                    let scratch = Scratch::new(&format!("seat-at-once-{number}"));
+                    for _ in 0..200 {
+                        let (_listener, file) = scratch.seat().listen().unwrap();
+                        assert_eq!(std::fs::metadata(&scratch.path).unwrap().permissions().mode() & 0o777, 0o666);
+                        scratch.seat().remove(&file).unwrap();
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
     fn a_full_queue_is_not_waited_for() {
         let scratch = Scratch::new("seat-full");
         let (_listener, _file) = scratch.seat().listen().unwrap();
