@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::node::Node;
-use super::scene::{Scene, Told};
+use super::scene::{STEPS, Scene, Told, every_way};
 use super::strace::{Point, kill, points};
 
 /// How many pods are worked on at once.
@@ -29,7 +29,8 @@ fn follow(scene: &Scene<'_>, next: &str) {
     scene.is_untold();
 }
 
-/// Kills `command` at every point, each time before a repeated ADD, a DEL and a GC. `ready` prepares the pod for it.
+/// Kills `command` at every point, before a repeated ADD, a DEL or a GC in turn, or before each of them. `ready` prepares the
+/// pod for it.
 fn at_every_step(command: &'static str, ready: fn(&Scene<'_>)) {
     let found: Vec<Point> = {
         let node = Node::new();
@@ -37,7 +38,14 @@ fn at_every_step(command: &'static str, ready: fn(&Scene<'_>)) {
         ready(&scene);
         points(scene.traced(command))
     };
-    let todo: Vec<(&Point, &str)> = found.iter().flat_map(|point| NEXT.map(|next| (point, next))).collect();
+    let all = found.iter().flat_map(|point| NEXT.map(|next| (point, next)));
+    let todo: Vec<(&Point, &str)> = if every_way() {
+        all.collect()
+    } else {
+        println!("{command}: ONLY ONE OF {} CALLS AFTER EACH STEP; {STEPS}=all is for all of them", NEXT.len());
+        let chosen = |(number, _): &(usize, _)| number / NEXT.len() % NEXT.len() == number % NEXT.len();
+        all.enumerate().filter(chosen).map(|(_, one)| one).collect()
+    };
     let (turn, killed) = (AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {

@@ -12,6 +12,15 @@ use super::node::patience::output;
 use super::node::{Call, INSIDE, KUBELET, Node, Pod, SOCKETS, STATE, VOLUME};
 use super::strace::Run;
 
+/// With `all` in this variable a call that is hit at every step of its meets there all that may hit it and follow; else some
+/// of it in turn.
+pub const STEPS: &str = "VHU_STEPS";
+
+/// Whether each step is to meet everything.
+pub fn every_way() -> bool {
+    std::env::var(STEPS).is_ok_and(|steps| steps == "all")
+}
+
 /// The pod and its daemon.
 pub struct Scene<'a> {
     pub node: &'a Node,
@@ -112,10 +121,15 @@ pub fn short() -> u64 {
     *SHORT.get_or_init(|| {
         let node = Node::new();
         let scene = Scene::new(&node);
-        let begun = Instant::now();
-        scene.run("ADD");
-        let took = begun.elapsed();
-        scene.run("DEL");
+        // The first of them may have met the start of all tests.
+        let took = (0..3).map(|_| {
+            let begun = Instant::now();
+            scene.run("ADD");
+            let took = begun.elapsed();
+            scene.run("DEL");
+            took
+        });
+        let took = took.min().unwrap();
         (took.as_secs() * 20 + u64::from(took.subsec_millis()) / 50).max(2)
     })
 }

@@ -22,12 +22,12 @@ use vhostuser_hotplug::libvirt::Xml;
 use super::libvirt::{client, nics};
 use super::node::patience::{output, until};
 use super::node::{Call, Node, Pod, answer};
-use super::scene::{Scene, short};
+use super::scene::{STEPS, Scene, every_way, short};
 use super::signals::{go_on, send};
 use super::strace::{Point, Stopping, points};
 
 /// How many pods are worked on at once: a trial waits for a deadline most of its time.
-const WORKERS: usize = 16;
+const WORKERS: usize = 24;
 
 /// How often DEL is repeated at most once all go on.
 const DELS: usize = 10;
@@ -41,9 +41,6 @@ fn shorter() -> u64 {
 fn ever() -> Duration {
     Duration::from_secs(15 * short())
 }
-
-/// With `all` in this variable each step meets every victim, libvirt and successor; else some of them in turn.
-const ALL: &str = "VHU_STOPS";
 
 /// The libvirts: with the first, reading the XML waits for an attach that is under way; with the second it does not.
 const LIBVIRTS: [u64; 2] = [11_003_000, 9_000_000];
@@ -205,14 +202,15 @@ fn at_every_step(command: &'static str) {
         }
     }
     let every = todo.len();
-    if std::env::var(ALL).is_ok_and(|all| all == "all") {
+    if every_way() {
         println!("{command}: all of {every} stops ({} steps)", found.len());
     } else {
-        // 18 ways for each step; 5 is prime to that and moves from step to step.
-        let chosen = |(number, _): &(usize, Trial<'_>)| (number / found.len() + number % found.len()).is_multiple_of(5);
+        // 18 ways for each step; 17 leaves each step one of them, another from step to step, and some steps two.
+        let chosen =
+            |(number, _): &(usize, Trial<'_>)| (number / found.len() + number % found.len()).is_multiple_of(17);
         todo = todo.into_iter().enumerate().filter(chosen).map(|(_, trial)| trial).collect();
         println!(
-            "{command}: ONLY {} OF {every} STOPS ({} steps); {ALL}=all is for all of them",
+            "{command}: ONLY {} OF {every} STOPS ({} steps); {STEPS}=all is for all of them",
             todo.len(),
             found.len()
         );

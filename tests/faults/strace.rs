@@ -90,8 +90,14 @@ pub fn points(run: impl Run) -> Vec<Point> {
         let nth = counts.entry((thread.to_owned(), name.to_owned())).or_default();
         *nth += 1;
         let (nth, point) = (*nth, |words: &str| words.chars().take(100).collect::<String>());
-        // A file that is opened only to be read is no change, nor is a word to the log.
-        if (name == "openat" && !words.contains("O_CREAT")) || (name == "write" && words.starts_with("2,")) {
+        // A file that is opened only to be read is no change, nor is a word to the log; a poll that may not wait is no wait.
+        let is_look = match name {
+            "openat" => !words.contains("O_CREAT"),
+            "write" => words.starts_with("2,"),
+            "poll" => words.contains("], 1, 0") || words.contains("], 3, 0"),
+            _ => false,
+        };
+        if is_look {
             continue;
         }
         if !points.iter().any(|other: &Point| (&other.call[..], other.nth) == (name, nth)) {

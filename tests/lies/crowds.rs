@@ -13,7 +13,8 @@ use super::node::patience::until;
 use super::node::{Call, Node, Pod};
 use super::row::{PEAK_MAX, measured};
 
-/// Binds sockets to abstract names, as long as they can be and of bytes that are no text.
+/// Makes sockets. Every tenth is bound to an abstract name, as long as it can be and of bytes that are no text; for each of
+/// them the kernel looks through many of the others.
 const SOCKETS: &str = r#"
 import os, resource, socket, sys
 wanted = int(sys.argv[2])
@@ -24,7 +25,7 @@ for first in range(0, wanted, share):
     told = os.pipe()
     if os.fork() == 0:
         kept = [socket.socket(socket.AF_UNIX) for number in range(share)]
-        for number, one in enumerate(kept):
+        for number, one in enumerate(kept[::10]):
             one.bind(b"\0" + str(first + number).encode() + b"\xff" * 90)
         os.write(told[1], b"1")
         os.read(0, 1)
