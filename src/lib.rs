@@ -2,26 +2,22 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod attachment;
 pub mod cli;
 pub mod cni;
+pub mod commands;
 pub mod config;
 pub mod conflist;
 pub mod dataplane;
 pub mod deadline;
-pub mod device_info;
-pub mod doctor;
 pub mod file;
-pub mod install;
 pub mod libvirt;
 pub mod limits;
 pub mod logging;
-pub mod netd;
+pub mod node;
 pub mod ovs;
 pub mod pod;
 pub mod privilege;
 pub mod quote;
-pub mod record;
-pub mod share;
 pub mod sys;
-pub mod verbs;
 pub mod vm;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use syslog::{Facility, Formatter3164, LogFormat};
 
-use crate::quote::Line;
+use crate::quote::LogLine;
 
 /// Where the system's log takes records.
 const SOCKET: &str = "/dev/log";
@@ -120,7 +120,7 @@ fn datagram(level: Level, message: &str) -> Vec<u8> {
 /// The message as one line of bounded length. Parts of it come from pods: what could forge a second record, move a
 /// terminal's cursor or reorder text on a screen is spelt out here even where its author forgot to quote it.
 fn one_line(message: fmt::Arguments<'_>) -> String {
-    let mut line = Line::new(MESSAGE_MAX);
+    let mut line = LogLine::new(MESSAGE_MAX);
     // It fails where it is full.
     let _ = line.write_fmt(message);
     line.into_text()

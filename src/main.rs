@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use vhostuser_hotplug::cni::{self, Command};
 use vhostuser_hotplug::config::Config;
-use vhostuser_hotplug::{cli, logging, verbs};
+use vhostuser_hotplug::{cli, commands, logging};
 
 fn main() -> ExitCode {
     if std::env::args_os().len() > 1 {
@@ -16,9 +16,9 @@ fn main() -> ExitCode {
             Command::Add | Command::Check | Command::Status => Config::parse(&request.conf)?,
             // A runtime repeats a DEL until it passes, and a pod can't go before: a slip in the configuration must not
             // keep it. What can be read is used, and defaults stand in for the rest.
-            Command::Del | Command::Gc => Config::parse_what_can_be(&request.conf),
+            Command::Del | Command::Gc => Config::parse_lenient(&request.conf),
         };
         logging::set_level(config.log_level);
-        verbs::run(request, &config)
+        commands::run(request, &config)
     })
 }

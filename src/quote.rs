@@ -34,7 +34,7 @@ pub fn text(text: &str) -> String {
 /// In quotes, and cut where it would be longer than `max` bytes, with an ellipsis for the rest.
 #[must_use]
 pub fn cut(text: &str, max: usize) -> String {
-    let mut line = Line::new(max);
+    let mut line = LogLine::new(max);
     line.text.push('"');
     for c in text.chars() {
         if line.is_full() {
@@ -52,7 +52,7 @@ pub fn cut(text: &str, max: usize) -> String {
 /// One line of at most `max` bytes and an ellipsis, whatever the text holds.
 #[must_use]
 pub fn line(text: &str, max: usize) -> String {
-    let mut line = Line::new(max);
+    let mut line = LogLine::new(max);
     // It fails where it is full, which is what an ellipsis tells.
     let _ = line.write_str(text);
     line.text
@@ -66,13 +66,13 @@ pub fn words(error: &dyn fmt::Display) -> String {
 
 /// A line that is written to: it takes so many bytes and no more.
 #[derive(Debug)]
-pub struct Line {
+pub struct LogLine {
     text: String,
     max: usize,
     is_cut: bool,
 }
 
-impl Line {
+impl LogLine {
     /// An empty one that takes `max` bytes.
     #[must_use]
     pub fn new(max: usize) -> Self {
@@ -103,7 +103,7 @@ impl Line {
     }
 }
 
-impl Write for Line {
+impl Write for LogLine {
     /// Fails where the line is full, so that a text of megabytes is not even formatted to its end.
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for c in text.chars() {
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_full_line_stops_who_writes_it() {
-        let mut line = Line::new(10);
+        let mut line = LogLine::new(10);
         assert!(write!(line, "{}", "x".repeat(10)).is_ok());
         assert!(write!(line, "y").is_err() && write!(line, "z").is_err());
         assert_eq!(line.into_text(), "xxxxxxxxxx…");

@@ -5,8 +5,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use serde_json::Value;
+use vhostuser_hotplug::cni::command::Verb;
 use vhostuser_hotplug::cni::error::code;
-use vhostuser_hotplug::cni::request::{Variables, Verb};
+use vhostuser_hotplug::cni::request::Variables;
 use vhostuser_hotplug::cni::{Command, Error, PrevResult, Request, Socket, Version, json, reply};
 use vhostuser_hotplug::config::Config;
 use vhostuser_hotplug::vm::interface::PciAddress;
@@ -95,7 +96,7 @@ fn is_request(request: &Request) {
 }
 
 fn configuration_is_checked(request: &Request) {
-    let lenient = Config::parse_what_can_be(&request.conf);
+    let lenient = Config::parse_lenient(&request.conf);
     match Config::parse(&request.conf) {
         Ok(strict) => assert_eq!(strict, lenient),
         Err(error) => is_error(&error, request.conf.version),

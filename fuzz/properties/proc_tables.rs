@@ -3,12 +3,12 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use vhostuser_hotplug::dataplane::connected::{OfPath, Socket};
-use vhostuser_hotplug::dataplane::guard;
 use vhostuser_hotplug::pod::cgroup;
 use vhostuser_hotplug::pod::identity::PodUid;
 use vhostuser_hotplug::pod::mounts::{self, Mount};
 use vhostuser_hotplug::pod::process;
+use vhostuser_hotplug::pod::socket_end;
+use vhostuser_hotplug::pod::unix_sockets::{OfPath, Socket};
 
 pub fn holds(bytes: &[u8]) {
     mounts_are_read(bytes);
@@ -16,9 +16,9 @@ pub fn holds(bytes: &[u8]) {
     // What no pod can name is read as text.
     let text = &String::from_utf8_lossy(bytes);
     cgroups_are_read(text);
-    let stopped = guard::says_stopped(text);
+    let stopped = socket_end::says_stopped(text);
     assert!(!stopped || text.contains(") T") || text.contains(") t"), "{text}");
-    if let Some(argument) = guard::first_argument(text) {
+    if let Some(argument) = socket_end::first_argument(text) {
         assert!(text.to_ascii_lowercase().contains(&format!("{argument:x}")), "{text}");
     }
     if let Some(inode) = process::socket_inode(text) {

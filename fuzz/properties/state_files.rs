@@ -1,9 +1,9 @@
 //! Files of JSON that the plugin reads beside its calls: its own records, and the conflist that a person has it judge.
 
 use serde_json::Map;
+use vhostuser_hotplug::attachment::record::Record;
 use vhostuser_hotplug::conflist::text::List;
-use vhostuser_hotplug::conflist::{self, OURS};
-use vhostuser_hotplug::record::Record;
+use vhostuser_hotplug::conflist::{self, PLUGIN};
 
 use super::said;
 
@@ -32,7 +32,7 @@ fn conflist_is_edited(text: &str) {
     };
     let kinds =
         |text: &str| List::parse(text).expect("an edited list is one").kinds().map(str::to_owned).collect::<Vec<_>>();
-    let others = |text: &str| kinds(text).into_iter().filter(|kind| kind != OURS).collect::<Vec<_>>();
+    let others = |text: &str| kinds(text).into_iter().filter(|kind| kind != PLUGIN).collect::<Vec<_>>();
     if let Ok(with) = list.with_ours(&Map::new()) {
         assert_eq!((others(&with), kinds(&with).len()), (others(text), others(text).len() + 1));
         let again = List::parse(&with).expect("an edited list is one").with_ours(&Map::new());

@@ -9,9 +9,9 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use vhostuser_hotplug::dataplane::backend::BackEnd;
-use vhostuser_hotplug::dataplane::figures::Figures;
+use vhostuser_hotplug::dataplane::capabilities::Capabilities;
 use vhostuser_hotplug::dataplane::frontend;
-use vhostuser_hotplug::dataplane::message::{Fault, LAST_REQUEST, Line, PAYLOAD_LIMIT};
+use vhostuser_hotplug::dataplane::message::{Connection, Fault, LAST_REQUEST, PAYLOAD_LIMIT};
 use vhostuser_hotplug::deadline::Deadline;
 
 use super::said;
@@ -22,7 +22,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const HANG: Duration = Duration::from_secs(20);
 
 /// OVS 3.1 with DPDK 22.11.
-const OVS: Figures = Figures { features: 0xd7c6_6a7ca, protocol_features: 0x10cbf, queues: 128, memory_slots: None };
+const OVS: Capabilities =
+    Capabilities { features: 0xd7c6_6a7ca, protocol_features: 0x10cbf, queues: 128, memory_slots: None };
 
 pub fn holds(bytes: &[u8]) {
     let bytes = bytes.get(..MOST).unwrap_or(bytes);
@@ -32,16 +33,16 @@ pub fn holds(bytes: &[u8]) {
     assert!(begun.elapsed() < HANG, "{:?} for {} bytes", begun.elapsed(), bytes.len());
 }
 
-fn line(peer_says: &[u8]) -> (UnixStream, Line) {
+fn line(peer_says: &[u8]) -> (UnixStream, Connection) {
     let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
     theirs.write_all(peer_says).expect("a socket takes 64 KiB");
     theirs.shutdown(Shutdown::Write).expect("a socket can be closed half");
-    (theirs, Line::new(ours).expect("a line"))
+    (theirs, Connection::new(ours).expect("a line"))
 }
 
-fn as_data_plane(bytes: &[u8]) -> Option<Figures> {
+fn as_data_plane(bytes: &[u8]) -> Option<Capabilities> {
     let (_peer, mut line) = line(bytes);
-    match Figures::learn(&mut line, Deadline::after(PATIENCE)) {
+    match Capabilities::learn(&mut line, Deadline::after(PATIENCE)) {
         Ok(figures) => {
             assert!((1..=32_768).contains(&figures.queues), "{figures}");
             assert!(figures.memory_slots.is_none_or(|slots| (1..=32_768).contains(&slots)), "{figures}");
@@ -61,7 +62,7 @@ fn as_data_plane(bytes: &[u8]) -> Option<Figures> {
     }
 }
 
-fn as_qemu(bytes: &[u8], figures: Figures) {
+fn as_qemu(bytes: &[u8], figures: Capabilities) {
     let (peer, mut line) = line(bytes);
     let mut back_end = BackEnd::new(figures);
     let mut answers = Vec::new();
@@ -88,7 +89,7 @@ fn as_qemu(bytes: &[u8], figures: Figures) {
     said(&fault);
     drop(line);
     // What was answered arrives as that.
-    let mut peer = Line::new(peer).expect("a line");
+    let mut peer = Connection::new(peer).expect("a line");
     for answer in answers {
         match peer.receive(Deadline::after(HANG)) {
             Ok(arrived) => assert_eq!(arrived, answer),

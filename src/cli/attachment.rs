@@ -5,13 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use crate::attachment::mtu;
+use crate::attachment::record::{self, Record, Store, Unreadable};
+use crate::attachment::state::{self, AttachmentState, Problem, ShareState};
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::libvirt::DomainState;
 use crate::ovs::Ovs;
-use crate::record::{self, Record, Store, Unreadable};
-use crate::verbs::mtu;
-use crate::verbs::state::{self, Flaw, Scene, ShareState};
 
 /// How long the processes of a pod are searched for a NIC's connection; there may be very many.
 const LOOK: Duration = Duration::from_secs(5);
@@ -161,9 +161,9 @@ pub struct Vm {
     pub part: Part,
 }
 
-impl From<state::Part> for Part {
-    fn from(part: state::Part) -> Self {
-        let is_known = !matches!(part, Err(Flaw::Unseen(_)));
+impl From<state::CheckResult> for Part {
+    fn from(part: state::CheckResult) -> Self {
+        let is_known = !matches!(part, Err(Problem::Unseen(_)));
         let problem = part.err().map(|flaw| flaw.words());
         Self { ok: problem.is_none(), problem, is_known }
     }
@@ -195,7 +195,7 @@ impl Attachments {
 
     fn take(&mut self, record: &Record, (store, ovs): (&Store, &Ovs<'_>), config: &Config, ask: Ask) {
         let config = &config.of_attachment(record.keys.as_ref());
-        match Scene::of(record, store, None, &config.kubelet_dir) {
+        match AttachmentState::of(record, store, None, &config.kubelet_dir) {
             Some(scene) => self.attachments.push(Attachment::of(record, &scene, config, ask, ovs)),
             None => self.unreadable.push(Broken {
                 path: config.state_dir.join("pods").join(&record.uid),
@@ -215,7 +215,7 @@ pub enum Ask {
 }
 
 impl Attachment {
-    fn of(record: &Record, scene: &Scene<'_>, config: &Config, ask: Ask, ovs: &Ovs<'_>) -> Self {
+    fn of(record: &Record, scene: &AttachmentState<'_>, config: &Config, ask: Ask, ovs: &Ovs<'_>) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Self {
             pod: record.pod.clone(),
@@ -239,7 +239,7 @@ impl Attachment {
 }
 
 impl Mount {
-    fn of(scene: &Scene<'_>) -> Self {
+    fn of(scene: &AttachmentState<'_>) -> Self {
         let mount = scene.mount();
         let needed = !matches!(mount, Ok(ShareState::NotNeeded));
         Self { path: scene.share().target(), needed, part: mount.map(drop).into() }
@@ -247,7 +247,7 @@ impl Mount {
 }
 
 impl Nic {
-    fn of(nic: &record::Nic, scene: &Scene<'_>, config: &Config, ask: Ask, ovs: &Ovs<'_>) -> Self {
+    fn of(nic: &record::Nic, scene: &AttachmentState<'_>, config: &Config, ask: Ask, ovs: &Ovs<'_>) -> Self {
         let host_path = scene.share().target().join(&nic.socket);
         let vm = match ask {
             Ask::Kernel => {

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde_json::{Map, Value};
 
 use super::Answer;
-use crate::conflist::OURS;
+use crate::conflist::PLUGIN;
 use crate::conflist::file::{Edit, Error, Found, edit, lock};
 use crate::conflist::text::List;
 
@@ -46,12 +46,12 @@ pub fn run(verb: Verb) -> Answer {
         }
         Verb::Add { file, config } => {
             let changed = under_lock(&file, &Edit::Add(config.unwrap_or_default()));
-            let words = (format!("given the plugin {OURS}"), "has the plugin already".to_owned());
+            let words = (format!("given the plugin {PLUGIN}"), "has the plugin already".to_owned());
             (file, changed.map(|changed| if changed { words.0 } else { words.1 }))
         }
         Verb::Remove { file } => {
             let changed = under_lock(&file, &Edit::Remove);
-            let words = (format!("freed of the plugin {OURS}"), "does not have the plugin".to_owned());
+            let words = (format!("freed of the plugin {PLUGIN}"), "does not have the plugin".to_owned());
             (file, changed.map(|changed| if changed { words.0 } else { words.1 }))
         }
     };

@@ -9,9 +9,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Answer;
-use super::place::{self, Place};
+use super::place::{self, NodeArgs};
 use super::screen::{clean, json};
-use crate::doctor::{self, Finding, Node, Verdict};
+use crate::node::doctor::{self, Finding, Node, Verdict};
 
 /// The options of `doctor`.
 #[derive(Debug, Args)]
@@ -26,7 +26,7 @@ pub struct Doctor {
     #[arg(long, value_name = "DIR")]
     socket_base_dir: Option<PathBuf>,
     #[command(flatten)]
-    place: Place,
+    place: NodeArgs,
 }
 
 #[derive(Serialize)]

@@ -9,10 +9,10 @@ use clap::Args;
 use super::Answer;
 use super::attachment::{Ask, Attachment, Attachments, Mtu, Nic, Part};
 use super::list::unreadable;
-use super::place::{self, Place};
+use super::place::{self, NodeArgs};
 use super::screen::{age, clean, json};
+use crate::attachment::record::Record;
 use crate::deadline::Deadline;
-use crate::record::Record;
 
 /// How long libvirt is waited for, in all.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ pub struct Inspect {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    place: Place,
+    place: NodeArgs,
 }
 
 /// Shows the attachments that are meant. Exit status 0 if there are any, and all is as ADD left it.

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use super::Answer;
-use crate::install::check::check;
-use crate::install::keep::{self, OnEnd};
-use crate::install::uninstall::uninstall;
-use crate::install::{self, Error, Journal, Places};
+use crate::node::check::check;
+use crate::node::keep::{self, OnEnd};
+use crate::node::uninstall::uninstall;
+use crate::node::{self, Error, Journal, NodePaths};
 
 /// Where the node has things, and how the plugin gets into the chain.
 #[derive(Debug, Args)]
@@ -67,17 +67,17 @@ pub enum AtEnd {
 }
 
 impl Where {
-    fn places(&self) -> Places {
+    fn places(&self) -> NodePaths {
         let root = std::env::var_os("DESTDIR").unwrap_or_default();
-        Places::below(Path::new(&root), &self.bin_dir, &self.conf_dir)
+        NodePaths::below(Path::new(&root), &self.bin_dir, &self.conf_dir)
     }
 
-    fn mode(&self) -> install::Mode {
+    fn mode(&self) -> node::Mode {
         match self.mode {
-            Mode::Auto => install::Mode::Auto,
-            Mode::Dropin => install::Mode::DropIn,
-            Mode::Conflist => install::Mode::Conflist,
-            Mode::None => install::Mode::None,
+            Mode::Auto => node::Mode::Auto,
+            Mode::Dropin => node::Mode::DropIn,
+            Mode::Conflist => node::Mode::Conflist,
+            Mode::None => node::Mode::None,
         }
     }
 }
@@ -87,7 +87,7 @@ pub fn run(place: &Where, what: &What) -> Answer {
     let places = place.places();
     if what.check {
         let findings = check(&places, place.mode());
-        let line = |finding: &install::check::Finding| {
+        let line = |finding: &node::check::Finding| {
             format!("{} {}\n", if finding.sound { "ok:   " } else { "wrong:" }, finding.text)
         };
         return Answer::of(findings.iter().map(line).collect(), findings.iter().all(|finding| finding.sound));
@@ -96,7 +96,7 @@ pub fn run(place: &Where, what: &What) -> Answer {
     let outcome = if what.uninstall {
         uninstall(&places, what.state_dir.as_deref(), what.kubelet_dir.as_deref(), &mut journal)
     } else {
-        install::install(&places, place.mode(), &mut journal)
+        node::install(&places, place.mode(), &mut journal)
     };
     answer(&journal, outcome)
 }

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::Answer;
 use super::attachment::{Ask, Attachment, Attachments, Broken, Mtu};
-use super::place::{self, Place};
+use super::place::{self, NodeArgs};
 use super::screen::{age, clean, json, table};
 
 /// The options of `list`.
@@ -14,7 +14,7 @@ pub struct List {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    place: Place,
+    place: NodeArgs,
 }
 
 /// Shows all attachments. Records that cannot be read make the exit status 1.

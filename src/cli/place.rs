@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::config::Config;
+use crate::conflist::conf_dir;
 use crate::privilege::{self, Task};
-use crate::{netd, sys};
+use crate::sys;
 
 /// The options that say where.
 #[derive(Debug, Args)]
-pub struct Place {
+pub struct NodeArgs {
     /// The runtime's network configurations, among which ours says where all else is
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     pub conf_dir: PathBuf,
@@ -22,10 +23,10 @@ pub struct Place {
     pub kubelet_dir: Option<PathBuf>,
 }
 
-impl Place {
+impl NodeArgs {
     /// The configuration of this node: the first of ours that is sound, or else the defaults.
     pub fn config(&self) -> Config {
-        let mut config = netd::ours(&self.conf_dir).unwrap_or_default();
+        let mut config = conf_dir::ours(&self.conf_dir).unwrap_or_default();
         let options = [(&self.state_dir, &mut config.state_dir), (&self.kubelet_dir, &mut config.kubelet_dir)];
         for (option, value) in options {
             if let Some(directory) = option {

@@ -9,16 +9,18 @@ use clap::Args;
 use log::info;
 
 use super::Answer;
-use super::place::{self, Place};
+use super::place::{self, NodeArgs};
 use super::screen::clean;
+use crate::attachment::journal::Journal;
+use crate::attachment::record::{Record, Store};
+use crate::attachment::rescue::{Found, Outcome, Rescue};
+use crate::attachment::sandbox;
 use crate::deadline::Deadline;
 use crate::limits;
 use crate::logging;
 use crate::pod::identity::PodUid;
+use crate::pod::running::RunningPod;
 use crate::privilege::{self, Task};
-use crate::record::{Record, Store};
-use crate::verbs::rescue::{Found, Outcome, Rescue};
-use crate::verbs::{journal::Journal, sandbox};
 
 /// How long a rescue takes at most, unless its option says otherwise: a guest may take its time to release a NIC.
 const TIMEOUT: u64 = 40;
@@ -37,7 +39,7 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT, value_parser = clap::value_parser!(u64).range(5..))]
     timeout: u64,
     #[command(flatten)]
-    place: Place,
+    place: NodeArgs,
 }
 
 /// Frees what waits, and says what was done. Exit status 1 if something still waits or is still plugged.
@@ -61,8 +63,8 @@ impl Options {
         let store = Store::new(&config.state_dir);
         privilege::confine(Task::Talk);
         let deadline = Deadline::after(Duration::from_secs(self.timeout));
-        end_soon_after(deadline);
-        let (uid, living) = match self.pod.strip_prefix("pid:") {
+        start_watchdog(deadline);
+        let (uid, running) = match self.pod.strip_prefix("pid:") {
             Some(pid) => {
                 let pid = pid.parse().map_err(|_| format!("{} is no process id", clean(pid)))?;
                 sandbox::of_pid(pid, config).map_err(|error| error.to_string())?
@@ -71,8 +73,8 @@ impl Options {
                 let uid = self.uid(&store)?;
                 let records = store.of_pod(&uid);
                 let netns = records.iter().map(|record| record.netns.as_path()).find(|path| path.exists());
-                let living = sandbox::Living::find(&uid, None, netns);
-                (uid, living.ok_or("no process of the pod lives, so no VM does")?)
+                let running = RunningPod::find(&uid, None, netns);
+                (uid, running.ok_or("no process of the pod lives, so no VM does")?)
             }
         };
         let records = store.of_pod(&uid);
@@ -80,7 +82,7 @@ impl Options {
         let with_nic = records.iter().find(|record| record.nic.is_some());
         let config = &config.of_attachment(with_nic.or(records.first()).and_then(|record| record.keys.as_ref()));
         let mut journal = Journal::of_command("rescue", &uid);
-        let rescue = Rescue { config, uid: &uid, living: &living, deadline };
+        let rescue = Rescue { config, uid: &uid, running: &running, deadline };
         let freed = rescue.run(wanted.as_ref(), &mut journal);
         let failed = match &freed {
             Ok(freed) => freed.iter().find_map(|one| one.outcome.error()),
@@ -112,7 +114,7 @@ impl Options {
 
 /// Makes sure that the command ends soon after its deadline: a socket may be on a file system of the tenant's, which need not
 /// answer. The kernel frees the pod's lock then.
-fn end_soon_after(deadline: Deadline) {
+fn start_watchdog(deadline: Deadline) {
     let watch = move || {
         thread::sleep(deadline.and(GRACE).remaining());
         let why =

@@ -6,7 +6,7 @@
 //! # What is used of crate `cni-plugin`, and what is not
 //!
 //! - [`cni_plugin::Command`] parses the four verbs that it knows, exactly as the specification spells them; GC and
-//!   STATUS, which came with 1.1.0, are added in [`request`].
+//!   STATUS, which came with 1.1.0, are added in [`command`].
 //! - [`cni_plugin::macaddr::MacAddr`] reads MAC addresses of either case and separator ([`mac`] prints them).
 //!
 //! The rest of it can't be used by a plugin that has to stand in kube-ovn's chain:
@@ -22,9 +22,11 @@
 //!   and doesn't notice a result that could not be written.
 //! - `logger` writes files into the working directory; `delegation` isn't needed.
 
+pub mod command;
 pub mod error;
 pub mod json;
 pub mod mac;
+pub mod names;
 pub mod netconf;
 pub mod prev_result;
 pub mod reply;
@@ -32,9 +34,10 @@ pub mod request;
 pub mod serve;
 pub mod version;
 
+pub use command::Command;
 pub use error::Error;
 pub use netconf::{Attachment, NetConf};
 pub use prev_result::{Interface, PrevResult, Socket};
-pub use request::{Args, Command, Request};
+pub use request::{Args, Request};
 pub use serve::{end_at, serve};
 pub use version::Version;

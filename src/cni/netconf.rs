@@ -4,9 +4,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use super::command::Command;
 use super::json::{Members, kind, member};
-use super::request::is_identifier;
-use super::{Command, Error, PrevResult, Version};
+use super::names::is_identifier;
+use super::{Error, PrevResult, Version};
 use crate::quote;
 
 /// How much of a wrong value an error quotes, in bytes.

@@ -144,8 +144,8 @@ impl<'a> PrevResult<'a> {
 
 fn position_of(interfaces: &[Interface], ifname: &str) -> Option<usize> {
     let named = interfaces.iter().position(|interface| interface.name.as_deref() == Some(ifname));
-    let inside = || interfaces.iter().position(|one| one.sandbox.as_ref().is_some_and(|path| !path.is_empty()));
-    named.or_else(inside).or_else(|| (!interfaces.is_empty()).then_some(0))
+    let guest_path = || interfaces.iter().position(|one| one.sandbox.as_ref().is_some_and(|path| !path.is_empty()));
+    named.or_else(guest_path).or_else(|| (!interfaces.is_empty()).then_some(0))
 }
 
 /// A new first member of the object that starts at `start`, with its brace.

@@ -12,8 +12,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::{read, write};
 
+use super::command::Verb;
 use super::netconf::version_asked_for;
-use super::request::{Variables, Verb};
+use super::request::Variables;
 use super::{Error, Request, Version, reply};
 use crate::deadline::Deadline;
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
-use super::text::{List, Unfit};
-use super::{OURS, faults};
+use super::text::{List, NotEditable};
+use super::{PLUGIN, faults};
 use crate::file::{self, Access, Lock};
 use crate::sys;
 
@@ -25,15 +25,15 @@ pub enum Error {
     /// A system call failed.
     System(sys::Error),
     /// What is in the file cannot be edited.
-    Unfit(Unfit),
+    NotEditable(NotEditable),
     /// It is no ordinary file of a bearable size, in words.
-    Odd(String),
+    NotRegular(String),
     /// What would come of the edit has these faults.
     Faulty(Vec<String>),
     /// Another installer works in this directory.
     Locked(PathBuf),
     /// Somebody else changed the file each time before the edit was done.
-    Restless,
+    KeepsChanging,
 }
 
 impl From<sys::Error> for Error {
@@ -42,9 +42,9 @@ impl From<sys::Error> for Error {
     }
 }
 
-impl From<Unfit> for Error {
-    fn from(error: Unfit) -> Self {
-        Self::Unfit(error)
+impl From<NotEditable> for Error {
+    fn from(error: NotEditable) -> Self {
+        Self::NotEditable(error)
     }
 }
 
@@ -52,11 +52,11 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::System(error) => write!(f, "{error}"),
-            Self::Unfit(why) => write!(f, "{why}"),
-            Self::Odd(why) => f.write_str(why),
-            Self::Faulty(faults) => write!(f, "with {OURS} in it there would be faults: {}", faults.join("; ")),
+            Self::NotEditable(why) => write!(f, "{why}"),
+            Self::NotRegular(why) => f.write_str(why),
+            Self::Faulty(faults) => write!(f, "with {PLUGIN} in it there would be faults: {}", faults.join("; ")),
             Self::Locked(directory) => write!(f, "another installer is at work in {}", directory.display()),
-            Self::Restless => f.write_str("somebody else keeps changing it"),
+            Self::KeepsChanging => f.write_str("somebody else keeps changing it"),
         }
     }
 }
@@ -81,20 +81,23 @@ impl Found {
             OpenOptions::new().read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path);
         let file = match open {
             Ok(file) => file,
-            Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => return Err(Error::Odd(link(path))),
+            Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => return Err(Error::NotRegular(link(path))),
             Err(error) => return Err(sys::Error::of("open", path, &error).into()),
         };
         let failed = |error: std::io::Error| sys::Error::of("read", path, &error);
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() {
-            return Err(Error::Odd("it is no file".to_owned()));
+            return Err(Error::NotRegular("it is no file".to_owned()));
         }
         if metadata.len() > LIMIT {
-            return Err(Error::Odd(format!("it has {} bytes, and no list has more than {LIMIT}", metadata.len())));
+            return Err(Error::NotRegular(format!(
+                "it has {} bytes, and no list has more than {LIMIT}",
+                metadata.len()
+            )));
         }
         let mut bytes = Vec::new();
         file.take(LIMIT).read_to_end(&mut bytes).map_err(failed)?;
-        let text = String::from_utf8(bytes).map_err(|_| Error::Odd("it is not UTF-8".to_owned()))?;
+        let text = String::from_utf8(bytes).map_err(|_| Error::NotRegular("it is not UTF-8".to_owned()))?;
         Ok(Self { text, metadata })
     }
 
@@ -111,7 +114,7 @@ impl Found {
 /// runtime would not notice.
 fn link(path: &Path) -> String {
     let target = std::fs::read_link(path).unwrap_or_default();
-    format!("it is a symbolic link; put {OURS} into {} where that is made", target.display())
+    format!("it is a symbolic link; put {PLUGIN} into {} where that is made", target.display())
 }
 
 /// Keeps other installers out of the directory of lists.
@@ -166,7 +169,7 @@ pub fn edit(path: &Path, edit: &Edit, dry: bool) -> Result<bool, Error> {
         }
         if changed {
             let access = Access::like(&found.metadata);
-            if !List::parse(&found.text)?.has(OURS) {
+            if !List::parse(&found.text)?.has(PLUGIN) {
                 file::replace(&backup(path), directory, found.text.as_bytes(), access, || true)?;
             }
             // kube-ovn's installer knows no lock. If it wrote since, its text is the one to start from.
@@ -179,12 +182,12 @@ pub fn edit(path: &Path, edit: &Edit, dry: bool) -> Result<bool, Error> {
         }
         return Ok(changed);
     }
-    Err(Error::Restless)
+    Err(Error::KeepsChanging)
 }
 
 /// Where the list is kept as it was before our entry came in. No runtime reads a file of that name.
 #[must_use]
 pub fn backup(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.before-{OURS}"))
+    path.with_file_name(format!(".{name}.before-{PLUGIN}"))
 }

@@ -6,24 +6,24 @@ use std::ops::Range;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::{OURS, SHARED_KEYS, THEIRS, is_closed};
+use super::{KUBE_OVN, PLUGIN, SHARED_KEYS, is_closed};
 use crate::cni::json::{Members, kind, member};
 use crate::quote;
 
 /// Why a list cannot be edited, in a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unfit(String);
+pub struct NotEditable(String);
 
-impl fmt::Display for Unfit {
+impl fmt::Display for NotEditable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Unfit {}
+impl std::error::Error for NotEditable {}
 
-fn unfit<T>(why: impl Into<String>) -> Result<T, Unfit> {
-    Err(Unfit(why.into()))
+fn not_editable<T>(why: impl Into<String>) -> Result<T, NotEditable> {
+    Err(NotEditable(why.into()))
 }
 
 /// A list, and where its plugins stand in its text.
@@ -45,20 +45,20 @@ impl<'a> List<'a> {
     ///
     /// # Errors
     /// That it is none, or that runtimes and this plugin might understand different things by it.
-    pub fn parse(text: &'a str) -> Result<Self, Unfit> {
+    pub fn parse(text: &'a str) -> Result<Self, NotEditable> {
         if text.starts_with('\u{feff}') {
-            return unfit("it starts with a byte order mark, with which no runtime reads it");
+            return not_editable("it starts with a byte order mark, with which no runtime reads it");
         }
-        let members =
-            Members::of(text).or_else(|error| unfit(format!("it is not one JSON object: {}", quote::words(&error))))?;
+        let members = Members::of(text)
+            .or_else(|error| not_editable(format!("it is not one JSON object: {}", quote::words(&error))))?;
         let place = match members.places("plugins").collect::<Vec<_>>().as_slice() {
             [place] => place.clone(),
-            [] => return unfit("it has no \"plugins\""),
-            _ => return unfit("it has \"plugins\" more than once"),
+            [] => return not_editable("it has no \"plugins\""),
+            _ => return not_editable("it has \"plugins\" more than once"),
         };
         let array = text.get(place).unwrap_or_default();
         let Ok(entries) = serde_json::from_str::<Vec<&RawValue>>(array) else {
-            return unfit(format!("its \"plugins\" are {}, not an array", kind(array)));
+            return not_editable(format!("its \"plugins\" are {}, not an array", kind(array)));
         };
         let mut plugins = Vec::with_capacity(entries.len());
         for (number, entry) in entries.iter().enumerate() {
@@ -70,7 +70,7 @@ impl<'a> List<'a> {
                     let start = entry.get().as_ptr().addr().saturating_sub(text.as_ptr().addr());
                     plugins.push(Plugin { kind, place: start..start.saturating_add(entry.get().len()) });
                 }
-                _ => return unfit(format!("plugin {number} has no \"type\", or more than one")),
+                _ => return not_editable(format!("plugin {number} has no \"type\", or more than one")),
             }
         }
         Ok(Self { text, members, plugins })
@@ -103,16 +103,16 @@ impl<'a> List<'a> {
     /// The text of our entry, if there is one.
     #[must_use]
     pub fn ours(&self) -> Option<&'a str> {
-        self.first(OURS)
+        self.first(PLUGIN)
     }
 
     /// Our entry as the list would get it. A plugin sees its own object alone, so what kube-ovn's says of the socket is
     /// said again.
     #[must_use]
     pub fn new_entry(&self) -> String {
-        let theirs = self.first(THEIRS).unwrap_or_default();
+        let theirs = self.first(KUBE_OVN).unwrap_or_default();
         let keys = SHARED_KEYS.iter().filter_map(|key| Some(format!(",\"{key}\":{}", member(theirs, key)?)));
-        format!("{{\"type\":\"{OURS}\"{}}}", keys.collect::<String>())
+        format!("{{\"type\":\"{PLUGIN}\"{}}}", keys.collect::<String>())
     }
 
     fn first(&self, kind: &str) -> Option<&'a str> {
@@ -129,11 +129,11 @@ impl<'a> List<'a> {
     ///
     /// # Errors
     /// That there is no kube-ovn in the list to stand behind.
-    pub fn with_ours(&self, keys: &Map<String, Value>) -> Result<String, Unfit> {
-        let Some(theirs) = self.plugins.iter().position(|plugin| plugin.kind == THEIRS) else {
-            return unfit(format!("no plugin of it is {THEIRS}, which {OURS} is to be chained after"));
+    pub fn with_ours(&self, keys: &Map<String, Value>) -> Result<String, NotEditable> {
+        let Some(theirs) = self.plugins.iter().position(|plugin| plugin.kind == KUBE_OVN) else {
+            return not_editable(format!("no plugin of it is {KUBE_OVN}, which {PLUGIN} is to be chained after"));
         };
-        let ours = |plugin: &Plugin| plugin.kind == OURS;
+        let ours = |plugin: &Plugin| plugin.kind == PLUGIN;
         let kept = self.plugins.iter().enumerate().position(|(at, plugin)| at > theirs && ours(plugin));
         let first = self.plugins.iter().position(ours);
         let entry = match kept.or(first).and_then(|at| self.plugins.get(at)) {
@@ -157,29 +157,29 @@ impl<'a> List<'a> {
     ///
     /// # Errors
     /// That nothing would be left, which is no list.
-    pub fn without_ours(&self) -> Result<String, Unfit> {
+    pub fn without_ours(&self) -> Result<String, NotEditable> {
         let mut text = self.text.to_owned();
-        for (at, _) in self.plugins.iter().enumerate().rev().filter(|(_, plugin)| plugin.kind == OURS) {
+        for (at, _) in self.plugins.iter().enumerate().rev().filter(|(_, plugin)| plugin.kind == PLUGIN) {
             text = List::parse(&text)?.without(at)?;
         }
         Ok(text)
     }
 
     /// The text without a plugin and its comma.
-    fn without(&self, at: usize) -> Result<String, Unfit> {
+    fn without(&self, at: usize) -> Result<String, NotEditable> {
         let before = at.checked_sub(1).and_then(|at| self.plugins.get(at));
         let after = at.checked_add(1).and_then(|at| self.plugins.get(at));
         let place = self.plugins.get(at).map(|plugin| plugin.place.clone()).unwrap_or_default();
         match (before, after) {
             (Some(before), None) => Ok(spliced(self.text, before.place.end..place.end, "")),
             (_, Some(after)) => Ok(spliced(self.text, place.start..after.place.start, "")),
-            (None, None) => unfit(format!("{OURS} is its only plugin; remove the file itself")),
+            (None, None) => not_editable(format!("{PLUGIN} is its only plugin; remove the file itself")),
         }
     }
 
     /// The text with one more plugin at the end, set off as the last one is.
-    fn with_last(&self, entry: &str) -> Result<String, Unfit> {
-        let Some(last) = self.plugins.last() else { return unfit("it has no plugins") };
+    fn with_last(&self, entry: &str) -> Result<String, NotEditable> {
+        let Some(last) = self.plugins.last() else { return not_editable("it has no plugins") };
         let before = self.text.get(..last.place.start).unwrap_or_default();
         let space = before.get(before.trim_end_matches([' ', '\t', '\r', '\n']).len()..).unwrap_or_default();
         Ok(spliced(self.text, last.place.end..last.place.end, &format!(",{space}{entry}")))
@@ -187,13 +187,13 @@ impl<'a> List<'a> {
 }
 
 /// An entry's text with these keys in it, in the place of those that it has.
-fn with_keys(entry: &str, keys: &Map<String, Value>) -> Result<String, Unfit> {
+fn with_keys(entry: &str, keys: &Map<String, Value>) -> Result<String, NotEditable> {
     let mut entry = entry.to_owned();
     for (key, value) in keys {
-        if key == "type" && value != OURS {
-            return unfit(format!("an entry of type {value} is not {OURS}'s"));
+        if key == "type" && value != PLUGIN {
+            return not_editable(format!("an entry of type {value} is not {PLUGIN}'s"));
         }
-        let members = Members::of(&entry).or_else(|error| unfit(error.to_string()))?;
+        let members = Members::of(&entry).or_else(|error| not_editable(error.to_string()))?;
         let place = members.places(key).next_back();
         match place {
             // As it is written, if it says the same.
@@ -203,8 +203,10 @@ fn with_keys(entry: &str, keys: &Map<String, Value>) -> Result<String, Unfit> {
                     .is_some_and(|old| serde_json::from_str(old).ok().as_ref() == Some(value)) => {}
             Some(place) => entry = spliced(&entry, place, &value.to_string()),
             None => {
-                let inside = entry.trim_start_matches('{');
-                let space = inside.get(..inside.len().saturating_sub(inside.trim_start().len())).unwrap_or_default();
+                let guest_path = entry.trim_start_matches('{');
+                let space = guest_path
+                    .get(..guest_path.len().saturating_sub(guest_path.trim_start().len()))
+                    .unwrap_or_default();
                 let end = entry.trim_end_matches('}').trim_end().len();
                 let comma = if members.is_empty() { "" } else { "," };
                 entry = spliced(&entry, end..end, &format!("{comma}{space}{}:{value}", Value::from(key.as_str())));

@@ -12,7 +12,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 
-use super::seat::Seat;
+use super::socket_path::SocketPath;
 use crate::pod::process::Process;
 use crate::sys;
 
@@ -112,8 +112,8 @@ impl fmt::Display for WriteAccess {
 ///
 /// # Errors
 /// Those of looking at the socket and at the process.
-pub fn ensure(seat: Seat<'_>, process: &Process) -> Result<Option<WriteAccess>, sys::Error> {
-    let Some(socket) = seat.file()? else { return Ok(None) };
+pub fn ensure(socket_path: SocketPath<'_>, process: &Process) -> Result<Option<WriteAccess>, sys::Error> {
+    let Some(socket) = socket_path.file()? else { return Ok(None) };
     let credentials = match Credentials::of(process) {
         Err(error) if error.is_absent() => return Ok(None),
         credentials => credentials?,
@@ -208,7 +208,7 @@ impl Acl {
 
 #[cfg(test)]
 mod tests {
-    use super::super::seat::scratch::Scratch;
+    use super::super::socket_path::scratch::Scratch;
     use super::*;
 
     const STATUS: &str =
@@ -244,7 +244,7 @@ mod tests {
     fn each_user_is_given_the_right_and_nobody_else() {
         assert!(nix::unistd::geteuid().is_root(), "only root may set a list that gives a right to others");
         let scratch = Scratch::new("access");
-        let (_listener, socket) = scratch.seat().listen().unwrap();
+        let (_listener, socket) = scratch.socket_path().listen().unwrap();
         std::fs::set_permissions(&scratch.path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let list = || Acl::of(socket.handle(), &sys::stat(socket.handle()).unwrap()).unwrap();
         // The user of OVS may change while QEMU keeps its socket.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::figures::{Figures, protocol};
+use super::capabilities::{Capabilities, protocol};
 use super::message::{Fault, LAST_REQUEST, Message, request};
 
 /// Most rings whose base is kept; as many as 256 queue pairs and a control queue of each have. QEMU passes a ring's
@@ -13,7 +13,7 @@ const RING_LIMIT: u32 = 1024;
 /// The state of a back end that moves no packets.
 #[derive(Debug)]
 pub struct BackEnd {
-    figures: Figures,
+    capabilities: Capabilities,
     offered: u64,
     agreed: u64,
     status: u64,
@@ -26,10 +26,10 @@ pub struct BackEnd {
 impl BackEnd {
     /// One that offers what this data plane offers.
     #[must_use]
-    pub fn new(figures: Figures) -> Self {
+    pub fn new(capabilities: Capabilities) -> Self {
         Self {
-            figures,
-            offered: figures.stand_in(),
+            capabilities,
+            offered: capabilities.stand_in(),
             agreed: 0,
             status: 0,
             started: false,
@@ -59,11 +59,11 @@ impl BackEnd {
             return Err(nonsense(message));
         }
         match message.request {
-            request::GET_FEATURES => return word(self.figures.features),
+            request::GET_FEATURES => return word(self.capabilities.features),
             request::GET_PROTOCOL_FEATURES => return word(self.offered),
-            request::GET_QUEUE_NUM => return word(self.figures.queues),
+            request::GET_QUEUE_NUM => return word(self.capabilities.queues),
             request::GET_MAX_MEM_SLOTS => {
-                return word(self.figures.memory_slots.ok_or_else(|| nonsense(message))?);
+                return word(self.capabilities.memory_slots.ok_or_else(|| nonsense(message))?);
             }
             request::GET_STATUS => return word(self.status),
             // Answered whether asked for or not, once the log's memory comes as a descriptor.
@@ -127,8 +127,8 @@ fn nonsense(message: &Message) -> Fault {
 mod tests {
     use super::*;
 
-    const OVS: Figures =
-        Figures { features: 0xd7c6_6a7ca, protocol_features: 0x10cbf, queues: 128, memory_slots: None };
+    const OVS: Capabilities =
+        Capabilities { features: 0xd7c6_6a7ca, protocol_features: 0x10cbf, queues: 128, memory_slots: None };
 
     fn asked(back_end: &mut BackEnd, request: u32, payload: &[u8], needs_reply: bool) -> Option<Vec<u8>> {
         let message = Message { request, is_reply: false, needs_reply, payload: payload.to_vec() };

@@ -15,18 +15,16 @@
 //! QEMU's descriptors are the tenant's. A duplicate is used only if it is the very socket that was accepted at the NIC's
 //! path, so that the worst a tenant gets by tricks is its own connection closed.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::socket::{Shutdown, UnixAddr, getsockname, getsockopt, shutdown, sockopt};
 
 use crate::deadline::Deadline;
+use crate::pod::socket_end::{SocketEnd, is_stopped};
 use crate::sys;
 
 /// How often QEMU's threads are looked at: a part of the time that the VM stands still.
@@ -39,40 +37,18 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const LOOKS: u32 = 40;
 const LOOKS_FOR_NEW: u32 = 4;
 
-/// Most threads of a QEMU that are looked at.
-const THREAD_LIMIT: usize = 1024;
-
-/// Longest `syscall` of a thread that is read, in bytes: nine numbers.
-pub(super) const SYSCALL_LIMIT: u64 = 1024;
-
-/// Longest `stat` of a process that is read, in bytes: a name of at most 64 bytes and some fifty numbers.
-const STAT_LIMIT: u64 = 4096;
-
-/// QEMU's end of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct End {
-    /// The process that has it.
-    pub pid: i32,
-    /// That process' directory below `/proc`, by a path that stays with the process.
-    pub proc: PathBuf,
-    /// Its descriptor.
-    pub descriptor: i32,
-    /// The socket's inode.
-    pub inode: u64,
-}
-
 /// Does some work under guard, and tells how many connections had to be shut down. `ends` tells QEMU's ends of all
 /// connections at the NIC's socket.
 ///
 /// # Errors
 /// That no thread could be made; the work is not begun then.
-pub fn during<T>(ends: impl Fn() -> Vec<End> + Send, work: impl FnOnce() -> T) -> Result<(T, u32), sys::Error> {
+pub fn during<T>(ends: impl Fn() -> Vec<SocketEnd> + Send, work: impl FnOnce() -> T) -> Result<(T, u32), sys::Error> {
     during_with(PATIENCE, ends, work)
 }
 
 fn during_with<T>(
     patience: Duration,
-    ends: impl Fn() -> Vec<End> + Send,
+    ends: impl Fn() -> Vec<SocketEnd> + Send,
     work: impl FnOnce() -> T,
 ) -> Result<(T, u32), sys::Error> {
     let failed = |error: &std::io::Error| sys::Error::of("clone", Path::new("guard"), error);
@@ -86,15 +62,15 @@ fn during_with<T>(
     })
 }
 
-fn guard(patience: Duration, ends: &impl Fn() -> Vec<End>, leave: &UnixStream) -> u32 {
+fn guard(patience: Duration, ends: &impl Fn() -> Vec<SocketEnd>, leave: &UnixStream) -> u32 {
     let mut cut = 0_u32;
     // The ends, each with the time since when it has been seen waited on.
-    let mut seen: Vec<(End, Option<Instant>)> = Vec::new();
+    let mut seen: Vec<(SocketEnd, Option<Instant>)> = Vec::new();
     let mut looks = 0_u32;
     loop {
         if looks == 0 {
             let before = std::mem::take(&mut seen);
-            let since = |end: &End| before.iter().find(|(other, _)| other == end).and_then(|(_, since)| *since);
+            let since = |end: &SocketEnd| before.iter().find(|(other, _)| other == end).and_then(|(_, since)| *since);
             seen = ends().into_iter().map(|end| (end.clone(), since(&end))).collect();
             looks = if seen.is_empty() { LOOKS_FOR_NEW } else { LOOKS };
         }
@@ -126,106 +102,21 @@ pub(super) fn is_over(leave: &UnixStream, within: Duration) -> bool {
     poll(&mut leaving, Deadline::after(within).poll_timeout()) != Ok(0)
 }
 
-impl End {
-    /// Whether the socket was bound to such a path by its own word (getsockname(2)). The kernel's list of sockets is not
-    /// enough: it prints a name as it is, so that one with a line break in it passes for a line about anybody's socket.
-    ///
-    /// Where the socket cannot be asked, for want of the right to or of the call, the list is believed.
-    #[must_use]
-    pub fn is_bound_to(&self, is_path: impl FnOnce(&[u8]) -> bool) -> bool {
-        match self.duplicate() {
-            Ok(own) => {
-                let name = getsockname::<UnixAddr>(own.as_raw_fd());
-                let is_path = |name: &UnixAddr| name.path().is_some_and(|path| is_path(path.as_os_str().as_bytes()));
-                self.is_this(&own) && name.is_ok_and(|name| is_path(&name))
-            }
-            Err(error) => matches!(error.errno(), Errno::EPERM | Errno::ENOSYS),
-        }
-    }
-
-    fn duplicate(&self) -> Result<OwnedFd, sys::Error> {
-        sys::duplicate(self.pid, || std::fs::metadata(self.proc.join("fd")).is_ok(), self.descriptor)
-    }
-
-    /// Whether a thread waits in a call on this descriptor.
-    fn is_waited_on(&self) -> bool {
-        let Ok(threads) = std::fs::read_dir(self.proc.join("task")) else { return false };
-        threads.take(THREAD_LIMIT).flatten().any(|thread| {
-            let text = sys::read_text(&thread.path().join("syscall"), SYSCALL_LIMIT).unwrap_or_default();
-            first_argument(&text).is_some_and(|argument| Ok(argument) == u64::try_from(self.descriptor))
-        })
-    }
-
-    /// Whether the process at the other end is stopped, by a signal or a debugger. To QEMU such a connection is as good as
-    /// any, until it asks something: then the VM stands still. Not so where that cannot be known.
-    #[must_use]
-    pub fn is_of_stopped(&self) -> bool {
-        self.with_peer(is_stopped).is_some_and(|(_, stopped)| stopped)
-    }
-
-    /// The process that connected, by its pid (`SO_PEERCRED`). `None` where that cannot be known.
-    #[must_use]
-    pub fn peer(&self) -> Option<i32> {
-        self.with_peer(|pid| pid).map(|(_, pid)| pid)
-    }
-
-    /// Shuts the connection down if the process at its other end is stopped; whether it was.
-    #[must_use]
-    pub fn cut_if_stopped(&self) -> bool {
-        self.cut_if(is_stopped)
-    }
-
-    /// Shuts the connection down if that is found right for the process at its other end.
-    fn cut_if(&self, is_right: impl FnOnce(i32) -> bool) -> bool {
-        let found = self.with_peer(is_right);
-        found.is_some_and(|(own, right)| right && shutdown(own.as_raw_fd(), Shutdown::Both).is_ok())
-    }
-
-    /// A duplicate of the very socket, and what is said of the process that connected to it.
-    fn with_peer<T>(&self, say: impl FnOnce(i32) -> T) -> Option<(OwnedFd, T)> {
-        let own = self.duplicate().ok().filter(|own| self.is_this(own))?;
-        let peer = getsockopt(&own, sockopt::PeerCredentials).ok()?;
-        Some((own, say(peer.pid())))
-    }
-
-    fn is_this(&self, own: &OwnedFd) -> bool {
-        sys::object(own.as_fd()).is_ok_and(|(_, inode)| inode == self.inode)
-    }
-}
-
-/// The first argument of the call that a thread is in, by the text of its `syscall` (proc(5)): "47 0x1d 0x7ffd… …", the
-/// call's number and its arguments. `None` for "running".
-#[must_use]
-pub fn first_argument(syscall: &str) -> Option<u64> {
-    let digits = syscall.split_ascii_whitespace().nth(1)?.strip_prefix("0x")?;
-    u64::from_str_radix(digits, 16).ok()
-}
-
-fn is_stopped(pid: i32) -> bool {
-    sys::read_text(Path::new(&format!("/proc/{pid}/stat")), STAT_LIMIT).is_ok_and(|stat| says_stopped(&stat))
-}
-
-/// Whether a process is stopped by a signal or a debugger, by the text of its `stat`: the states T and t of proc(5).
-#[must_use]
-pub fn says_stopped(stat: &str) -> bool {
-    // The command's name, in parentheses, may hold anything.
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    matches!(state, Some('T' | 't'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Read;
+    use std::os::fd::AsRawFd;
+    use std::path::PathBuf;
     use std::process::{Child, Command, Stdio};
 
     use rustix::process::{Pid, Signal, kill_process};
 
     /// This process' end of a connection, as that of a QEMU.
-    fn end(stream: &UnixStream) -> End {
+    fn end(stream: &UnixStream) -> SocketEnd {
         let inode = sys::object(stream.as_fd()).unwrap().1;
         let pid = i32::try_from(std::process::id()).unwrap();
-        End { pid, proc: PathBuf::from(format!("/proc/{pid}")), descriptor: stream.as_raw_fd(), inode }
+        SocketEnd { pid, proc: PathBuf::from(format!("/proc/{pid}")), descriptor: stream.as_raw_fd(), inode }
     }
 
     fn read(stream: &UnixStream) -> usize {
@@ -274,7 +165,7 @@ mod tests {
     #[test]
     fn another_socket_that_took_the_descriptors_number_is_left_alone() {
         let (qemu, data_plane) = UnixStream::pair().unwrap();
-        let ends = || vec![End { inode: 1, ..end(&qemu) }];
+        let ends = || vec![SocketEnd { inode: 1, ..end(&qemu) }];
         let answer = move || {
             thread::sleep(Duration::from_millis(80));
             std::io::Write::write_all(&mut &data_plane, &[1]).unwrap();
@@ -291,7 +182,7 @@ mod tests {
     #[test]
     fn a_process_that_is_gone_is_not_looked_for_by_its_pid() {
         let (qemu, _data_plane) = UnixStream::pair().unwrap();
-        assert!(!End { proc: PathBuf::from("/proc/self/gone"), ..end(&qemu) }.cut_if(|_| true));
+        assert!(!SocketEnd { proc: PathBuf::from("/proc/self/gone"), ..end(&qemu) }.cut_if(|_| true));
         assert!(end(&qemu).cut_if(|_| true));
     }
 

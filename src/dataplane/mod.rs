@@ -2,8 +2,8 @@
 //! waiting for it.
 //!
 //! QEMU, as the vhost-user server, waits in its main loop for a client that answers, and the VM stands still meanwhile.
-//! So the data plane is asked for its [`figures`] before ([`probe`]), and a stand-in that answers with them at once serves
-//! QEMU while it plugs the NIC ([`standin`]). Whoever is connected afterwards is told by the kernel ([`connected`]), and one
+//! So the data plane is asked for its [`capabilities`] before ([`probe`]), and a stand-in that answers with them at once serves
+//! QEMU while it plugs the NIC ([`standin`]). Whoever is connected afterwards is told by the kernel ([`crate::pod::unix_sockets`]), and one
 //! that hangs then is cut off ([`guard`]).
 //!
 //! # Why this is not built on the crate `vhost`
@@ -22,12 +22,10 @@
 
 pub mod access;
 pub mod backend;
-pub mod connected;
-pub mod figures;
+pub mod capabilities;
 pub mod frontend;
 pub mod guard;
 pub mod message;
 pub mod probe;
-pub mod seat;
+pub mod socket_path;
 pub mod standin;
-pub mod waiting;

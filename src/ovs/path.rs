@@ -48,7 +48,7 @@ fn file_name(path: &Path) -> Option<&OsStr> {
 
 /// Device and inode of a directory, links followed.
 fn object(directory: &Path) -> Option<(u64, u64)> {
-    let handle = sys::open_without_magic(directory).ok()?;
+    let handle = sys::open_no_magiclinks(directory).ok()?;
     sys::object(handle.as_fd()).ok()
 }
 

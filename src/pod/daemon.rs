@@ -55,7 +55,7 @@ pub enum Error {
         tried: Vec<String>,
     },
     /// A socket is there, but is not the pod's own daemon's, or no socket at all.
-    Foul {
+    Untrusted {
         /// Where it was found.
         socket: String,
         /// What is wrong with it.
@@ -76,7 +76,7 @@ impl fmt::Display for Error {
         match self {
             Self::Absent { tried } if tried.is_empty() => f.write_str("no libvirt socket was found in the pod"),
             Self::Absent { tried } => write!(f, "no libvirt daemon answers in the pod: {}", tried.join("; ")),
-            Self::Foul { socket, what } => write!(f, "{socket}: {what}"),
+            Self::Untrusted { socket, what } => write!(f, "{socket}: {what}"),
             Self::System(error) => write!(f, "{error}"),
         }
     }
@@ -98,7 +98,7 @@ pub struct Search<'a> {
 }
 
 /// A path at which a daemon's socket may be.
-struct Place {
+struct SocketCandidate {
     directory: OwnedFd,
     path: PathBuf,
     walk: Walk,
@@ -113,7 +113,7 @@ enum Found {
         object: (u64, u64),
     },
     /// Something that must not be there: in words.
-    Foul(&'static str),
+    Untrusted(&'static str),
 }
 
 /// Who answers at a socket.
@@ -123,17 +123,17 @@ enum Verdict {
     /// Nobody, or one who has ended: in words.
     Nobody(&'static str),
     /// Somebody else: in words.
-    Foul(&'static str),
+    Untrusted(&'static str),
 }
 
 impl Search<'_> {
     /// Connects to the first daemon that is the pod's own.
     ///
     /// # Errors
-    /// [`Error::Foul`] if there is none and something pretends to be one; [`Error::Absent`] if there is none.
+    /// [`Error::Untrusted`] if there is none and something pretends to be one; [`Error::Absent`] if there is none.
     pub fn connect(&self, processes: &[Process], deadline: Deadline) -> Result<Daemon, Error> {
         let mut tried = Vec::new();
-        let mut foul = None;
+        let mut untrusted = None;
         // One socket often has several names: /run and /var/run, a volume and where it is mounted.
         let mut seen = BTreeSet::new();
         let (names, places): (Vec<_>, Vec<_>) = self.places(processes).into_iter().unzip();
@@ -142,32 +142,32 @@ impl Search<'_> {
                 Ok(Found::Nothing) => continue,
                 Ok(Found::Socket { object, .. }) if !seen.insert(object) => continue,
                 Ok(Found::Socket { handle, .. }) => self.ask(handle, processes, deadline)?,
-                Ok(Found::Foul(what)) => Verdict::Foul(what),
+                Ok(Found::Untrusted(what)) => Verdict::Untrusted(what),
                 Err(Late) => Verdict::Nobody("looking there took too long"),
             };
             match verdict {
                 Verdict::Own(stream, process) => return Ok(Daemon { stream, process, socket: name }),
                 Verdict::Nobody(why) => tried.push(format!("{name}: {why}")),
-                Verdict::Foul(what) => {
-                    foul.get_or_insert(Error::Foul { socket: name, what: what.to_owned() });
+                Verdict::Untrusted(what) => {
+                    untrusted.get_or_insert(Error::Untrusted { socket: name, what: what.to_owned() });
                 }
             }
         }
         if processes.len() >= process::most() {
             tried.push(format!("the pod has more processes than were looked at, which are {}", processes.len()));
         }
-        Err(foul.unwrap_or(Error::Absent { tried }))
+        Err(untrusted.unwrap_or(Error::Absent { tried }))
     }
 
     /// Where a socket may be, with a name for messages: KubeVirt's volume first, then each container's root.
-    fn places(&self, processes: &[Process]) -> Vec<(String, Place)> {
+    fn places(&self, processes: &[Process]) -> Vec<(String, SocketCandidate)> {
         let mut places = Vec::new();
         if let Ok(Some(runtime)) = Volume::open(self.kubelet_dir, self.uid.as_str(), RUNTIME_VOLUME) {
             let volume = volume::directory(self.kubelet_dir, self.uid.as_str()).join(RUNTIME_VOLUME);
             for socket in RUNTIME_SOCKETS {
                 if let Ok(directory) = runtime.fd().try_clone_to_owned() {
                     let name = volume.join(socket).display().to_string();
-                    places.push((name, Place { directory, path: socket.into(), walk: Walk::Strict }));
+                    places.push((name, SocketCandidate { directory, path: socket.into(), walk: Walk::Strict }));
                 }
             }
         }
@@ -177,7 +177,7 @@ impl Search<'_> {
             for path in self.sockets {
                 let Ok(directory) = root.try_clone() else { continue };
                 let name = format!("{} in the container of process {}", path.display(), process.pid());
-                places.push((name, Place { directory, path: path.clone(), walk: Walk::Rooted }));
+                places.push((name, SocketCandidate { directory, path: path.clone(), walk: Walk::Rooted }));
             }
         }
         places
@@ -198,15 +198,15 @@ impl Search<'_> {
             return Ok(Verdict::Nobody("the process that listened has ended"));
         };
         if !self.sandbox.holds(&process) {
-            return Ok(Verdict::Foul("who answers there does not live in the pod's network namespace"));
+            return Ok(Verdict::Untrusted("who answers there does not live in the pod's network namespace"));
         }
         let is_marked = |process: &Process| identity::of_process(process).as_ref() == Some(self.uid);
         Ok(match identity::of_process(&process) {
             Some(uid) if uid == *self.uid => Verdict::Own(stream, process),
-            Some(_) => Verdict::Foul("who answers there belongs to another pod"),
+            Some(_) => Verdict::Untrusted("who answers there belongs to another pod"),
             // A runtime that keeps no cgroups marks none of the pod's processes.
             None if processes.iter().any(is_marked) => {
-                Verdict::Foul("who answers there is in none of the pod's cgroups")
+                Verdict::Untrusted("who answers there is in none of the pod's cgroups")
             }
             None => Verdict::Own(stream, process),
         })
@@ -214,11 +214,11 @@ impl Search<'_> {
 }
 
 /// Looks at a place.
-fn look(Place { directory, path, walk }: Place) -> Found {
+fn look(SocketCandidate { directory, path, walk }: SocketCandidate) -> Found {
     let handle = match sys::open_below(directory.as_fd(), &path, walk) {
         Ok(handle) => handle,
         Err(error) if error.is_escape() && walk == Walk::Rooted => {
-            return Found::Foul("a link that leads out of the container");
+            return Found::Untrusted("a link that leads out of the container");
         }
         // Not there, or in the middle of being moved about.
         Err(_) => return Found::Nothing,
@@ -227,7 +227,7 @@ fn look(Place { directory, path, walk }: Place) -> Found {
         Ok(stat) if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK => {
             Found::Socket { handle, object: (stat.st_dev, stat.st_ino) }
         }
-        Ok(_) => Found::Foul("not a socket, though it bears the name of libvirt's"),
+        Ok(_) => Found::Untrusted("not a socket, though it bears the name of libvirt's"),
         Err(_) => Found::Nothing,
     }
 }

@@ -129,14 +129,14 @@ impl Sandbox {
 fn find(path: &Path) -> Result<OwnedFd, sys::Error> {
     let mut path = path.to_owned();
     for _ in 0..LINK_LIMIT {
-        let error = match sys::open_without_magic(&path) {
+        let error = match sys::open_no_magiclinks(&path) {
             Err(error) if error.errno() == Errno::ELOOP => error,
             // Which pod it is may still be told: what is done for one of ours is refused where its files are.
             Err(error) if error.is_without_openat2() => return sys::open_handle(&path),
             other => return other,
         };
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Err(error) };
-        let parent = sys::open_without_magic(above)?;
+        let parent = sys::open_no_magiclinks(above)?;
         let entry = sys::link(parent.as_fd()).join(name);
         if fstatfs(&parent).is_ok_and(|found| found.filesystem_type() == PROC_SUPER_MAGIC) {
             return sys::open_handle(&entry);

@@ -22,7 +22,7 @@ const ENTRY_LIMIT: usize = 4096;
 #[derive(Clone, Debug)]
 pub enum Error {
     /// Something in the pod's tree is not what it must be: `what` says in words.
-    Foul {
+    Untrusted {
         /// The path on the host.
         path: PathBuf,
         /// What is there, and what should be.
@@ -41,7 +41,7 @@ impl From<sys::Error> for Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Foul { path, what } => write!(f, "{}: {what}", path.display()),
+            Self::Untrusted { path, what } => write!(f, "{}: {what}", path.display()),
             Self::System(error) => write!(f, "{error}"),
         }
     }
@@ -78,7 +78,7 @@ impl Volume {
     /// to be single path components.
     ///
     /// # Errors
-    /// [`Error::Foul`] if the name is a symbolic link or no directory; else openat2(2)'s.
+    /// [`Error::Untrusted`] if the name is a symbolic link or no directory; else openat2(2)'s.
     pub fn open(kubelet_dir: &Path, uid: &str, name: &str) -> Result<Option<Self>, Error> {
         let parent = directory(kubelet_dir, uid);
         let path = parent.join(name);
@@ -91,14 +91,14 @@ impl Volume {
             Ok(fd) => fd,
             Err(error) if error.is_absent() => return Ok(None),
             Err(error) if error.is_escape() => {
-                return Err(Error::Foul { path, what: "a symbolic link where a directory must be".to_owned() });
+                return Err(Error::Untrusted { path, what: "a symbolic link where a directory must be".to_owned() });
             }
             // Pods without the volume are none of the plugin's business, whatever the kernel.
             Err(error) if error.is_without_openat2() && is_absent(parent.as_fd(), name) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         if kind(sys::stat(fd.as_fd())?.st_mode) != SFlag::S_IFDIR {
-            return Err(Error::Foul { path, what: "not a directory".to_owned() });
+            return Err(Error::Untrusted { path, what: "not a directory".to_owned() });
         }
         Ok(Some(Self { fd, path }))
     }
@@ -243,10 +243,10 @@ mod tests {
         assert!(Volume::open(&kubelet, "gone", "vhostuser-sockets").unwrap().is_none());
         std::fs::remove_dir(&path).unwrap();
         std::os::unix::fs::symlink("/", &path).unwrap();
-        assert!(matches!(Volume::open(&kubelet, "uid", "vhostuser-sockets"), Err(Error::Foul { .. })));
+        assert!(matches!(Volume::open(&kubelet, "uid", "vhostuser-sockets"), Err(Error::Untrusted { .. })));
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "").unwrap();
-        assert!(matches!(Volume::open(&kubelet, "uid", "vhostuser-sockets"), Err(Error::Foul { .. })));
+        assert!(matches!(Volume::open(&kubelet, "uid", "vhostuser-sockets"), Err(Error::Untrusted { .. })));
         std::fs::remove_dir_all(kubelet).unwrap();
     }
 

@@ -110,13 +110,13 @@ fn operation(client: &mut Client, domain: &Domain, deadline: Deadline) -> Result
 ///
 /// # Errors
 /// Those of [`describe`].
-pub fn misfit(
+pub fn mismatch(
     client: &mut Client,
     domain: &Domain,
     asked: &Interface,
     deadline: Deadline,
 ) -> Result<Option<String>, Error> {
-    Ok(describe(client, domain, deadline)?.misfit(asked))
+    Ok(describe(client, domain, deadline)?.mismatch(asked))
 }
 
 /// Plugs the NIC into the running domain, and only that: a persistent one would keep the VM's next start waiting for

@@ -5,9 +5,9 @@ use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 
 use vhostuser_hotplug::cni::{Args, Command, NetConf, Version};
-use vhostuser_hotplug::dataplane::connected::{OfPath, Socket};
 use vhostuser_hotplug::libvirt::error::Refusal;
 use vhostuser_hotplug::libvirt::xdr::{Reader, STRING_MAX, Writer};
+use vhostuser_hotplug::pod::unix_sockets::{OfPath, Socket};
 use vhostuser_hotplug::pod::{cgroup, mounts};
 use vhostuser_hotplug::vm::domain::Description;
 

@@ -12,9 +12,9 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Map, Value};
+use vhostuser_hotplug::attachment::record::{Nic, Record};
 use vhostuser_hotplug::cni::{Args, Command, NetConf, Version};
-use vhostuser_hotplug::dataplane::connected::{OfPath, Socket};
-use vhostuser_hotplug::dataplane::message::{Fault, Line, Message, PAYLOAD_LIMIT};
+use vhostuser_hotplug::dataplane::message::{Connection, Fault, Message, PAYLOAD_LIMIT};
 use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::Domain;
 use vhostuser_hotplug::libvirt::procedures::{Call, GetState, Lookup};
@@ -22,8 +22,8 @@ use vhostuser_hotplug::libvirt::xdr::{self, Reader, Writer};
 use vhostuser_hotplug::pod::cgroup;
 use vhostuser_hotplug::pod::identity::PodUid;
 use vhostuser_hotplug::pod::mounts::{self, Mount};
+use vhostuser_hotplug::pod::unix_sockets::{OfPath, Socket};
 use vhostuser_hotplug::quote;
-use vhostuser_hotplug::record::{Nic, Record};
 use vhostuser_hotplug::vm::interface::{Interface, PciAddress, alias_of};
 
 use crate::for_all;
@@ -118,7 +118,7 @@ fn a_vhost_user_message_goes_over_the_line_and_back() {
     for_all(200, (any::<u32>(), any::<bool>(), any::<bool>(), payload), |(request, is_reply, needs_reply, payload)| {
         let soon = || Deadline::after(Duration::from_secs(20));
         let (one, other) = UnixStream::pair().unwrap();
-        let (mut one, mut other) = (Line::new(one).unwrap(), Line::new(other).unwrap());
+        let (mut one, mut other) = (Connection::new(one).unwrap(), Connection::new(other).unwrap());
         let message = Message { request, is_reply, needs_reply, payload };
         one.send(&message, soon()).unwrap();
         let arrived = other.receive(soon());

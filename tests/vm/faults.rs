@@ -242,7 +242,7 @@ fn the_plugin_is_killed_in_the_middle_of_an_add() {
 /// What a leak would show in: descriptors of libvirtd and QEMU, memory of libvirtd in KiB, mounts of the node, unix sockets
 /// of the pod, and the domain's XML.
 #[derive(Debug)]
-struct Figures {
+struct Capabilities {
     libvirtd_descriptors: usize,
     qemu_descriptors: usize,
     libvirtd_kib: usize,
@@ -251,10 +251,10 @@ struct Figures {
     xml: String,
 }
 
-fn figures(pod: &Pod) -> Figures {
+fn figures(pod: &Pod) -> Capabilities {
     let (libvirtd, qemu) = (pod.process("LIBVIRTD_PID"), pod.process("QEMU_PID"));
     let number = |script: &str| lab(&["exec", "sh", "-c", script]).trim().parse().unwrap();
-    Figures {
+    Capabilities {
         libvirtd_descriptors: number(&format!("ls /proc/{libvirtd}/fd | wc -l")),
         qemu_descriptors: number(&format!("ls /proc/{qemu}/fd | wc -l")),
         libvirtd_kib: number(&format!("sed -n 's/^VmRSS:\\s*\\([0-9]*\\) kB/\\1/p' /proc/{libvirtd}/status")),

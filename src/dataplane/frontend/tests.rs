@@ -10,7 +10,8 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 
 use super::*;
 
-const OVS: Figures = Figures { features: 0xd7c6_6a7cb, protocol_features: 0x10cbf, queues: 128, memory_slots: None };
+const OVS: Capabilities =
+    Capabilities { features: 0xd7c6_6a7cb, protocol_features: 0x10cbf, queues: 128, memory_slots: None };
 
 /// A message as a back end receives it.
 struct Received {
@@ -41,13 +42,13 @@ fn receive(peer: &UnixStream) -> Option<Received> {
 
 /// Lets a back end with these answers have a device started; what came of it, and all that the back end received.
 fn start(
-    figures: Figures,
+    capabilities: Capabilities,
     deadline: Deadline,
     answer: impl Fn(&Received) -> Option<u64> + Send + 'static,
 ) -> (Result<(), Fault>, Vec<Received>) {
     let (peer, own) = UnixStream::pair().unwrap();
     let back_end: JoinHandle<Vec<Received>> = thread::spawn(move || {
-        let mut line = Line::new(peer.try_clone().unwrap()).unwrap();
+        let mut line = Connection::new(peer.try_clone().unwrap()).unwrap();
         peer.set_nonblocking(false).unwrap();
         let mut all = Vec::new();
         while let Some(received) = receive(&peer) {
@@ -62,8 +63,8 @@ fn start(
         }
         all
     });
-    let mut line = Line::new(own).unwrap();
-    let outcome = start_device(&mut line, &figures, deadline);
+    let mut line = Connection::new(own).unwrap();
+    let outcome = start_device(&mut line, &capabilities, deadline);
     drop(line);
     (outcome, back_end.join().unwrap())
 }
@@ -136,7 +137,7 @@ fn the_data_plane_gets_memory_of_nobodys_and_rings_within_it() {
 
 #[test]
 fn a_data_plane_without_protocol_features_is_not_asked_for_more() {
-    let old = Figures { features: 1 << 32, protocol_features: 0, queues: 1, memory_slots: None };
+    let old = Capabilities { features: 1 << 32, protocol_features: 0, queues: 1, memory_slots: None };
     let (outcome, all) = start(old, soon(), |received| (received.request == request::GET_FEATURES).then_some(1 << 32));
     assert_eq!(outcome, Ok(()));
     assert_eq!(requests(&all), [3, 2, 5, 13, 8, 10, 9, 12, 13, 8, 10, 9, 12, 1]);
@@ -145,7 +146,7 @@ fn a_data_plane_without_protocol_features_is_not_asked_for_more() {
 
 #[test]
 fn memory_is_added_where_slots_were_agreed() {
-    let (outcome, all) = start(Figures { memory_slots: Some(8), ..OVS }, soon(), willing);
+    let (outcome, all) = start(Capabilities { memory_slots: Some(8), ..OVS }, soon(), willing);
     assert_eq!((outcome, all[2].request, all[2].descriptors.len()), (Ok(()), request::ADD_MEM_REG, 1));
     assert_eq!([0, 1, 2, 3, 4].map(|index| word(&all[2], index)), [0, 0, MEMORY_SIZE, MEMORY_BASE, 0]);
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-fn pair() -> (UnixStream, Line) {
+fn pair() -> (UnixStream, Connection) {
     let (peer, own) = UnixStream::pair().unwrap();
-    (peer, Line::new(own).unwrap())
+    (peer, Connection::new(own).unwrap())
 }
 
 fn soon() -> Deadline {
@@ -22,7 +22,7 @@ fn shortly() -> Deadline {
 #[test]
 fn what_is_sent_arrives_as_it_was() {
     let (peer, mut own) = pair();
-    let mut peer = Line::new(peer).unwrap();
+    let mut peer = Connection::new(peer).unwrap();
     let mut message = Message::ask(request::SET_STATUS, &7_u64.to_ne_bytes());
     message.needs_reply = true;
     own.send(&message, soon()).unwrap();

@@ -1,11 +1,12 @@
 use super::super::backend::BackEnd;
 use super::super::message::Message;
-use super::super::seat::scratch::Scratch;
+use super::super::socket_path::scratch::Scratch;
 use super::*;
 use std::io::{Read, Write};
 use std::thread::{self, JoinHandle};
 
-const OVS: Figures = Figures { features: 0xd7c6_6a7ca, protocol_features: 0x1001f, queues: 128, memory_slots: None };
+const OVS: Capabilities =
+    Capabilities { features: 0xd7c6_6a7ca, protocol_features: 0x1001f, queues: 128, memory_slots: None };
 
 fn within(millis: u64) -> Deadline {
     Deadline::after(Duration::from_millis(millis))
@@ -29,7 +30,7 @@ fn connect(path: &Path) -> UnixStream {
 /// One connection of a data plane.
 #[derive(Clone, Copy)]
 struct Visit {
-    figures: Figures,
+    capabilities: Capabilities,
     /// How long it comes after the one before.
     pause: Duration,
     /// After how many answers it hangs up.
@@ -38,17 +39,17 @@ struct Visit {
 
 impl Visit {
     /// One that comes at once, and answers until it is hung up on.
-    fn of(figures: Figures) -> Self {
-        Self { figures, pause: Duration::ZERO, answers: usize::MAX }
+    fn of(capabilities: Capabilities) -> Self {
+        Self { capabilities, pause: Duration::ZERO, answers: usize::MAX }
     }
 }
 
 /// A data plane that connects so often; whether a device was started on each connection.
 fn visits(path: &Path, visits: &[Visit]) -> JoinHandle<Vec<bool>> {
     let (path, visits) = (path.to_owned(), visits.to_vec());
-    let visit = move |Visit { figures, pause, answers }| {
+    let visit = move |Visit { capabilities, pause, answers }| {
         thread::sleep(pause);
-        let (mut line, mut back_end) = (Line::new(connect(&path)).unwrap(), BackEnd::new(figures));
+        let (mut line, mut back_end) = (Connection::new(connect(&path)).unwrap(), BackEnd::new(capabilities));
         let mut given = 0;
         while let Ok(message) = line.receive(within(60_000)) {
             let Some(answer) = back_end.answer(&message).unwrap() else { continue };
@@ -64,7 +65,7 @@ fn visits(path: &Path, visits: &[Visit]) -> JoinHandle<Vec<bool>> {
 }
 
 /// The same, with these offers.
-fn data_plane(path: &Path, offers: &[Figures]) -> JoinHandle<Vec<bool>> {
+fn data_plane(path: &Path, offers: &[Capabilities]) -> JoinHandle<Vec<bool>> {
     visits(path, &offers.iter().copied().map(Visit::of).collect::<Vec<_>>())
 }
 
@@ -72,8 +73,8 @@ fn data_plane(path: &Path, offers: &[Figures]) -> JoinHandle<Vec<bool>> {
 fn a_data_plane_is_met_and_nothing_is_left_at_the_name() {
     let scratch = Scratch::new("probe-met");
     let data_plane = data_plane(&scratch.path, &[OVS, OVS]);
-    let mut met = probe(scratch.seat(), |_| true, || true, within(60_000)).unwrap();
-    assert_eq!((met.figures, &met.only_asked), (OVS, &None));
+    let mut met = probe(scratch.socket_path(), |_| true, || true, within(60_000)).unwrap();
+    assert_eq!((met.capabilities, &met.only_asked), (OVS, &None));
     assert!(!scratch.path.exists());
     met.ask_again(within(60_000)).unwrap();
     drop(met);
@@ -91,8 +92,8 @@ fn a_device_is_started_on_each_connection_that_may_be_to_a_port_set_up_anew() {
     for (connections, started) in cases {
         let scratch = Scratch::new("probe-anew");
         let data_plane = visits(&scratch.path, &connections);
-        let met = probe(scratch.seat(), |_| true, || true, within(60_000)).unwrap();
-        assert_eq!((met.figures, &met.only_asked), (OVS, &None));
+        let met = probe(scratch.socket_path(), |_| true, || true, within(60_000)).unwrap();
+        assert_eq!((met.capabilities, &met.only_asked), (OVS, &None));
         drop(met);
         assert_eq!(data_plane.join().unwrap(), started);
     }
@@ -105,7 +106,7 @@ fn no_device_is_started_on_a_connection_that_ends_at_once_after_a_fault() {
     let closed = Visit { answers: 3, ..Visit::of(OVS) };
     let connections = [Visit { answers: 1, ..closed }, closed, closed, closed, Visit::of(OVS), Visit::of(OVS)];
     let data_plane = visits(&scratch.path, &connections);
-    let met = probe(scratch.seat(), |_| true, || true, within(60_000)).unwrap();
+    let met = probe(scratch.socket_path(), |_| true, || true, within(60_000)).unwrap();
     assert_eq!(&met.only_asked, &None, "nothing was declined");
     drop(met);
     assert_eq!(data_plane.join().unwrap(), [false, false, false, false, true, false]);
@@ -115,7 +116,7 @@ fn no_device_is_started_on_a_connection_that_ends_at_once_after_a_fault() {
 fn nobody_is_waited_for_until_the_deadline() {
     let scratch = Scratch::new("probe-nobody");
     let begun = Instant::now();
-    let error = probe(scratch.seat(), |_| true, || true, within(60)).unwrap_err();
+    let error = probe(scratch.socket_path(), |_| true, || true, within(60)).unwrap_err();
     assert!(matches!(error, Error::Nobody { refused: 0, .. }), "{error}");
     assert!(error.to_string().contains(scratch.path.to_str().unwrap()));
     assert!((60..30_000).contains(&begun.elapsed().as_millis()) && !scratch.path.exists());
@@ -126,7 +127,7 @@ fn the_pods_own_processes_are_refused() {
     let scratch = Scratch::new("probe-refused");
     let own = i32::try_from(std::process::id()).unwrap();
     let tenant = data_plane(&scratch.path, &[OVS]);
-    let error = probe(scratch.seat(), |pid| pid != own, || true, within(2000)).unwrap_err();
+    let error = probe(scratch.socket_path(), |pid| pid != own, || true, within(2000)).unwrap_err();
     assert!(matches!(error, Error::Nobody { refused: 1, .. }), "{error}");
     tenant.join().unwrap();
 }
@@ -139,23 +140,23 @@ fn after_one_that_hangs_up_another_is_taken() {
         drop(stream);
         data_plane(&path, &[OVS, OVS]).join().unwrap();
     });
-    assert_eq!(probe(scratch.seat(), |_| true, || true, within(60_000)).unwrap().figures, OVS);
+    assert_eq!(probe(scratch.socket_path(), |_| true, || true, within(60_000)).unwrap().capabilities, OVS);
     both.join().unwrap();
 }
 
 #[test]
 fn an_offer_counts_when_it_comes_again() {
-    let other = Figures { features: OVS.features ^ 1 << 13, ..OVS };
+    let other = Capabilities { features: OVS.features ^ 1 << 13, ..OVS };
     let scratch = Scratch::new("probe-changes");
     let flips = data_plane(&scratch.path, &[other, OVS, OVS]);
-    assert_eq!(probe(scratch.seat(), |_| true, || true, within(60_000)).unwrap().figures, OVS);
+    assert_eq!(probe(scratch.socket_path(), |_| true, || true, within(60_000)).unwrap().capabilities, OVS);
     flips.join().unwrap();
     let one = data_plane(&scratch.path, &[OVS]);
-    let error = probe(scratch.seat(), |_| true, || true, within(3000)).unwrap_err();
+    let error = probe(scratch.socket_path(), |_| true, || true, within(3000)).unwrap_err();
     assert!(matches!(error, Error::Gone { .. }), "{error}");
     one.join().unwrap();
     let never_the_same = data_plane(&scratch.path, &[OVS, other]);
-    let error = probe(scratch.seat(), |_| true, || true, within(3000)).unwrap_err();
+    let error = probe(scratch.socket_path(), |_| true, || true, within(3000)).unwrap_err();
     let told = Fault::Changed(OVS.features, other.features);
     assert!(matches!(&error, Error::Fault { fault, .. } if *fault == told), "{error}");
     never_the_same.join().unwrap();
@@ -166,7 +167,7 @@ fn stubborn(path: &Path, at: u32, meets: fn(&Message) -> Option<Message>) -> Joi
     let path = path.to_owned();
     thread::spawn(move || {
         for _ in 0..=TRIES {
-            let (mut line, mut back_end) = (Line::new(connect(&path)).unwrap(), BackEnd::new(OVS));
+            let (mut line, mut back_end) = (Connection::new(connect(&path)).unwrap(), BackEnd::new(OVS));
             while let Ok(message) = line.receive(within(60_000)) {
                 let answer = if message.request == at {
                     let Some(answer) = meets(&message) else { break };
@@ -189,8 +190,8 @@ fn a_data_plane_that_starts_no_device_is_only_asked() {
         for (meets, told) in [(refuses, Fault::Refused(step)), (hangs_up, Fault::Closed)] {
             let scratch = Scratch::new("probe-declined");
             let data_plane = stubborn(&scratch.path, step, meets);
-            let met = probe(scratch.seat(), |_| true, || true, within(60_000)).unwrap();
-            assert_eq!((met.figures, &met.only_asked), (OVS, &Some(told)), "request {step}");
+            let met = probe(scratch.socket_path(), |_| true, || true, within(60_000)).unwrap();
+            assert_eq!((met.capabilities, &met.only_asked), (OVS, &Some(told)), "request {step}");
             assert!(!scratch.path.exists());
             drop(met);
             data_plane.join().unwrap();
@@ -220,7 +221,7 @@ fn silence_slow_bytes_and_nonsense_are_faults() {
     for act in acts {
         let scratch = Scratch::new("probe-fault");
         let data_plane = client(&scratch.path, act);
-        match probe(scratch.seat(), |_| true, || true, within(2000)) {
+        match probe(scratch.socket_path(), |_| true, || true, within(2000)) {
             Err(Error::Fault { fault, .. }) => faults.push(fault),
             other => panic!("{other:?}"),
         }
@@ -234,11 +235,11 @@ fn silence_slow_bytes_and_nonsense_are_faults() {
 fn a_left_over_socket_is_removed_and_anything_else_is_foul() {
     let scratch = Scratch::new("probe-left-over");
     drop(UnixListener::bind(&scratch.path).unwrap());
-    let error = probe(scratch.seat(), |_| true, || true, within(20)).unwrap_err();
+    let error = probe(scratch.socket_path(), |_| true, || true, within(20)).unwrap_err();
     assert!(matches!(error, Error::Nobody { .. }) && !scratch.path.exists(), "{error}");
     std::fs::write(&scratch.path, "").unwrap();
-    assert!(probe(scratch.seat(), |_| true, || true, within(20)).unwrap_err().is_foul());
+    assert!(probe(scratch.socket_path(), |_| true, || true, within(20)).unwrap_err().is_untrusted());
     std::fs::remove_file(&scratch.path).unwrap();
     std::os::unix::fs::symlink("/dev/null", &scratch.path).unwrap();
-    assert!(probe(scratch.seat(), |_| true, || true, within(20)).unwrap_err().is_foul());
+    assert!(probe(scratch.socket_path(), |_| true, || true, within(20)).unwrap_err().is_untrusted());
 }

@@ -1,11 +1,12 @@
 use super::super::message::{Message, request};
-use super::super::seat::scratch::Scratch;
+use super::super::socket_path::scratch::Scratch;
 use super::*;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::time::Instant;
 
-const OVS: Figures = Figures { features: 0xd7c6_6a7ca, protocol_features: 0x10cbf, queues: 128, memory_slots: None };
+const OVS: Capabilities =
+    Capabilities { features: 0xd7c6_6a7ca, protocol_features: 0x10cbf, queues: 128, memory_slots: None };
 
 /// Long beside what any step of a test takes, so that a slow or busy machine comes to the same verdict.
 const PATIENT: Patience = Patience {
@@ -25,7 +26,7 @@ fn soon() -> Deadline {
 /// Runs a stand-in beside this QEMU, while a NIC is plugged.
 fn with<T>(scratch: &Scratch, qemu: impl FnOnce() -> T) -> (T, Served) {
     let plug = || Ok::<T, ()>(qemu());
-    let (plugged, served) = during(scratch.seat(), OVS, soon(), || BTreeSet::from([7]), plug).unwrap();
+    let (plugged, served) = during(scratch.socket_path(), OVS, soon(), || BTreeSet::from([7]), plug).unwrap();
     (plugged.unwrap(), served)
 }
 
@@ -34,7 +35,7 @@ fn qemus_handshake_is_answered_as_it_comes() {
     let scratch = Scratch::new("standin-handshake");
     let (outcome, served) = with(&scratch, || {
         let listener = UnixListener::bind(&scratch.path).unwrap();
-        let mut line = Line::new(listener.accept().unwrap().0).unwrap();
+        let mut line = Connection::new(listener.accept().unwrap().0).unwrap();
         let mut seen = Vec::new();
         for asked in [request::GET_FEATURES, request::GET_PROTOCOL_FEATURES] {
             seen.push(line.ask(asked, soon()).unwrap());
@@ -62,7 +63,7 @@ fn it_stays_until_the_nic_is_plugged_and_goes_then() {
     let (mut stream, served) = with(&scratch, || {
         let listener = UnixListener::bind(&scratch.path).unwrap();
         let stream = listener.accept().unwrap().0;
-        let mut line = Line::new(stream.try_clone().unwrap()).unwrap();
+        let mut line = Connection::new(stream.try_clone().unwrap()).unwrap();
         line.ask(request::GET_FEATURES, soon()).unwrap();
         thread::sleep(Duration::from_millis(100));
         line.ask(request::GET_FEATURES, soon()).unwrap();
@@ -78,14 +79,14 @@ fn a_handshake_that_the_end_of_plugging_meets_is_answered_to_its_end() {
     let scratch = Scratch::new("standin-amid");
     let plug = || {
         let listener = UnixListener::bind(&scratch.path).unwrap();
-        let mut line = Line::new(listener.accept().unwrap().0).unwrap();
+        let mut line = Connection::new(listener.accept().unwrap().0).unwrap();
         line.ask(request::GET_FEATURES, soon()).unwrap();
         line.send(&Message::ask(request::SET_FEATURES, &[0; 8]), soon()).unwrap();
         Ok::<_, ()>(thread::spawn(move || {
             (0..200).take_while(|_| line.ask(request::GET_STATUS, soon()).is_ok()).count()
         }))
     };
-    let (qemu, served) = during_with(scratch.seat(), OVS, (soon(), PATIENT), BTreeSet::new, plug).unwrap();
+    let (qemu, served) = during_with(scratch.socket_path(), OVS, (soon(), PATIENT), BTreeSet::new, plug).unwrap();
     assert_eq!((qemu.unwrap().join().unwrap(), served.requests), (200, 202));
 }
 
@@ -96,7 +97,7 @@ fn stays(name: &str, patience: Patience, outcome: Result<(), ()>, last: &[u32], 
     let mut ended = None;
     let plug = || {
         let listener = UnixListener::bind(&scratch.path).unwrap();
-        let mut line = Line::new(listener.accept().unwrap().0).unwrap();
+        let mut line = Connection::new(listener.accept().unwrap().0).unwrap();
         for asked in last {
             line.send(&Message::ask(*asked, &[0; 8]), soon()).unwrap();
         }
@@ -107,7 +108,7 @@ fn stays(name: &str, patience: Patience, outcome: Result<(), ()>, last: &[u32], 
         ended = Some((line, [sent, Instant::now()]));
         outcome
     };
-    let (_, served) = during_with(scratch.seat(), OVS, (soon(), patience), BTreeSet::new, plug).unwrap();
+    let (_, served) = during_with(scratch.socket_path(), OVS, (soon(), patience), BTreeSet::new, plug).unwrap();
     assert_eq!((served.requests, served.fault), (u32::try_from(last.len()).unwrap() + 1, None));
     ended.unwrap().1.map(|moment| moment.elapsed())
 }
@@ -123,11 +124,11 @@ fn a_nic_that_no_driver_starts_is_released_after_a_while() {
     let deadline = Deadline::after(Duration::from_millis(400));
     let plug = || {
         let listener = UnixListener::bind(&scratch.path).unwrap();
-        let mut line = Line::new(listener.accept().unwrap().0).unwrap();
+        let mut line = Connection::new(listener.accept().unwrap().0).unwrap();
         line.ask(request::GET_FEATURES, soon()).unwrap();
         Ok::<_, ()>(line)
     };
-    let (line, _) = during_with(scratch.seat(), OVS, (deadline, endless), BTreeSet::new, plug).unwrap();
+    let (line, _) = during_with(scratch.socket_path(), OVS, (deadline, endless), BTreeSet::new, plug).unwrap();
     assert!(begun.elapsed() < ENDLESS / 5);
     line.unwrap();
 }
@@ -138,7 +139,7 @@ fn a_driver_that_starts_the_nic_is_served_until_it_is_done() {
     let mut driver = None;
     let plug = || {
         let listener = UnixListener::bind(&scratch.path).unwrap();
-        let mut line = Line::new(listener.accept().unwrap().0).unwrap();
+        let mut line = Connection::new(listener.accept().unwrap().0).unwrap();
         line.ask(request::GET_FEATURES, soon()).unwrap();
         driver = Some(thread::spawn(move || {
             // SET_VRING_ENABLE: the driver has chosen its features, and takes a while more before it starts the NIC.
@@ -151,7 +152,7 @@ fn a_driver_that_starts_the_nic_is_served_until_it_is_done() {
         }));
         Ok::<(), ()>(())
     };
-    let (_, served) = during_with(scratch.seat(), OVS, (soon(), PATIENT), BTreeSet::new, plug).unwrap();
+    let (_, served) = during_with(scratch.socket_path(), OVS, (soon(), PATIENT), BTreeSet::new, plug).unwrap();
     assert_eq!(driver.unwrap().join().unwrap().1, 0);
     assert_eq!((served.requests, served.fault), (4, None));
 }
@@ -190,7 +191,7 @@ fn a_connection_that_qemu_gave_up_is_made_again() {
     let ((features, _line), served) = with(&scratch, || {
         let listener = UnixListener::bind(&scratch.path).unwrap();
         drop(listener.accept().unwrap());
-        let mut line = Line::new(listener.accept().unwrap().0).unwrap();
+        let mut line = Connection::new(listener.accept().unwrap().0).unwrap();
         (line.ask(request::GET_FEATURES, soon()).unwrap(), line)
     });
     assert_eq!((features, served.requests, served.fault, served.widened), (0xd7c6_6a7ca, 1, None, false));
@@ -201,10 +202,10 @@ fn one_that_qemu_refuses_comes_back_with_more() {
     let scratch = Scratch::new("standin-refused");
     let (slots, served) = with(&scratch, || {
         let listener = UnixListener::bind(&scratch.path).unwrap();
-        let mut first = Line::new(listener.accept().unwrap().0).unwrap();
+        let mut first = Connection::new(listener.accept().unwrap().0).unwrap();
         first.ask(request::GET_FEATURES, soon()).unwrap();
         drop(first);
-        let mut line = Line::new(listener.accept().unwrap().0).unwrap();
+        let mut line = Connection::new(listener.accept().unwrap().0).unwrap();
         line.ask(request::GET_FEATURES, soon()).unwrap();
         let slots = line.ask(request::GET_MAX_MEM_SLOTS, soon()).unwrap();
         (slots, line)
@@ -221,14 +222,14 @@ fn only_a_qemu_that_waits_is_freed() {
     let freed = AtomicBool::new(false);
     for waits in [vec![], vec![1]] {
         let idle = || thread::sleep(LOOK_FOR_WAITING * 5);
-        let ((), served) = free(scratch.seat(), || waits.clone(), &freed, soon(), idle).unwrap();
+        let ((), served) = free(scratch.socket_path(), || waits.clone(), &freed, soon(), idle).unwrap();
         assert_eq!((served.requests, freed.load(Ordering::Acquire)), (0, false));
     }
     // One that is no longer waiting was connected to by nobody else.
     while listener.accept().is_ok() {}
     listener.set_nonblocking(false).unwrap();
-    let serve = || Line::new(listener.accept().unwrap().0).unwrap().ask(request::GET_QUEUE_NUM, soon()).unwrap();
-    let (queues, served) = free(scratch.seat(), || vec![1, own], &freed, soon(), serve).unwrap();
+    let serve = || Connection::new(listener.accept().unwrap().0).unwrap().ask(request::GET_QUEUE_NUM, soon()).unwrap();
+    let (queues, served) = free(scratch.socket_path(), || vec![1, own], &freed, soon(), serve).unwrap();
     assert_eq!((queues, served.requests, freed.into_inner()), (1024, 1, true));
 }
 
@@ -261,7 +262,7 @@ fn half_a_message(name: &str, deadline: Duration, patience: Patience) {
     };
     let timing = (Deadline::after(deadline), patience);
     let begun = Instant::now();
-    let (stream, served) = during_with(scratch.seat(), OVS, timing, BTreeSet::new, plug).unwrap();
+    let (stream, served) = during_with(scratch.socket_path(), OVS, timing, BTreeSet::new, plug).unwrap();
     assert!(begun.elapsed() < ENDLESS / 2);
     assert_eq!(served.fault, Some(Fault::Silent));
     stream.unwrap();

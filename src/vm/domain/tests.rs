@@ -87,13 +87,13 @@ fn whatever_else_holds_alias_mac_or_socket_is_a_conflict_in_words() {
 
 #[test]
 fn a_nic_that_was_plugged_must_be_there_once() {
-    assert_eq!(domain(SHARED, OURS).misfit(&asked()), None);
-    assert!(domain(SHARED, "").misfit(&asked()).unwrap().contains("does not show it"));
-    assert!(domain(SHARED, &OURS.repeat(2)).misfit(&asked()).unwrap().contains("2 NICs"));
+    assert_eq!(domain(SHARED, OURS).mismatch(&asked()), None);
+    assert!(domain(SHARED, "").mismatch(&asked()).unwrap().contains("does not show it"));
+    assert!(domain(SHARED, &OURS.repeat(2)).mismatch(&asked()).unwrap().contains("2 NICs"));
     let elsewhere = OURS.replace("/run/vm/pod1", "/run/vm/other");
-    assert!(domain(SHARED, &elsewhere).misfit(&asked()).unwrap().starts_with("alias ua-pod1"));
+    assert!(domain(SHARED, &elsewhere).mismatch(&asked()).unwrap().starts_with("alias ua-pod1"));
     let again = OURS.replace("/run/vm/pod1", "/run/vm/other").replace("ua-pod1", "ua-other");
-    assert!(domain(SHARED, &(OURS.to_owned() + &again)).misfit(&asked()).unwrap().contains("2 NICs"));
+    assert!(domain(SHARED, &(OURS.to_owned() + &again)).mismatch(&asked()).unwrap().contains("2 NICs"));
 }
 
 #[test]

@@ -1,0 +1,282 @@
+//! What a data plane offers, as it says itself.
+
+use std::fmt;
+
+use super::message::{Connection, Fault, Message, request};
+use crate::deadline::Deadline;
+
+/// `VHOST_USER_F_PROTOCOL_FEATURES`: the virtio feature bit by which a back end says that it has protocol features.
+pub(super) const F_PROTOCOL_FEATURES: u64 = 1 << 30;
+
+/// `VIRTIO_F_IOMMU_PLATFORM` (virtio 1.0, 6): QEMU takes a back end that offers it only with BACKEND_REQ beside it.
+pub(super) const F_IOMMU_PLATFORM: u64 = 1 << 33;
+
+/// What every virtio network device and its migration take: `VIRTIO_NET_F_MRG_RXBUF`, `_STATUS`, `_CTRL_VQ` and `_MQ`,
+/// `VHOST_F_LOG_ALL`, `VHOST_USER_F_PROTOCOL_FEATURES` and `VIRTIO_F_VERSION_1`. Without the log, QEMU must be able to forbid
+/// a migration, and refuses the back end where it can't.
+const WIDE: u64 = 1 << 15 | 1 << 16 | 1 << 17 | 1 << 22 | 1 << 26 | F_PROTOCOL_FEATURES | 1 << 32;
+
+/// `MAX_QUEUE_NUM` (include/net/net.h): QEMU gives no NIC more queue pairs.
+const WIDE_QUEUES: u64 = 1024;
+
+/// `MEMORY_DEVICES_SAFE_MAX_MEMSLOTS` (include/hw/mem/memory-device.h): with fewer, QEMU refuses a back end beside some memory
+/// devices, however few slots are in use.
+const WIDE_MEMORY_SLOTS: u64 = 509;
+
+/// Most queue pairs and memory slots that are believed: virtio numbers queues with 16 bits.
+const COUNT_LIMIT: u64 = 1 << 15;
+
+/// Memory slots of a back end without CONFIGURE_MEM_SLOTS (QEMU's `VHOST_MEMORY_BASELINE_NREGIONS`).
+const BASELINE_SLOTS: u64 = 8;
+/// Most slots that QEMU uses (`VHOST_USER_MAX_RAM_SLOTS`; 32 on POWER).
+const QEMU_SLOT_LIMIT: u64 = 512;
+
+/// Protocol features that matter here; "Protocol features" of the specification.
+pub(super) mod protocol {
+    pub const MQ: u64 = 1 << 0;
+    pub const LOG_SHMFD: u64 = 1 << 1;
+    pub const RARP: u64 = 1 << 2;
+    pub const REPLY_ACK: u64 = 1 << 3;
+    pub const NET_MTU: u64 = 1 << 4;
+    pub const BACKEND_REQ: u64 = 1 << 5;
+    pub const CROSS_ENDIAN: u64 = 1 << 6;
+    pub const RESET_DEVICE: u64 = 1 << 13;
+    pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
+    pub const STATUS: u64 = 1 << 16;
+
+    /// Those that the plugin takes as front end.
+    pub const TAKEN: u64 = MQ | REPLY_ACK | CONFIGURE_MEM_SLOTS;
+}
+
+/// What a data plane offers for one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Virtio features.
+    pub features: u64,
+    /// Vhost-user protocol features; none if it does not know of such.
+    pub protocol_features: u64,
+    /// Queue pairs, 1 to 32768. A NIC with more would keep QEMU in a loop for ever.
+    pub queues: u64,
+    /// Memory regions that it can have added one by one, if it offers that.
+    pub memory_slots: Option<u64>,
+}
+
+impl Capabilities {
+    /// What a data plane offers that has nothing.
+    pub const NONE: Self = Self { features: 0, protocol_features: 0, queues: 1, memory_slots: None };
+
+    /// Asks the data plane at the other end of the line, as QEMU would as front end, in QEMU's order.
+    ///
+    /// # Errors
+    /// Any [`Fault`], among them that an answer cannot be true.
+    pub fn learn(line: &mut Connection, deadline: Deadline) -> Result<Self, Fault> {
+        let features = line.ask(request::GET_FEATURES, deadline)?;
+        let mut capabilities = Self { features, protocol_features: 0, queues: 1, memory_slots: None };
+        if features & F_PROTOCOL_FEATURES == 0 {
+            return Ok(capabilities);
+        }
+        capabilities.protocol_features = line.ask(request::GET_PROTOCOL_FEATURES, deadline)?;
+        // What follows may be asked only by one who took the feature.
+        let taken = capabilities.protocol_features & protocol::TAKEN;
+        line.send(&Message::ask(request::SET_PROTOCOL_FEATURES, &taken.to_ne_bytes()), deadline)?;
+        if taken & protocol::MQ != 0 {
+            capabilities.queues = believable("queue pairs", line.ask(request::GET_QUEUE_NUM, deadline)?)?;
+        }
+        if taken & protocol::CONFIGURE_MEM_SLOTS != 0 {
+            let slots = believable("memory slots", line.ask(request::GET_MAX_MEM_SLOTS, deadline)?)?;
+            capabilities.memory_slots = Some(slots);
+        }
+        Ok(capabilities)
+    }
+
+    /// The same, and all besides that a QEMU may miss in its back end (`vhost_dev_init` in hw/virtio/vhost.c,
+    /// `vhost_user_backend_init` in hw/virtio/vhost-user.c). No data plane can be expected to keep to it, so what QEMU makes of it
+    /// must go.
+    #[must_use]
+    pub fn widened(&self) -> Self {
+        use protocol as p;
+        Self {
+            // With an IOMMU, QEMU asks for more still.
+            features: (self.features | WIDE) & !F_IOMMU_PLATFORM,
+            protocol_features: self.protocol_features | p::MQ | p::LOG_SHMFD | p::REPLY_ACK | p::CONFIGURE_MEM_SLOTS,
+            queues: self.queues.max(WIDE_QUEUES),
+            // QEMU refuses fewer slots than it was offered before.
+            memory_slots: Some(self.memory_slots.unwrap_or(0).max(WIDE_MEMORY_SLOTS)),
+        }
+    }
+
+    /// Returns how many memory slots QEMU grants this data plane (`vhost_user_backend_init`).
+    #[must_use]
+    pub fn slot_limit(&self) -> u32 {
+        if self.features & F_PROTOCOL_FEATURES == 0 {
+            return 0;
+        }
+        let slots = self.memory_slots.map_or(BASELINE_SLOTS, |slots| slots.min(QEMU_SLOT_LIMIT));
+        u32::try_from(slots).unwrap_or(u32::MAX)
+    }
+
+    /// Returns true if a NIC of this data plane can have `VIRTIO_F_ACCESS_PLATFORM`. With PCI, QEMU refuses a device that is to have
+    /// it and whose back end doesn't (`virtio_bus_device_plugged`, hw/virtio/virtio-bus.c), though only an IOMMU of the VM's needs
+    /// anything of the back end (`vhost_dev_has_iommu`, hw/virtio/vhost.c).
+    #[must_use]
+    pub const fn has_access_platform(&self) -> bool {
+        self.features & F_IOMMU_PLATFORM != 0
+    }
+
+    /// Returns why QEMU refuses this data plane for any VM, or `None` if it doesn't.
+    #[must_use]
+    pub const fn refusal(&self) -> Option<&'static str> {
+        const WANTED: u64 = protocol::REPLY_ACK | protocol::BACKEND_REQ;
+        if self.features & F_PROTOCOL_FEATURES == 0 {
+            return Some("it doesn't offer VHOST_USER_F_PROTOCOL_FEATURES");
+        }
+        if self.features & F_IOMMU_PLATFORM != 0 && self.protocol_features & WANTED != WANTED {
+            return Some("it offers VIRTIO_F_IOMMU_PLATFORM without the protocol features REPLY_ACK and BACKEND_REQ");
+        }
+        None
+    }
+
+    /// The protocol features that a stand-in offers for this data plane: those that it can keep to, and no others. QEMU
+    /// agrees on them anew when the data plane itself connects, so that less is no loss; the virtio features, which the
+    /// guest sees, must be exactly the data plane's.
+    ///
+    /// Left out are those that bring an answer with a descriptor (INFLIGHT_SHMFD, PAGEFAULT, SHARED_OBJECT,
+    /// DEVICE_STATE), another layout (XEN_MMAP) or another channel (INBAND_NOTIFICATIONS, BACKEND_REQ and what rides on
+    /// it), and CONFIG, which QEMU does not take from a NIC's back end.
+    #[must_use]
+    pub fn stand_in(&self) -> u64 {
+        use protocol as p;
+        let mut kept = p::MQ | p::LOG_SHMFD | p::RARP | p::REPLY_ACK | p::NET_MTU | p::CROSS_ENDIAN | p::RESET_DEVICE;
+        kept |= p::CONFIGURE_MEM_SLOTS | p::STATUS;
+        if self.features & F_IOMMU_PLATFORM != 0 {
+            kept |= p::BACKEND_REQ;
+        }
+        self.protocol_features & kept
+    }
+}
+
+fn believable(what: &str, count: u64) -> Result<u64, Fault> {
+    if (1..=COUNT_LIMIT).contains(&count) {
+        return Ok(count);
+    }
+    Err(Fault::Nonsense(format!("it says that it has {count} {what}")))
+}
+
+impl fmt::Display for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { features, protocol_features, queues, .. } = self;
+        write!(f, "features={features:#x} protocol_features={protocol_features:#x} queues={queues}")?;
+        self.memory_slots.map_or(Ok(()), |slots| write!(f, " memory_slots={slots}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    /// Lets a data plane answer with these words in turn, and returns what was learnt and what it was asked.
+    fn learn(answers: &[u64]) -> (Result<Capabilities, Fault>, Vec<u32>) {
+        let (peer, own) = UnixStream::pair().unwrap();
+        let mut own = Connection::new(own).unwrap();
+        let deadline = Deadline::after(Duration::from_secs(60));
+        let answers = answers.to_vec();
+        let data_plane = std::thread::spawn(move || {
+            let mut peer = Connection::new(peer).unwrap();
+            let (mut answers, mut asked) = (answers.into_iter(), Vec::new());
+            while let Ok(message) = peer.receive(deadline) {
+                asked.push(message.request);
+                if message.request == request::SET_PROTOCOL_FEATURES {
+                    continue;
+                }
+                let Some(answer) = answers.next() else { break };
+                peer.send(&message.reply(&answer.to_ne_bytes()), deadline).unwrap();
+            }
+            asked
+        });
+        let learnt = Capabilities::learn(&mut own, deadline);
+        drop(own);
+        (learnt, data_plane.join().unwrap())
+    }
+
+    #[test]
+    fn ovs_is_understood() {
+        let (learnt, asked) = learn(&[0xd7c6_6a7ca, 0x10cbf, 128]);
+        let ovs = Capabilities { features: 0xd7c6_6a7ca, protocol_features: 0x10cbf, queues: 128, memory_slots: None };
+        assert_eq!((learnt, asked.as_slice()), (Ok(ovs), [1, 15, 16, 17].as_slice()));
+        // MQ, LOG_SHMFD, RARP, REPLY_ACK, NET_MTU and STATUS; not BACKEND_REQ (5), nor 7, 10, 11.
+        assert_eq!(ovs.stand_in(), 0x1001f);
+        assert_eq!(ovs.to_string(), "features=0xd7c66a7ca protocol_features=0x10cbf queues=128");
+    }
+
+    #[test]
+    fn an_old_data_plane_has_one_queue_pair_and_is_asked_no_more() {
+        let (learnt, asked) = learn(&[0x1_0000_0000]);
+        assert_eq!((learnt.unwrap().queues, asked), (1, vec![1]));
+        let (learnt, asked) = learn(&[F_PROTOCOL_FEATURES, protocol::STATUS]);
+        assert_eq!((learnt.unwrap().queues, asked), (1, vec![1, 15, 16]));
+    }
+
+    #[test]
+    fn memory_slots_are_learnt_where_they_are_offered() {
+        let (learnt, _) = learn(&[F_PROTOCOL_FEATURES, protocol::CONFIGURE_MEM_SLOTS, 32]);
+        assert_eq!(learnt.unwrap().memory_slots, Some(32));
+    }
+
+    #[test]
+    fn slots_are_limited_as_qemu_limits_them() {
+        let capabilities =
+            |features, memory_slots| Capabilities { features, protocol_features: 0, queues: 1, memory_slots };
+        for (features, slots, limit) in [
+            (0, None, 0),
+            (F_PROTOCOL_FEATURES, None, 8),
+            (F_PROTOCOL_FEATURES, Some(8), 8),
+            (F_PROTOCOL_FEATURES, Some(1), 1),
+            (F_PROTOCOL_FEATURES, Some(509), 509),
+            (F_PROTOCOL_FEATURES, Some(COUNT_LIMIT), 512),
+        ] {
+            assert_eq!(capabilities(features, slots).slot_limit(), limit, "{features:#x} {slots:?}");
+        }
+    }
+
+    #[test]
+    fn what_qemu_refuses_for_any_vm_is_known() {
+        let refused = |features, protocol_features| {
+            Capabilities { features, protocol_features, queues: 1, memory_slots: None }.refusal().is_some()
+        };
+        let (iommu, wanted) = (F_PROTOCOL_FEATURES | F_IOMMU_PLATFORM, protocol::REPLY_ACK | protocol::BACKEND_REQ);
+        assert!(refused(0, 0) && !refused(F_PROTOCOL_FEATURES, 0));
+        assert!(refused(iommu, 0) && refused(iommu, protocol::REPLY_ACK) && refused(iommu, protocol::BACKEND_REQ));
+        assert!(!refused(iommu, wanted) && refused(F_IOMMU_PLATFORM, wanted));
+    }
+
+    #[test]
+    fn back_end_requests_are_offered_only_where_qemu_insists_on_them() {
+        let (learnt, _) = learn(&[F_PROTOCOL_FEATURES | F_IOMMU_PLATFORM, u64::MAX, 4, 8]);
+        assert_eq!(learnt.unwrap().stand_in() & protocol::BACKEND_REQ, protocol::BACKEND_REQ);
+    }
+
+    #[test]
+    fn what_is_widened_lacks_nothing_that_qemu_insists_on() {
+        let wide = Capabilities::NONE.widened();
+        assert_eq!((wide.queues, wide.memory_slots, wide.features >> 32), (1024, Some(509), 1));
+        assert_eq!(wide.stand_in(), wide.protocol_features);
+        let with_iommu =
+            Capabilities { features: F_IOMMU_PLATFORM, memory_slots: Some(600), ..Capabilities::NONE }.widened();
+        assert_eq!((with_iommu.features & F_IOMMU_PLATFORM, with_iommu.memory_slots), (0, Some(600)));
+    }
+
+    #[test]
+    fn counts_that_cannot_be_are_not_believed() {
+        for count in [0, COUNT_LIMIT + 1, u64::MAX] {
+            let (learnt, _) = learn(&[F_PROTOCOL_FEATURES, protocol::MQ, count]);
+            assert!(matches!(learnt, Err(Fault::Nonsense(_))), "{learnt:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_hangs_up_half_way_is_closed() {
+        assert_eq!(learn(&[F_PROTOCOL_FEATURES]).0, Err(Fault::Closed));
+    }
+}

@@ -1,0 +1,303 @@
+//! What the XML of a running domain tells: vCPUs, memory, free ports, NICs (libvirt, formatdomain).
+
+use std::collections::HashSet;
+use std::fmt;
+
+use super::interface::{Interface, Nic, PciAddress, Target};
+use super::memory::{MemorySlots, qemu_arguments};
+use super::xml::{self, Element};
+use crate::pod::unix_path::UnixPath;
+use crate::quote;
+
+/// A domain's description, as far as it matters here. It is the tenant's word: compared, never followed.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// vCPUs that the guest has now.
+    pub vcpus: u32,
+    /// Whether all of the guest's memory is shared, so that a data plane can map it.
+    pub shared_memory: bool,
+    /// The memory slots that QEMU wants of a data plane.
+    pub memory_slots: MemorySlots,
+    /// Whether the guest's memory is encrypted (`<launchSecurity>`: SEV, SEV-SNP, TDX, Secure Execution). Its devices see what the
+    /// guest shares with them, and it drives a virtio device only if that says so (`VIRTIO_F_ACCESS_PLATFORM`).
+    pub encrypted: bool,
+    /// The same, and its virtio devices are PCI devices; those of Secure Execution (s390) are not.
+    pub encrypted_pci: bool,
+    /// The MTUs that QEMU's arguments tell the guest of virtio NICs, each with the name that QEMU has for these.
+    host_mtus: Vec<(String, u32)>,
+    /// The NICs.
+    pub nics: Vec<Nic>,
+    /// Aliases of all devices.
+    aliases: HashSet<String>,
+    /// Where a NIC can be plugged.
+    ports: Ports,
+}
+
+/// The slots for a hot-plugged device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Ports {
+    /// The description does not tell: libvirt will know.
+    #[default]
+    Unknown,
+    /// Conventional PCI: so many slots with nothing in them.
+    Conventional { free: usize },
+    /// PCI Express: so many root or downstream ports with nothing behind them, and whether there is a conventional
+    /// bridge.
+    Express { free: usize, bridge: bool },
+}
+
+/// What a NIC that is asked for is to what the domain has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// Nothing in its way.
+    Absent,
+    /// It is there, as asked.
+    Same(Nic),
+    /// Another device has its alias, MAC or socket, or it is there with other properties: in words.
+    Conflict(String),
+}
+
+/// Why the domain cannot take the NIC; each says what would change that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The guest's memory is private to QEMU.
+    MemoryNotShared,
+    /// No port is free.
+    NoFreePort,
+    /// No conventional slot is free.
+    NoFreeSlot,
+    /// The model wants a conventional PCI slot and there is no bridge to such.
+    NoConventionalSlot,
+    /// The model has virtio's old interface, which an encrypted guest can't use.
+    EncryptedTransitional,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MemoryNotShared => {
+                "the VM's memory is not shared, so no data plane could reach it: the domain needs <memoryBacking> with \
+                 <access mode='shared'/> (and memfd or hugepages), or memAccess='shared' on every NUMA cell, when it starts"
+            }
+            Self::EncryptedTransitional => {
+                "the VM's memory is encrypted (<launchSecurity>), which model virtio-transitional does not support: use model \
+                 virtio-non-transitional"
+            }
+            Self::NoFreePort => {
+                "the VM has no free PCIe port: the domain needs a spare <controller type='pci' model='pcie-root-port'/> for \
+                 each NIC to be plugged, when it starts"
+            }
+            Self::NoFreeSlot => {
+                "the VM has no free PCI slot: the domain needs a spare <controller type='pci' model='pci-bridge'/> when it starts"
+            }
+            Self::NoConventionalSlot => {
+                "model virtio-transitional needs a conventional PCI slot, and the VM has none: use model \
+                 virtio-non-transitional, or give the domain a pcie-to-pci-bridge when it starts"
+            }
+        })
+    }
+}
+
+impl Description {
+    /// Reads a domain's live XML.
+    ///
+    /// # Errors
+    /// Those of [`Element::parse`], or that it is no domain.
+    pub fn parse(document: &str) -> Result<Self, xml::Error> {
+        let domain = Element::parse(document)?;
+        let nowhere = Element::default();
+        let devices = domain.child("devices").unwrap_or(&nowhere);
+        let aliases = devices.all_children().iter().filter_map(|device| device.child_attribute("alias", "name"));
+        let security = domain.child("launchSecurity");
+        Ok(Self {
+            vcpus: vcpus(&domain),
+            shared_memory: shared_memory(&domain),
+            memory_slots: MemorySlots::of(&domain),
+            encrypted: security.is_some(),
+            encrypted_pci: security.is_some_and(|security| security.attribute("type") != Some("s390-pv")),
+            host_mtus: host_mtus(&domain),
+            nics: devices.children("interface").map(Nic::from_xml).collect(),
+            aliases: aliases.map(str::to_owned).collect(),
+            ports: ports(devices),
+        })
+    }
+
+    /// The NIC of this MAC and socket, or of this alias if its socket or MAC agrees.
+    #[must_use]
+    pub fn find(&self, Target { mac, path, alias }: Target<'_>) -> Option<&Nic> {
+        self.nics.iter().find(|nic| {
+            let (same_path, same_alias) = (nic.is_at(path), nic.alias.as_deref() == Some(alias));
+            let same_mac = mac.is_some_and(|mac| nic.mac == mac);
+            nic.kind == "vhostuser" && ((same_path && same_mac) || (same_alias && (same_path || same_mac)))
+        })
+    }
+
+    /// The vhost-user NIC whose socket this is.
+    #[must_use]
+    pub fn at(&self, path: &UnixPath) -> Option<&Nic> {
+        self.nics.iter().find(|nic| nic.kind == "vhostuser" && nic.is_at(path))
+    }
+
+    /// Compares a NIC that is asked for with what is there. `queues_matter` says whether their number was asked for too.
+    #[must_use]
+    pub fn compare(&self, asked: &Interface, queues_matter: bool) -> Match {
+        if let Some(nic) = self.nics.iter().find(|nic| nic.is_on(&asked.mac, &asked.path)) {
+            if let Some(difference) = difference(nic, asked, queues_matter) {
+                let mac = &asked.mac;
+                return Match::Conflict(format!(
+                    "the VM has this NIC (MAC {mac}) already, but with {difference} is asked for; unplug it first"
+                ));
+            }
+            return Match::Same(nic.clone());
+        }
+        let held_by = |nic: &Nic, what: String| {
+            let (alias, mac) = (quote::value(nic.alias.as_deref().unwrap_or("-")), quote::value(&nic.mac));
+            Match::Conflict(format!("{what} is already that of another NIC of the VM ({alias}, MAC {mac})"))
+        };
+        // libvirt itself takes a second NIC of the same MAC or socket, and the two then break each other.
+        if let Some(nic) = self.nics.iter().find(|nic| nic.alias.as_deref() == Some(&asked.alias)) {
+            return held_by(nic, format!("alias {}", asked.alias));
+        }
+        if let Some(nic) = self.nics.iter().find(|nic| nic.mac == asked.mac) {
+            return held_by(nic, format!("MAC {}", asked.mac));
+        }
+        if let Some(nic) = self.nics.iter().find(|nic| nic.is_at(&asked.path)) {
+            return held_by(nic, format!("socket {}", quote::value(&asked.path)));
+        }
+        if self.aliases.contains(&asked.alias) {
+            return Match::Conflict(format!("alias {} is already that of another device of the VM", asked.alias));
+        }
+        Match::Absent
+    }
+
+    /// What is wrong with a NIC that was plugged a moment ago, in words; `None` if it is there once, as asked.
+    #[must_use]
+    pub fn mismatch(&self, asked: &Interface) -> Option<String> {
+        // libvirt may number and size queues as it sees fit.
+        let asked = &Interface { rx_queue_size: None, tx_queue_size: None, ..asked.clone() };
+        match self.compare(asked, false) {
+            Match::Absent => Some("the VM's description does not show it".to_owned()),
+            Match::Conflict(text) => Some(text),
+            Match::Same(_) => {
+                let is_it = |nic: &&Nic| nic.mac == asked.mac || nic.is_at(&asked.path);
+                let count = self.nics.iter().filter(is_it).count();
+                (count > 1).then(|| format!("the VM's description shows {count} NICs of its MAC or socket"))
+            }
+        }
+    }
+
+    /// The MTU that QEMU tells the guest of a NIC of this model that is plugged without one, if it does. Of several arguments the
+    /// last counts ("-global" in QEMU's manual).
+    #[must_use]
+    pub fn host_mtu(&self, model: &str) -> Option<u32> {
+        let of_model = match model {
+            "virtio" => "virtio-net-pci".to_owned(),
+            other => other.replace("virtio", "virtio-net-pci"),
+        };
+        let mut of_all =
+            self.host_mtus.iter().filter(|(driver, _)| *driver == "virtio-net-device" || *driver == of_model);
+        of_all.next_back().map(|(_, mtu)| *mtu)
+    }
+
+    /// What keeps a NIC from being plugged, known before libvirt is asked.
+    #[must_use]
+    pub fn obstacle(&self, asked: &Interface) -> Option<Obstacle> {
+        if !self.shared_memory {
+            return Some(Obstacle::MemoryNotShared);
+        }
+        if self.encrypted && asked.model == "virtio-transitional" {
+            return Some(Obstacle::EncryptedTransitional);
+        }
+        match self.ports {
+            Ports::Express { bridge: false, .. } if asked.model == "virtio-transitional" => {
+                Some(Obstacle::NoConventionalSlot)
+            }
+            Ports::Express { free: 0, bridge: false } if asked.address.is_none() => Some(Obstacle::NoFreePort),
+            Ports::Conventional { free: 0 } if asked.address.is_none() => Some(Obstacle::NoFreeSlot),
+            _ => None,
+        }
+    }
+}
+
+/// A property of a NIC that is not as it is asked for, in words: what it is, and what it should be.
+fn difference(nic: &Nic, asked: &Interface, queues_matter: bool) -> Option<String> {
+    if queues_matter && nic.queues != asked.queues {
+        return Some(format!("queues {} where {}", nic.queues, asked.queues));
+    }
+    let sizes = [
+        ("rx_queue_size", nic.rx_queue_size, asked.rx_queue_size),
+        ("tx_queue_size", nic.tx_queue_size, asked.tx_queue_size),
+    ];
+    for (what, is, should) in sizes {
+        if let Some(should) = should.filter(|_| is != should) {
+            let is = is.map_or("QEMU's own".to_owned(), |is| is.to_string());
+            return Some(format!("{what} {is} where {should}"));
+        }
+    }
+    if let Some(model) = nic.model.as_ref().filter(|model| **model != asked.model) {
+        return Some(format!("model {} where {}", quote::value(model), asked.model));
+    }
+    let (is, should) = nic.address.zip(asked.address)?;
+    (is != should).then(|| format!("PCI address {is} where {should}"))
+}
+
+/// `<vcpu current='2'>4</vcpu>`; `current` only where it is less.
+fn vcpus(domain: &Element) -> u32 {
+    let Some(vcpu) = domain.child("vcpu") else { return 1 };
+    vcpu.attribute("current").unwrap_or(vcpu.text()).parse().unwrap_or(1)
+}
+
+/// As libvirt judges it (qemu_validate.c, qemuValidateDomainDefVhostUserRequireSharedMemory): each NUMA cell by its own
+/// word, or by the domain's where it has none.
+fn shared_memory(domain: &Element) -> bool {
+    let general = domain.child("memoryBacking").and_then(|backing| backing.child_attribute("access", "mode"));
+    let cells = domain.child("cpu").and_then(|cpu| cpu.child("numa"));
+    let cells: Vec<&Element> = cells.map(|numa| numa.children("cell").collect()).unwrap_or_default();
+    if cells.is_empty() {
+        return general == Some("shared");
+    }
+    cells.iter().all(|cell| cell.attribute("memAccess").or(general) == Some("shared"))
+}
+
+/// `-global virtio-net-device.host_mtu=1400`, or in its long form: the property that `<mtu>` sets, given to every such NIC that does
+/// not have its own, those too that are plugged later.
+fn host_mtus(domain: &Element) -> Vec<(String, u32)> {
+    let of = |argument: &str| {
+        let short = argument.split_once(".host_mtu=");
+        let long = || argument.strip_prefix("driver=")?.split_once(",property=host_mtu,value=");
+        let (driver, mtu) = short.or_else(long)?;
+        Some((driver.to_owned(), mtu.parse().ok()?))
+    };
+    qemu_arguments(domain).into_iter().filter_map(of).collect()
+}
+
+fn ports(devices: &Element) -> Ports {
+    let of_model = |models: &'static [&'static str]| {
+        let pci = devices.children("controller").filter(|device| device.attribute("type") == Some("pci"));
+        pci.filter(move |device| device.attribute("model").is_some_and(|model| models.contains(&model)))
+    };
+    let addresses = devices.all_children().iter().filter_map(|device| device.child("address"));
+    let addresses: Vec<PciAddress> = addresses.filter_map(PciAddress::from_xml).collect();
+    let index = |device: &Element| device.attribute("index").and_then(|index| index.parse::<u8>().ok());
+    if of_model(&["pcie-root"]).next().is_none() {
+        let pci = devices.children("controller").filter(|device| device.attribute("type") == Some("pci"));
+        let buses: Vec<Option<u8>> = of_model(&["pci-root", "pci-bridge"]).map(index).collect();
+        // A bus of another kind may have slots, too.
+        if buses.is_empty() || buses.len() < pci.count() {
+            return Ports::Unknown;
+        }
+        let taken: HashSet<_> = addresses.iter().map(|address| (Some(address.bus), address.slot)).collect();
+        let is_free = |bus: &Option<u8>| (1..32).filter(|slot| !taken.contains(&(*bus, *slot))).count();
+        return Ports::Conventional { free: buses.iter().map(is_free).sum() };
+    }
+    let taken: HashSet<u8> = addresses.iter().map(|address| address.bus).collect();
+    let free = of_model(&["pcie-root-port", "pcie-switch-downstream-port"]).filter(|port| {
+        let closed = port.child_attribute("target", "hotplug") == Some("off");
+        !closed && index(port).is_some_and(|bus| !taken.contains(&bus))
+    });
+    let bridge = of_model(&["pcie-to-pci-bridge", "dmi-to-pci-bridge", "pci-bridge"]).next().is_some();
+    Ports::Express { free: free.count(), bridge }
+}
+
+#[cfg(test)]
+mod tests;
