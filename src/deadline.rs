@@ -12,9 +12,10 @@ pub struct Deadline {
     end: Instant,
 }
 
-/// Some work was not done by its deadline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Late;
+/// Some work wasn't done by its deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it was not done in time")]
+pub struct TimedOut;
 
 impl Deadline {
     /// A deadline `span` from now.
@@ -54,7 +55,7 @@ impl Deadline {
     /// Does some work whose calls know no deadline, on a thread of its own, and gives what it yields as it does. The last item
     /// is an error if the work is not done in time, or no thread can be had; the thread is left where it hangs then, and
     /// ends with the process.
-    pub fn bound<I>(&self, work: I) -> impl Iterator<Item = Result<I::Item, Late>> + use<I>
+    pub fn bound<I>(&self, work: I) -> impl Iterator<Item = Result<I::Item, TimedOut>> + use<I>
     where
         I: Iterator<Item: Send> + Send + 'static,
     {
@@ -68,7 +69,7 @@ impl Deadline {
             if ended {
                 return None;
             }
-            let next = told.recv_timeout(deadline.remaining()).map_err(|_| Late);
+            let next = told.recv_timeout(deadline.remaining()).map_err(|_| TimedOut);
             ended = !matches!(next, Ok(Some(_)));
             next.transpose()
         })
@@ -112,7 +113,7 @@ mod tests {
             }
         };
         let soon = Deadline::after(Duration::from_millis(20));
-        assert_eq!(soon.bound((1..4).inspect(first)).collect::<Vec<_>>(), [Ok(1), Err(Late)]);
+        assert_eq!(soon.bound((1..4).inspect(first)).collect::<Vec<_>>(), [Ok(1), Err(TimedOut)]);
         assert_eq!(Deadline::after(Duration::from_secs(20)).bound(1..4).collect::<Vec<_>>(), [Ok(1), Ok(2), Ok(3)]);
     }
 

@@ -47,7 +47,7 @@ fn is_compared(description: &Description, nic: &Nic) {
         address: nic.address,
         iommu: description.encrypted,
     };
-    let _ = description.obstacle(&asked);
+    let _ = description.check(&asked);
     let found = description.find(asked.target());
     assert!(nic.kind != "vhostuser" || nic.path.is_none() || found.is_some(), "{nic:?} is not found");
     for other in

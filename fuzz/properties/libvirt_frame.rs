@@ -11,7 +11,7 @@ use vhostuser_hotplug::libvirt::procedures::{
     AuthList, AuthPolkit, AuthType, Call, DOMAINS_MAX, Domain, DomainState, GetState, GetXml, IsPersistent,
     LibraryVersion, List, Lookup,
 };
-use vhostuser_hotplug::libvirt::xdr::{Fault, Reader, Writer};
+use vhostuser_hotplug::libvirt::xdr::{self, Reader, Writer};
 
 use super::said;
 
@@ -19,12 +19,12 @@ pub fn holds(bytes: &[u8]) {
     if let Some(word) = bytes.first_chunk::<LENGTH_SIZE>() {
         match frame_length(*word) {
             Ok(length) => assert!((FRAME_MIN..=FRAME_MAX).contains(&length)),
-            Err(fault) => drop(said(&fault)),
+            Err(error) => drop(said(&error)),
         }
     }
     let whole = match Frame::parse(bytes.to_vec()) {
         Ok(whole) => whole,
-        Err(fault) => return drop(said(&fault)),
+        Err(error) => return drop(said(&error)),
     };
     let payload = whole.payload();
     assert_eq!(payload.len() + FRAME_MIN, bytes.len());
@@ -64,8 +64,8 @@ fn as_answers(payload: &[u8]) {
         writer.i32(*callback);
     });
     // Of many figures only one is kept.
-    if let Err(fault) = GetJobStats::decode(&mut Reader::new(payload)) {
-        said(&fault);
+    if let Err(error) = GetJobStats::decode(&mut Reader::new(payload)) {
+        said(&error);
     }
     // The reason is not kept, so that only the first word can come back.
     if let Ok(state) = GetState::decode(&mut Reader::new(payload)) {
@@ -96,7 +96,7 @@ fn answer<C: Call>(payload: &[u8], write: impl FnOnce(&C::Reply, &mut Writer)) {
             assert_eq!(writer.into_bytes(), payload[..read], "while {}", C::DOING);
             assert_eq!(reader.finish().is_ok(), read == payload.len());
         }
-        Err(fault) => drop(said(&fault)),
+        Err(error) => drop(said(&error)),
     }
 }
 
@@ -116,7 +116,7 @@ fn as_refusal(payload: &[u8]) {
             assert!(refusal.message.is_none_or(|message| message.chars().count() <= MESSAGE_MAX));
             assert_eq!(payload[..8], [refusal.code.to_be_bytes(), refusal.domain.to_be_bytes()].concat());
         }
-        Err(fault) => drop(said(&fault)),
+        Err(error) => drop(said(&error)),
     }
 }
 
@@ -128,9 +128,9 @@ fn as_events(payload: &[u8]) {
                 assert_eq!(arrival.event.kind(), kind);
                 assert_eq!(written(&arrival), payload);
             }
-            Err(fault) => {
-                said(&fault);
-                assert!(!matches!(fault, Fault::LongArray { .. }), "events have no arrays");
+            Err(error) => {
+                said(&error);
+                assert!(!matches!(error, xdr::Error::LongArray { .. }), "events have no arrays");
             }
         }
     }

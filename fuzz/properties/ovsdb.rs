@@ -33,9 +33,9 @@ fn is_judged(snapshot: &Snapshot) {
     let path = Path::new(SHARE).join("net1");
     let nic = Nic { path: &path, container_id: SANDBOX, ifname: "net1", pod: "default/vm" };
     let found = snapshot.ports_at(&path);
-    match snapshot.trouble(&nic) {
-        Some(trouble) => {
-            let text = said(&trouble);
+    match snapshot.problem(&nic) {
+        Some(problem) => {
+            let text = said(&problem);
             assert!(!text.contains(char::is_control), "{text:?}");
         }
         None => assert_eq!(found.len(), 1, "one port has the path"),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use vhostuser_hotplug::dataplane::backend::BackEnd;
 use vhostuser_hotplug::dataplane::capabilities::Capabilities;
 use vhostuser_hotplug::dataplane::frontend;
-use vhostuser_hotplug::dataplane::message::{Connection, Fault, LAST_REQUEST, PAYLOAD_LIMIT};
+use vhostuser_hotplug::dataplane::message::{self, Connection, LAST_REQUEST, PAYLOAD_LIMIT};
 use vhostuser_hotplug::deadline::Deadline;
 
 use super::said;
@@ -48,15 +48,15 @@ fn as_data_plane(bytes: &[u8]) -> Option<Capabilities> {
             assert!(figures.memory_slots.is_none_or(|slots| (1..=32_768).contains(&slots)), "{figures}");
             assert_eq!(figures.stand_in() & !figures.protocol_features, 0, "{figures}");
             said(&figures);
-            if let Err(fault) = frontend::start_device(&mut line, &figures, Deadline::after(PATIENCE)) {
-                said(&fault);
-                assert_ne!(fault, Fault::Silent, "nobody was waited for");
+            if let Err(error) = frontend::start_device(&mut line, &figures, Deadline::after(PATIENCE)) {
+                said(&error);
+                assert_ne!(error, message::Error::Silent, "nobody was waited for");
             }
             Some(figures)
         }
-        Err(fault) => {
-            said(&fault);
-            assert_ne!(fault, Fault::Silent, "nobody was waited for");
+        Err(error) => {
+            said(&error);
+            assert_ne!(error, message::Error::Silent, "nobody was waited for");
             None
         }
     }
@@ -66,10 +66,10 @@ fn as_qemu(bytes: &[u8], figures: Capabilities) {
     let (peer, mut line) = line(bytes);
     let mut back_end = BackEnd::new(figures);
     let mut answers = Vec::new();
-    let fault = loop {
+    let error = loop {
         let message = match line.receive(Deadline::after(PATIENCE)) {
             Ok(message) => message,
-            Err(fault) => break fault,
+            Err(error) => break error,
         };
         assert!(message.payload.len() <= PAYLOAD_LIMIT);
         match back_end.answer(&message) {
@@ -83,10 +83,10 @@ fn as_qemu(bytes: &[u8], figures: Capabilities) {
                     answers.push(answer);
                 }
             }
-            Err(fault) => break fault,
+            Err(error) => break error,
         }
     };
-    said(&fault);
+    said(&error);
     drop(line);
     // What was answered arrives as that.
     let mut peer = Connection::new(peer).expect("a line");
@@ -94,8 +94,8 @@ fn as_qemu(bytes: &[u8], figures: Capabilities) {
         match peer.receive(Deadline::after(HANG)) {
             Ok(arrived) => assert_eq!(arrived, answer),
             // Bytes of the peer's that nobody read.
-            Err(Fault::Closed) => break,
-            Err(fault) => panic!("{fault}"),
+            Err(message::Error::Closed) => break,
+            Err(error) => panic!("{error}"),
         }
     }
 }

@@ -6,7 +6,27 @@ use crate::libvirt;
 use crate::pod::{daemon, identity, volume};
 use crate::{dataplane, quote, sys, vm};
 
-use super::{record, share};
+use super::{hypervisor, record, share};
+
+/// A NIC was not plugged.
+pub struct Failure {
+    /// What the runtime is told.
+    pub error: Error,
+    /// The NIC may still be plugged later, so its share and record must stay.
+    pub open: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, open: false }
+    }
+}
+
+impl From<vm::error::Error> for Failure {
+    fn from(error: vm::error::Error) -> Self {
+        Self { error: self::vm(&error), open: error.is_open() }
+    }
+}
 
 /// A text as a sentence: the rooms below say theirs as parts of one.
 pub fn sentence(text: &str) -> String {
@@ -87,6 +107,14 @@ pub fn daemon(error: &daemon::Error) -> Error {
     }
 }
 
+/// The way to the pod's libvirt.
+pub fn hypervisor(error: &hypervisor::Error) -> Error {
+    match error {
+        hypervisor::Error::Daemon(error) => daemon(error),
+        hypervisor::Error::Libvirt(error) => libvirt(error),
+    }
+}
+
 /// The connection to libvirt, before anything was asked of a VM.
 pub fn libvirt(error: &libvirt::Error) -> Error {
     let retry = error.is_retryable();
@@ -109,7 +137,7 @@ pub fn data_plane(error: &dataplane::probe::Error, host_path: &str, why: impl Fn
             Error::try_again(format!("No data plane connected to {host_path}, so the VM was left as it is. {why}"))
                 .with_details(error)
         }
-        (E::Fault { .. }, Some(why)) => Error::try_again(format!(
+        (E::Answer { .. }, Some(why)) => Error::try_again(format!(
             "What connected to {host_path} did not answer as a data plane does, so the VM was left as it is. {why}"
         ))
         .with_details(error),
@@ -132,7 +160,7 @@ fn data_plane_unknown(error: &dataplane::probe::Error, host_path: &str) -> Error
              -l, in its own container)?"
         ))
         .with_details(error),
-        E::Fault { .. } => Error::try_again(format!(
+        E::Answer { .. } => Error::try_again(format!(
             "What connected to {host_path} did not answer as a data plane does, so the VM was left as it is. Does OVS hang?"
         ))
         .with_details(error),
@@ -155,12 +183,10 @@ pub fn vm(error: &vm::error::Error) -> Error {
     match error {
         E::SeveralDomains(_) => Error::invalid_config(sentence(&error.to_string())),
         E::Conflict(_) => Error::conflict(sentence(&error.to_string())),
-        E::Obstacle(_) | E::Description(_) => Error::libvirt(sentence(&error.to_string())),
-        E::NoDomain { .. } | E::Busy(_) | E::NotReleased { .. } | E::StillStored { .. } | E::AttachOpen(_) => {
-            Error::try_again(sentence(&error.to_string()))
-        }
-        E::Libvirt(error) => refusal(error),
+        E::Libvirt(error) => refused(error),
         E::Explained { why, refusal } => vm(why).with_details(refusal),
+        error if error.is_retryable() => Error::try_again(sentence(&error.to_string())),
+        error => Error::libvirt(sentence(&error.to_string())),
     }
 }
 
@@ -182,7 +208,7 @@ fn busy(error: &libvirt::Error) -> Error {
 }
 
 /// What libvirt refused to do to a VM.
-fn refusal(error: &libvirt::Error) -> Error {
+fn refused(error: &libvirt::Error) -> Error {
     if error.is_no_domain() || error.is_wrong_state() {
         return Error::try_again("The VM is not running (any more), or has not arrived from another host yet.")
             .with_details(error);

@@ -1,6 +1,5 @@
 //! The pod's libvirt, reached: found, proved to be the pod's own, and opened.
 
-use crate::cni::Error;
 use crate::config::{Config, LibvirtUri};
 use crate::deadline::Deadline;
 use crate::libvirt::{self, Access, Client, Uri};
@@ -8,7 +7,6 @@ use crate::pod::daemon::{self, Daemon, Search};
 use crate::pod::identity::PodUid;
 use crate::pod::process::Process;
 
-use super::errors;
 use crate::pod::running::RunningPod;
 
 /// The pod's libvirt, open.
@@ -19,26 +17,21 @@ pub struct Hypervisor {
     pub process: Process,
 }
 
-/// Why it could not be reached.
-pub enum Unreached {
-    /// No daemon of the pod's own.
-    Daemon(daemon::Error),
-    /// It does not speak with us.
-    Libvirt(libvirt::Error),
+/// The pod's libvirt can't be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No daemon was found that is the pod's own.
+    #[error(transparent)]
+    Daemon(#[from] daemon::Error),
+    /// The daemon could not be talked to.
+    #[error(transparent)]
+    Libvirt(#[from] libvirt::Error),
 }
 
-impl Unreached {
-    /// Whether there is no daemon at all, as in a pod whose VM has not been made yet.
+impl Error {
+    /// Returns true if there is no daemon at all, as in a pod whose VM doesn't exist yet.
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Daemon(daemon::Error::Absent { .. }))
-    }
-
-    /// As the runtime is told.
-    pub fn told(&self) -> Error {
-        match self {
-            Self::Daemon(error) => errors::daemon(error),
-            Self::Libvirt(error) => errors::libvirt(error),
-        }
     }
 }
 
@@ -56,14 +49,14 @@ impl Hypervisor {
         running: &RunningPod,
         access: Access,
         deadline: Deadline,
-    ) -> Result<Self, Unreached> {
-        let daemon = find(config, uid, running, deadline).map_err(Unreached::Daemon)?;
+    ) -> Result<Self, Error> {
+        let daemon = find(config, uid, running, deadline)?;
         let uris: &[Uri] = match config.libvirt_uri {
             LibvirtUri::Auto => &[Uri::System, Uri::Session],
             LibvirtUri::System => &[Uri::System],
             LibvirtUri::Session => &[Uri::Session],
         };
-        let opened = Client::open_any(daemon.stream, uris, access, deadline).map_err(Unreached::Libvirt)?;
-        Ok(Self { client: opened.0, process: daemon.process })
+        let (client, _) = Client::open_any(daemon.stream, uris, access, deadline)?;
+        Ok(Self { client, process: daemon.process })
     }
 }

@@ -12,7 +12,7 @@ use crate::cni::Error;
 use crate::dataplane::access::{self, WriteAccess};
 use crate::dataplane::capabilities::Capabilities;
 use crate::dataplane::guard;
-use crate::dataplane::message::Fault;
+use crate::dataplane::message;
 use crate::dataplane::probe::{self, ProbedDataPlane};
 use crate::dataplane::socket_path::SocketPath;
 use crate::dataplane::standin;
@@ -26,10 +26,10 @@ use crate::vm::detach;
 use crate::vm::error::Error as VmError;
 use crate::vm::interface::Interface;
 
+use super::errors::Failure;
 use super::journal::Journal;
 use super::ledger::Ledger;
 use super::nic_state::{Heard, NicState, Recorded, judge};
-use super::plug::Failure;
 use super::ports::Port;
 use super::release::release;
 use super::unfinished;
@@ -197,7 +197,7 @@ impl Link<'_> {
             self.ensure_same((&mut *client, domain), asked, &mut met, ledger, journal)
         });
         let (outcome, served) = plugged.map_err(|error| errors::system("starting the stand-in", &error))?;
-        if let Some(fault) = &served.fault {
+        if let Some(fault) = &served.error {
             journal.warn(format_args!("the stand-in's connection to QEMU ended early: {fault}"));
         }
         outcome?;
@@ -280,7 +280,7 @@ impl Link<'_> {
     ) -> Result<(), Failure> {
         let why = match met.ask_again(self.deadline.half()) {
             Ok(()) => return Ok(()),
-            Err(Fault::Silent) => "the data plane stopped answering".to_owned(),
+            Err(message::Error::Silent) => "the data plane stopped answering".to_owned(),
             Err(fault) => format!("the data plane was restarted, or its port set up anew, meanwhile ({fault})"),
         };
         Err(self.of_no_use(on, asked, &why, ledger, journal))

@@ -22,9 +22,9 @@ use crate::quote;
 use crate::vm::attach;
 use crate::vm::detach;
 use crate::vm::domain::Description;
-use crate::vm::error::Error as VmError;
 use crate::vm::interface::{Interface, Target, alias_of};
 
+use super::errors::Failure;
 use super::hypervisor::Hypervisor;
 use super::journal::Journal;
 use super::ledger::{self, Ledger};
@@ -42,26 +42,6 @@ const ALIAS_LIMIT: usize = 255;
 
 /// Most queue pairs that are taken unasked; a guest with more vCPUs seldom gains by more.
 const AUTO_QUEUES: u16 = 16;
-
-/// Why a NIC was not plugged.
-pub struct Failure {
-    /// What to tell.
-    pub error: Error,
-    /// Whether it may still come about, so that its share and record must stay.
-    pub open: bool,
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self { error, open: false }
-    }
-}
-
-impl From<VmError> for Failure {
-    fn from(error: VmError) -> Self {
-        Self { error: errors::vm(&error), open: error.is_open() }
-    }
-}
 
 /// A NIC that is to be plugged.
 pub struct Plug<'a> {
@@ -90,8 +70,8 @@ impl Plug<'_> {
         let mac = self.mac()?;
         let socket = config.socket_name(&self.request.ifname)?;
         self.end_earlier_attaches(socket, ledger, journal)?;
-        let mut libvirt =
-            Hypervisor::reach(config, self.uid, self.running, Access::Full, deadline).map_err(|error| error.told())?;
+        let mut libvirt = Hypervisor::reach(config, self.uid, self.running, Access::Full, deadline)
+            .map_err(|error| errors::hypervisor(&error))?;
         journal.checked("libvirt");
         let host_path = self.host_path(socket);
         let path = self.guest_path(&libvirt.process, socket, &host_path)?;
@@ -234,7 +214,7 @@ impl Plug<'_> {
         let target = Target { mac: Some(&nic.mac), path: &path, alias: &nic.alias };
         unfinished::end(&socket, running, deadline, journal, mark, |journal, freed| {
             let reached = Hypervisor::reach(self.config, self.uid, running, Access::Full, deadline);
-            let mut libvirt = reached.map_err(|error| error.told())?;
+            let mut libvirt = reached.map_err(|error| errors::hypervisor(&error))?;
             let client = &mut libvirt.client;
             let domains = client.running_domains(deadline).map_err(|error| errors::libvirt(&error))?;
             // Nothing comes of it any more if its VM has ended.

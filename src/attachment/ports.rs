@@ -8,7 +8,7 @@ use crate::cni::Error;
 use crate::deadline::Deadline;
 use crate::ovs::daemon::State;
 use crate::ovs::database::{Database, Snapshot};
-use crate::ovs::port::{Nic, Trouble};
+use crate::ovs::port::{Nic, Problem};
 use crate::ovs::stale::{self, Of};
 use crate::ovs::{Ovs, PATIENCE, rpc};
 use crate::quote;
@@ -44,17 +44,17 @@ impl Port<'_> {
         let snapshot = if removed { again(&mut database, deadline, journal) } else { Some(snapshot) };
         journal.checked("OVS asked");
         let Some(snapshot) = snapshot else { return Ok(()) };
-        let untouched = |trouble: &Trouble| Error::try_again(format!("The VM was left as it is: {trouble}."));
-        match snapshot.trouble(&self.nic) {
-            Some(trouble @ Trouble::Several { .. }) => Err(untouched(&trouble)),
+        let untouched = |trouble: &Problem| Error::try_again(format!("The VM was left as it is: {trouble}."));
+        match snapshot.problem(&self.nic) {
+            Some(trouble @ Problem::Several { .. }) => Err(untouched(&trouble)),
             // Made for this NIC just now, so no other data plane is meant.
             Some(
-                trouble @ (Trouble::WithoutDpdk { .. }
-                | Trouble::Server { .. }
-                | Trouble::Failed { .. }
-                | Trouble::NotMade { .. }),
+                trouble @ (Problem::WithoutDpdk { .. }
+                | Problem::Server { .. }
+                | Problem::Failed { .. }
+                | Problem::NotMade { .. }),
             ) if snapshot.is_kube_ovns(&self.nic) => Err(untouched(&trouble)),
-            Some(trouble @ Trouble::NotInstalled { .. }) => {
+            Some(trouble @ Problem::NotInstalled { .. }) => {
                 let trouble = self.wait_for_ovn(&mut database, trouble, deadline.half(), journal);
                 trouble.map_or(Ok(()), |trouble| Err(untouched(&trouble)))
             }
@@ -68,10 +68,10 @@ impl Port<'_> {
     /// Why they don't, with code 11.
     pub fn ensure_passing(&self, deadline: Deadline, journal: &mut Journal) -> Result<(), Error> {
         let Some((mut database, snapshot)) = open(self.socket, deadline, journal) else { return Ok(()) };
-        let trouble = snapshot.trouble(&self.nic).filter(Trouble::concerns_a_connected_nic);
+        let trouble = snapshot.problem(&self.nic).filter(Problem::concerns_a_connected_nic);
         journal.checked("OVS asked");
         let trouble = match trouble {
-            Some(trouble @ Trouble::NotInstalled { .. }) => {
+            Some(trouble @ Problem::NotInstalled { .. }) => {
                 self.wait_for_ovn(&mut database, trouble, deadline.half(), journal)
             }
             trouble => trouble,
@@ -84,17 +84,17 @@ impl Port<'_> {
     fn wait_for_ovn(
         &self,
         database: &mut Database,
-        mut trouble: Trouble,
+        mut trouble: Problem,
         deadline: Deadline,
         journal: &mut Journal,
-    ) -> Option<Trouble> {
+    ) -> Option<Problem> {
         while !deadline.passed() {
             std::thread::sleep(LOOK_AGAIN.min(deadline.remaining()));
             // Without OVSDB there is no later answer.
             let Some(snapshot) = again(database, deadline.and(PATIENCE), journal) else { return Some(trouble) };
-            match snapshot.trouble(&self.nic) {
-                Some(still @ Trouble::NotInstalled { .. }) => trouble = still,
-                Some(other @ Trouble::Several { .. }) => return Some(other),
+            match snapshot.problem(&self.nic) {
+                Some(still @ Problem::NotInstalled { .. }) => trouble = still,
+                Some(other @ Problem::Several { .. }) => return Some(other),
                 Some(_) => return None,
                 None => {
                     journal.checked("OVN has installed the port");

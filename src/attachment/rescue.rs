@@ -256,7 +256,7 @@ impl Rescue<'_> {
             return Err(Error::try_again("The NIC is left to the call that holds the pod's lock."));
         }
         let reached = Hypervisor::reach(self.config, self.uid, self.running, Access::Full, deadline);
-        let mut libvirt = reached.map_err(|error| error.told())?;
+        let mut libvirt = reached.map_err(|error| errors::hypervisor(&error))?;
         let client = &mut libvirt.client;
         let running = client.running_domains(deadline).map_err(|error| errors::libvirt(&error))?;
         let mut failed = None;

@@ -4,7 +4,6 @@
 //! mounted is told by device and inode of both sides, never by the directory's being there: kube-ovn's daemon leaves
 //! directories behind that nothing is mounted on.
 
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -28,36 +27,26 @@ pub fn data_plane_path(path: &Path) -> PathBuf {
 }
 
 /// What went wrong with a share.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The target could not be made, mounted on or freed.
+    #[error("{doing} {}: {error}", .target.display())]
     System {
         /// What was being done.
         doing: &'static str,
         /// The share's directory on the host.
         target: PathBuf,
         /// The call that failed.
+        #[source]
         error: sys::Error,
     },
     /// Mounts lie on the target that cannot be got rid of.
+    #[error("{}: something keeps mounting on it; see `findmnt -R` there", .target.display())]
     StackedMounts {
         /// The share's directory on the host.
         target: PathBuf,
     },
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::System { doing, target, error } => write!(f, "{doing} {}: {error}", target.display()),
-            Self::StackedMounts { target } => {
-                write!(f, "{}: something keeps mounting on it; see `findmnt -R` there", target.display())
-            }
-        }
-    }
-}
-
-impl std::error::Error for Error {}
 
 impl Error {
     /// Whether something is where the share's directories must be that is none, or was put there meanwhile: kube-ovn leaves

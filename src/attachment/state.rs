@@ -167,7 +167,7 @@ impl<'a> AttachmentState<'a> {
         match self.connection(nic, deadline) {
             Ok(()) => (
                 true,
-                ovs.trouble_of_connected(&port, deadline).map_or(Ok(()), |trouble| Err(Problem::Missing(trouble))),
+                ovs.problem_of_connected(&port, deadline).map_or(Ok(()), |problem| Err(Problem::Missing(problem))),
             ),
             Err(Problem::Missing(words)) if self.running.is_some() => {
                 let why = ovs.why_not_connected(&port, deadline).map_or(String::new(), |why| format!(": {why}"));
@@ -208,7 +208,7 @@ impl<'a> AttachmentState<'a> {
                 }
                 heard.unwrap_or_else(Heard::NoWord)
             }
-            Err(unreached) => Heard::Unreached(unreached.told()),
+            Err(error) => Heard::Unreached(errors::hypervisor(&error)),
         };
         let is_open = recorded.opening && matches!(heard, Heard::Unreached(_));
         if !is_open || !self.volume().is_ok_and(|volume| running.has_no_vm(volume, deadline)) {

@@ -272,7 +272,7 @@ impl Undo<'_> {
         let mut libvirt = match Hypervisor::reach(self.config, self.uid, running, Access::Full, self.deadline) {
             Ok(libvirt) => libvirt,
             Err(unreached) => {
-                let (told, is_absent) = (unreached.told(), unreached.is_absent());
+                let (told, is_absent) = (errors::hypervisor(&unreached), unreached.is_absent());
                 return match judge(recorded, Heard::Unreached(told.clone()), listens) {
                     NicState::Absent => {
                         if !is_absent {

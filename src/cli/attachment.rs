@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::attachment::mtu;
-use crate::attachment::record::{self, Record, Store, Unreadable};
+use crate::attachment::record::{self, ReadError, Record, Store};
 use crate::attachment::state::{self, AttachmentState, Problem, ShareState};
 use crate::config::Config;
 use crate::deadline::Deadline;
@@ -185,7 +185,7 @@ impl Attachments {
             match one {
                 Ok(record) if wanted(&record) => found.take(&record, (&store, &ovs), config, ask),
                 Ok(_) => {}
-                Err(Unreadable { path, why }) => found.unreadable.push(Broken { path, problem: why }),
+                Err(ReadError { path, why }) => found.unreadable.push(Broken { path, problem: why }),
             }
         }
         // A pod's NICs stand together, whatever its uid.

@@ -16,9 +16,10 @@ use crate::privilege::{self, Task};
 use crate::quote;
 
 use super::{enter_host, start_watchdog};
+use crate::attachment::errors::Failure;
 use crate::attachment::journal::Journal;
 use crate::attachment::ledger::{self, Ledger};
-use crate::attachment::plug::{Failure, Plug};
+use crate::attachment::plug::Plug;
 use crate::attachment::sandbox;
 use crate::attachment::{errors, hypervisor, ports, shares, undo};
 use crate::pod::running::RunningPod;

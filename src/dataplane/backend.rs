@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::capabilities::{Capabilities, protocol};
-use super::message::{Fault, LAST_REQUEST, Message, request};
+use super::message::{self, LAST_REQUEST, Message, request};
 
 /// Most rings whose base is kept; as many as 256 queue pairs and a control queue of each have. QEMU passes a ring's
 /// index in 8 bits wherever a descriptor goes with it.
@@ -44,16 +44,16 @@ impl BackEnd {
     /// success; asking for something always.
     ///
     /// # Errors
-    /// [`Fault::Nonsense`] for what cannot be answered, or was not offered: the connection is to be closed then, so that
+    /// [`message::Error::Protocol`] for what cannot be answered, or was not offered: the connection is to be closed then, so that
     /// the front end does not wait.
     ///
-    /// [`Fault::Anew`] where QEMU makes its handshake twice on one connection, and the connection is to be closed, too. It does
+    /// [`message::Error::HandshakeRepeated`] where QEMU makes its handshake twice on one connection, and the connection is to be closed, too. It does
     /// so if it has refused a back end before: its loop (`net_vhost_user_init`) then hears of the connection by the event handler
     /// that the first round has left, and once more when it sets the handler again. Each time it watches the connection for its
     /// end, and forgets the first watch: after that connection QEMU 10.0 spins on a closed descriptor, and crashes once the NIC has
     /// gone and the descriptor is another's. A connection that ends in the second handshake takes the first watch along, and the
     /// attach has succeeded all the same.
-    pub fn answer(&mut self, message: &Message) -> Result<Option<Message>, Fault> {
+    pub fn answer(&mut self, message: &Message) -> Result<Option<Message>, message::Error> {
         let word = |value: u64| Ok(Some(message.reply(&value.to_ne_bytes())));
         if message.is_reply || !(1..=LAST_REQUEST).contains(&message.request) {
             return Err(nonsense(message));
@@ -93,7 +93,7 @@ impl BackEnd {
             request::SET_VRING_CALL if !self.started && is_of_first_ring(message) => {
                 self.handshakes = self.handshakes.saturating_add(1);
                 if self.handshakes > 1 {
-                    return Err(Fault::Anew);
+                    return Err(message::Error::HandshakeRepeated);
                 }
             }
             // Rings, eventfds, MTU, RARP…: nothing here uses them.
@@ -118,9 +118,13 @@ fn is_of_first_ring(message: &Message) -> bool {
     message.word().is_some_and(|word| word & 0xff == 0)
 }
 
-fn nonsense(message: &Message) -> Fault {
+fn nonsense(message: &Message) -> message::Error {
     let kind = if message.is_reply { "a reply to request" } else { "request" };
-    Fault::Nonsense(format!("{kind} {} of {} bytes, which it cannot send here", message.request, message.payload.len()))
+    message::Error::Protocol(format!(
+        "{kind} {} of {} bytes, which it cannot send here",
+        message.request,
+        message.payload.len()
+    ))
 }
 
 #[cfg(test)]
@@ -176,7 +180,7 @@ mod tests {
         for ring in [0, 1, 2, 3] {
             assert_eq!(back_end.answer(&call(ring)), Ok(None));
         }
-        assert_eq!(back_end.answer(&call(0)), Err(Fault::Anew));
+        assert_eq!(back_end.answer(&call(0)), Err(message::Error::HandshakeRepeated));
         // A driver that starts the NIC sets its rings again, and a guest's reboot once more.
         let back_end = &mut BackEnd::new(OVS);
         assert_eq!(back_end.answer(&call(0)), Ok(None));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::message::{Connection, Fault, Message, request};
+use super::message::{self, Connection, Message, request};
 use crate::deadline::Deadline;
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`: the virtio feature bit by which a back end says that it has protocol features.
@@ -68,8 +68,8 @@ impl Capabilities {
     /// Asks the data plane at the other end of the line, as QEMU would as front end, in QEMU's order.
     ///
     /// # Errors
-    /// Any [`Fault`], among them that an answer cannot be true.
-    pub fn learn(line: &mut Connection, deadline: Deadline) -> Result<Self, Fault> {
+    /// Any [`message::Error`], among them that an answer cannot be true.
+    pub fn learn(line: &mut Connection, deadline: Deadline) -> Result<Self, message::Error> {
         let features = line.ask(request::GET_FEATURES, deadline)?;
         let mut capabilities = Self { features, protocol_features: 0, queues: 1, memory_slots: None };
         if features & F_PROTOCOL_FEATURES == 0 {
@@ -155,11 +155,11 @@ impl Capabilities {
     }
 }
 
-fn believable(what: &str, count: u64) -> Result<u64, Fault> {
+fn believable(what: &str, count: u64) -> Result<u64, message::Error> {
     if (1..=COUNT_LIMIT).contains(&count) {
         return Ok(count);
     }
-    Err(Fault::Nonsense(format!("it says that it has {count} {what}")))
+    Err(message::Error::Protocol(format!("it says that it has {count} {what}")))
 }
 
 impl fmt::Display for Capabilities {
@@ -177,7 +177,7 @@ mod tests {
     use std::time::Duration;
 
     /// Lets a data plane answer with these words in turn, and returns what was learnt and what it was asked.
-    fn learn(answers: &[u64]) -> (Result<Capabilities, Fault>, Vec<u32>) {
+    fn learn(answers: &[u64]) -> (Result<Capabilities, message::Error>, Vec<u32>) {
         let (peer, own) = UnixStream::pair().unwrap();
         let mut own = Connection::new(own).unwrap();
         let deadline = Deadline::after(Duration::from_secs(60));
@@ -271,12 +271,12 @@ mod tests {
     fn counts_that_cannot_be_are_not_believed() {
         for count in [0, COUNT_LIMIT + 1, u64::MAX] {
             let (learnt, _) = learn(&[F_PROTOCOL_FEATURES, protocol::MQ, count]);
-            assert!(matches!(learnt, Err(Fault::Nonsense(_))), "{learnt:?}");
+            assert!(matches!(learnt, Err(message::Error::Protocol(_))), "{learnt:?}");
         }
     }
 
     #[test]
     fn one_that_hangs_up_half_way_is_closed() {
-        assert_eq!(learn(&[F_PROTOCOL_FEATURES]).0, Err(Fault::Closed));
+        assert_eq!(learn(&[F_PROTOCOL_FEATURES]).0, Err(message::Error::Closed));
     }
 }

@@ -1,10 +1,10 @@
 //! The calls that change a domain's devices.
 
 use super::procedures::{Call, Domain};
-use super::xdr::{Fault, Reader, Writer};
+use super::xdr::{self, Reader, Writer};
 
 /// What three calls have in common: a domain, a text that names the device, and where it applies.
-fn encode(writer: &mut Writer, domain: &Domain, device: &str, flags: u32) -> Result<(), Fault> {
+fn encode(writer: &mut Writer, domain: &Domain, device: &str, flags: u32) -> Result<(), xdr::Error> {
     domain.encode(writer)?;
     writer.string(device)?;
     writer.u32(flags);
@@ -27,11 +27,11 @@ impl Call for Attach<'_> {
     const DOING: &'static str = "attaching a device";
     type Reply = ();
 
-    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+    fn encode(&self, writer: &mut Writer) -> Result<(), xdr::Error> {
         encode(writer, self.domain, self.xml, self.flags)
     }
 
-    fn decode(_: &mut Reader<'_>) -> Result<(), Fault> {
+    fn decode(_: &mut Reader<'_>) -> Result<(), xdr::Error> {
         Ok(())
     }
 }
@@ -52,11 +52,11 @@ impl Call for Detach<'_> {
     const DOING: &'static str = "detaching a device by its XML";
     type Reply = ();
 
-    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+    fn encode(&self, writer: &mut Writer) -> Result<(), xdr::Error> {
         encode(writer, self.domain, self.xml, self.flags)
     }
 
-    fn decode(_: &mut Reader<'_>) -> Result<(), Fault> {
+    fn decode(_: &mut Reader<'_>) -> Result<(), xdr::Error> {
         Ok(())
     }
 }
@@ -76,11 +76,11 @@ impl Call for DetachAlias<'_> {
     const DOING: &'static str = "detaching a device by its alias";
     type Reply = ();
 
-    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+    fn encode(&self, writer: &mut Writer) -> Result<(), xdr::Error> {
         encode(writer, self.domain, self.alias, self.flags)
     }
 
-    fn decode(_: &mut Reader<'_>) -> Result<(), Fault> {
+    fn decode(_: &mut Reader<'_>) -> Result<(), xdr::Error> {
         Ok(())
     }
 }

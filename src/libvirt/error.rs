@@ -3,10 +3,9 @@
 //! A refusal is told by its number alone. Its message is for people: a daemon says it in the language of its locale, and each
 //! release in its own words. Where the number says too little, the domain's XML says the rest.
 
-use std::fmt;
 use std::io;
 
-use super::xdr::{Fault, Reader};
+use super::xdr::{self, Reader};
 use crate::quote;
 
 /// The longest message of a daemon that is kept, in characters.
@@ -28,19 +27,22 @@ mod code {
 }
 
 /// An error of the client. `doing` reads after "while", such as "asking for the XML of a domain".
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The deadline passed first. Whether the daemon did or will do what was asked is unknown, unless nothing was sent.
+    #[error("libvirt did not answer in time while {doing}")]
     TimedOut {
         /// What was being done.
         doing: &'static str,
     },
     /// The daemon closed the connection.
+    #[error("libvirt closed the connection while {doing}")]
     Disconnected {
         /// What was being done.
         doing: &'static str,
     },
     /// The socket failed.
+    #[error("the socket to libvirt failed while {doing}: {source}")]
     Io {
         /// What was being done.
         doing: &'static str,
@@ -48,6 +50,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The daemon broke the protocol.
+    #[error("libvirt broke its protocol while {doing}: {what}")]
     Protocol {
         /// What was being done.
         doing: &'static str,
@@ -55,6 +58,7 @@ pub enum Error {
         what: String,
     },
     /// A value given by the caller cannot be sent; nothing was.
+    #[error("nothing was asked of libvirt while {doing}: {what}")]
     Argument {
         /// What was being done.
         doing: &'static str,
@@ -62,6 +66,7 @@ pub enum Error {
         what: String,
     },
     /// An earlier call on this connection failed half-way, so that what comes next on it cannot be trusted.
+    #[error("the connection to libvirt is of no use for {doing} any more, since earlier {because}")]
     Unusable {
         /// What was being done.
         doing: &'static str,
@@ -69,13 +74,16 @@ pub enum Error {
         because: String,
     },
     /// The daemon wants to be shown who calls, in a way that is not supported or did not work.
+    #[error("{0}")]
     Authentication(String),
     /// The daemon answered with an error.
-    Refused(Box<Refusal>),
+    #[error(transparent)]
+    Refused(#[from] Box<Refusal>),
 }
 
 /// An error as the daemon reports it (`remote_error` in `remote_protocol.x`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("libvirt refused while {doing}: {} (libvirt error {code}, domain {domain})", self.words())]
 pub struct Refusal {
     /// What was being done.
     pub doing: &'static str,
@@ -90,11 +98,16 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// Returns the message fit for a log.
+    fn words(&self) -> String {
+        self.message.as_deref().map_or("it does not say why".to_owned(), quote::text)
+    }
+
     /// Reads a `remote_error` to its last byte.
     ///
     /// # Errors
-    /// A [`Fault`] where it is not one.
-    pub fn decode(doing: &'static str, reader: &mut Reader<'_>) -> Result<Self, Fault> {
+    /// A [`xdr::Error`] where it is not one.
+    pub fn decode(doing: &'static str, reader: &mut Reader<'_>) -> Result<Self, xdr::Error> {
         let (code, domain) = (reader.i32()?, reader.i32()?);
         let message = reader.option(Reader::string)?.map(|text| text.chars().take(MESSAGE_MAX).collect());
         reader.i32()?; // level: warning or error
@@ -184,43 +197,6 @@ impl Error {
     pub fn is_authentication(&self) -> bool {
         let codes = [code::AUTH_FAILED, code::AUTH_CANCELLED, code::AUTH_UNAVAILABLE];
         matches!(self, Self::Authentication(_)) || codes.into_iter().any(|code| self.code_is(code))
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TimedOut { doing } => write!(f, "libvirt did not answer in time while {doing}"),
-            Self::Disconnected { doing } => write!(f, "libvirt closed the connection while {doing}"),
-            Self::Io { doing, source } => write!(f, "the socket to libvirt failed while {doing}: {source}"),
-            Self::Protocol { doing, what } => write!(f, "libvirt broke its protocol while {doing}: {what}"),
-            Self::Argument { doing, what } => write!(f, "nothing was asked of libvirt while {doing}: {what}"),
-            Self::Unusable { doing, because } => {
-                write!(f, "the connection to libvirt is of no use for {doing} any more, since earlier {because}")
-            }
-            Self::Authentication(what) => f.write_str(what),
-            Self::Refused(refusal) => refusal.fmt(f),
-        }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let message = self.message.as_deref().map_or("it does not say why".to_owned(), quote::text);
-        write!(
-            f,
-            "libvirt refused while {}: {message} (libvirt error {}, domain {})",
-            self.doing, self.code, self.domain
-        )
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Io { source, .. } => Some(source),
-            _ => None,
-        }
     }
 }
 

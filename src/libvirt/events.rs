@@ -3,7 +3,7 @@
 //! The calls with callback numbers (316 and its messages, since libvirt 1.2.2), not their predecessors.
 
 use super::procedures::{Call, Domain};
-use super::xdr::{Fault, Reader, Writer};
+use super::xdr::{self, Reader, Writer};
 
 /// What can be subscribed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,8 +162,8 @@ impl Arrival {
     /// Reads the message of a `kind` of event to its last byte.
     ///
     /// # Errors
-    /// A [`Fault`] where it is not one.
-    pub fn decode(kind: EventKind, payload: &[u8]) -> Result<Self, Fault> {
+    /// A [`xdr::Error`] where it is not one.
+    pub fn decode(kind: EventKind, payload: &[u8]) -> Result<Self, xdr::Error> {
         let mut reader = Reader::new(payload);
         let callback = reader.i32()?;
         let domain = Domain::decode(&mut reader)?;
@@ -191,16 +191,16 @@ impl Call for Subscribe<'_> {
     const DOING: &'static str = "subscribing to the events of a domain";
     type Reply = i32;
 
-    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+    fn encode(&self, writer: &mut Writer) -> Result<(), xdr::Error> {
         writer.i32(self.kind.id());
         writer.u32(1); // this domain, not all
         self.domain.encode(writer)
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<i32, Fault> {
+    fn decode(reader: &mut Reader<'_>) -> Result<i32, xdr::Error> {
         match reader.i32()? {
             callback @ 0.. => Ok(callback),
-            value => Err(Fault::Impossible { what: "callback number", value: value.into() }),
+            value => Err(xdr::Error::Impossible { what: "callback number", value: value.into() }),
         }
     }
 }
@@ -229,7 +229,7 @@ mod tests {
             assert!(Arrival::decode(EventKind::DeviceRemoved, &bytes[..cut]).is_err(), "cut at {cut}");
         }
         let longer = [&bytes[..], &[0; 4]].concat();
-        assert_eq!(Arrival::decode(EventKind::DeviceRemoved, &longer), Err(Fault::Trailing(4)));
+        assert_eq!(Arrival::decode(EventKind::DeviceRemoved, &longer), Err(xdr::Error::Trailing(4)));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::procedures::{Call, Domain};
-use super::xdr::{Fault, Reader, Writer};
+use super::xdr::{self, Reader, Writer};
 
 /// The most parameters in one answer (`REMOTE_DOMAIN_JOB_STATS_MAX`).
 const PARAMETERS_MAX: usize = 64;
@@ -62,13 +62,13 @@ impl Call for GetJobStats<'_> {
     const DOING: &'static str = "asking what a domain is busy with";
     type Reply = Option<Operation>;
 
-    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+    fn encode(&self, writer: &mut Writer) -> Result<(), xdr::Error> {
         self.domain.encode(writer)?;
         writer.u32(0);
         Ok(())
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Option<Operation>, Fault> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Option<Operation>, xdr::Error> {
         let kind = reader.i32()?;
         let parameters = reader.array(PARAMETERS_MAX, PARAMETER_SIZE_MIN, parameter)?;
         let named = parameters.into_iter().flatten().next();
@@ -78,7 +78,7 @@ impl Call for GetJobStats<'_> {
 }
 
 /// A `remote_typed_param`: its value if it is the operation.
-fn parameter(reader: &mut Reader<'_>) -> Result<Option<i32>, Fault> {
+fn parameter(reader: &mut Reader<'_>) -> Result<Option<i32>, xdr::Error> {
     let name = reader.string()?;
     // virTypedParameterType
     match reader.i32()? {
@@ -86,7 +86,7 @@ fn parameter(reader: &mut Reader<'_>) -> Result<Option<i32>, Fault> {
         2 | 6 => drop(reader.u32()?),
         3..=5 => drop(reader.u64()?),
         7 => drop(reader.string()?),
-        other => return Err(Fault::Impossible { what: "type of a parameter", value: other.into() }),
+        other => return Err(xdr::Error::Impossible { what: "type of a parameter", value: other.into() }),
     }
     Ok(None)
 }
@@ -95,7 +95,7 @@ fn parameter(reader: &mut Reader<'_>) -> Result<Option<i32>, Fault> {
 mod tests {
     use super::*;
 
-    fn read(bytes: &[u8]) -> Result<Option<Operation>, Fault> {
+    fn read(bytes: &[u8]) -> Result<Option<Operation>, xdr::Error> {
         let mut reader = Reader::new(bytes);
         let operation = GetJobStats::decode(&mut reader)?;
         reader.finish().map(|()| operation)
@@ -139,7 +139,7 @@ mod tests {
             assert!(read(&whole[..cut]).is_err(), "cut at {cut}");
         }
         let unknown = [&[0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 8][..], &[0; 4]].concat();
-        assert_eq!(read(&unknown), Err(Fault::Impossible { what: "type of a parameter", value: 8 }));
+        assert_eq!(read(&unknown), Err(xdr::Error::Impossible { what: "type of a parameter", value: 8 }));
         assert!(read(&[&[0, 0, 0, 2, 0, 0, 0, 65][..], &[0; 65 * 12]].concat()).is_err(), "more than libvirt sends");
     }
 }

@@ -3,7 +3,7 @@
 //! Layouts and numbers: `src/rpc/virnetprotocol.x`, `src/rpc/virkeepaliveprotocol.x` and `src/remote/remote_protocol.x`
 //! of libvirt 11.3, unchanged since 0.7.
 
-use super::xdr::{Fault, Reader, STRING_MAX, Writer};
+use super::xdr::{self, Reader, STRING_MAX, Writer};
 
 /// The remote program: domains, devices, events.
 pub const REMOTE_PROGRAM: u32 = 0x2000_8086;
@@ -112,15 +112,15 @@ impl Header {
         writer.i32(self.status.word());
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Fault> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, xdr::Error> {
         let (program, version, procedure) = (reader.u32()?, reader.u32()?, reader.i32()?);
         let word = reader.i32()?;
         let kind = Kind::ALL.into_iter().find(|kind| kind.word() == word);
-        let kind = kind.ok_or(Fault::Impossible { what: "message type", value: word.into() })?;
+        let kind = kind.ok_or(xdr::Error::Impossible { what: "message type", value: word.into() })?;
         let serial = reader.u32()?;
         let word = reader.i32()?;
         let status = Status::ALL.into_iter().find(|status| status.word() == word);
-        let status = status.ok_or(Fault::Impossible { what: "message status", value: word.into() })?;
+        let status = status.ok_or(xdr::Error::Impossible { what: "message status", value: word.into() })?;
         Ok(Self { program, version, procedure, kind, serial, status })
     }
 }
@@ -137,8 +137,8 @@ impl Frame {
     /// Takes apart the bytes of a frame, length word included.
     ///
     /// # Errors
-    /// [`Fault::Short`] below [`FRAME_MIN`] bytes, [`Fault::Impossible`] for a type or status that the protocol lacks.
-    pub fn parse(bytes: Vec<u8>) -> Result<Self, Fault> {
+    /// [`xdr::Error::Short`] below [`FRAME_MIN`] bytes, [`xdr::Error::Impossible`] for a type or status that the protocol lacks.
+    pub fn parse(bytes: Vec<u8>) -> Result<Self, xdr::Error> {
         let mut reader = Reader::new(&bytes);
         reader.u32()?;
         let header = Header::decode(&mut reader)?;
@@ -155,22 +155,23 @@ impl Frame {
 /// The whole length of a frame that begins with `word`, in bytes.
 ///
 /// # Errors
-/// [`Fault::Impossible`] when it is below [`FRAME_MIN`] or over [`FRAME_MAX`].
-pub fn frame_length(word: [u8; LENGTH_SIZE]) -> Result<usize, Fault> {
+/// [`xdr::Error::Impossible`] when it is below [`FRAME_MIN`] or over [`FRAME_MAX`].
+pub fn frame_length(word: [u8; LENGTH_SIZE]) -> Result<usize, xdr::Error> {
     let word = u32::from_be_bytes(word);
     usize::try_from(word)
         .ok()
         .filter(|length| (FRAME_MIN..=FRAME_MAX).contains(length))
-        .ok_or(Fault::Impossible { what: "frame length", value: word.into() })
+        .ok_or(xdr::Error::Impossible { what: "frame length", value: word.into() })
 }
 
 /// The bytes of a frame to be sent.
 ///
 /// # Errors
-/// [`Fault::LongString`] when header and payload are over [`FRAME_MAX`].
-pub fn frame(header: &Header, payload: &[u8]) -> Result<Vec<u8>, Fault> {
+/// [`xdr::Error::LongString`] when header and payload are over [`FRAME_MAX`].
+pub fn frame(header: &Header, payload: &[u8]) -> Result<Vec<u8>, xdr::Error> {
     let length = FRAME_MIN.saturating_add(payload.len());
-    let word = u32::try_from(length).ok().filter(|_| length <= FRAME_MAX).ok_or(Fault::LongString(payload.len()))?;
+    let word =
+        u32::try_from(length).ok().filter(|_| length <= FRAME_MAX).ok_or(xdr::Error::LongString(payload.len()))?;
     let mut writer = Writer::new();
     writer.u32(word);
     header.encode(&mut writer);
@@ -183,7 +184,7 @@ pub fn frame(header: &Header, payload: &[u8]) -> Result<Vec<u8>, Fault> {
 ///
 /// # Errors
 /// None in practice; those of [`frame`].
-pub fn pong() -> Result<Vec<u8>, Fault> {
+pub fn pong() -> Result<Vec<u8>, xdr::Error> {
     let header = Header {
         program: KEEPALIVE_PROGRAM,
         version: PROGRAM_VERSION,
@@ -230,7 +231,7 @@ mod tests {
     #[test]
     fn a_header_cut_short_is_a_fault() {
         for cut in 0..CALL.len() {
-            assert!(matches!(Frame::parse(CALL[..cut].to_vec()), Err(Fault::Short { .. })), "cut at {cut}");
+            assert!(matches!(Frame::parse(CALL[..cut].to_vec()), Err(xdr::Error::Short { .. })), "cut at {cut}");
         }
     }
 

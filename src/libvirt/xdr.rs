@@ -3,18 +3,17 @@
 //! The reader gives out only what the input really holds: a length is compared with the bytes that are left before
 //! anything is taken, and nothing is reserved ahead.
 
-use std::fmt;
-
 /// The longest string libvirt itself allows on the wire, in bytes (`REMOTE_STRING_MAX` in `remote_protocol.x`).
 pub const STRING_MAX: usize = 4_194_304;
 
 /// The size of an XDR word in bytes; everything is padded to it.
 const WORD: usize = 4;
 
-/// Why bytes are not what they should be, or a value cannot be sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+/// Bytes that are not valid XDR, or a value that can't be sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
     /// The input ends before the value does.
+    #[error("a value needs {needed} bytes where {left} are left")]
     Short {
         /// Bytes that the value needs.
         needed: usize,
@@ -22,8 +21,10 @@ pub enum Fault {
         left: usize,
     },
     /// A string is longer than [`STRING_MAX`].
+    #[error("a string of {0} bytes is over the limit of {STRING_MAX}")]
     LongString(usize),
     /// An array has more elements than its type allows.
+    #[error("an array of {count} elements is over the limit of {most}")]
     LongArray {
         /// The count that the input claims.
         count: usize,
@@ -31,14 +32,19 @@ pub enum Fault {
         most: usize,
     },
     /// Padding that is not zero.
+    #[error("padding is not zero")]
     Padding,
     /// A string that is not UTF-8.
+    #[error("a string is not UTF-8")]
     NotUtf8,
     /// A string with a NUL byte, which no C peer can mean.
+    #[error("a string holds a NUL byte")]
     Nul,
     /// A word that must be 0 or 1 and is neither.
+    #[error("a flag is {0}, neither 0 nor 1")]
     NotBool(u32),
     /// A word outside the values that it may have.
+    #[error("{value} is not a possible {what}")]
     Impossible {
         /// What the word stands for.
         what: &'static str,
@@ -46,26 +52,9 @@ pub enum Fault {
         value: i64,
     },
     /// Bytes after the last value.
+    #[error("{0} bytes follow the last value")]
     Trailing(usize),
 }
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Short { needed, left } => write!(f, "a value needs {needed} bytes where {left} are left"),
-            Self::LongString(length) => write!(f, "a string of {length} bytes is over the limit of {STRING_MAX}"),
-            Self::LongArray { count, most } => write!(f, "an array of {count} elements is over the limit of {most}"),
-            Self::Padding => f.write_str("padding is not zero"),
-            Self::NotUtf8 => f.write_str("a string is not UTF-8"),
-            Self::Nul => f.write_str("a string holds a NUL byte"),
-            Self::NotBool(value) => write!(f, "a flag is {value}, neither 0 nor 1"),
-            Self::Impossible { what, value } => write!(f, "{value} is not a possible {what}"),
-            Self::Trailing(count) => write!(f, "{count} bytes follow the last value"),
-        }
-    }
-}
-
-impl std::error::Error for Fault {}
 
 /// Takes values off the front of a byte slice.
 #[derive(Clone, Debug)]
@@ -86,9 +75,9 @@ impl<'a> Reader<'a> {
         self.rest.len()
     }
 
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Fault> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], Error> {
         let (taken, rest) =
-            self.rest.split_at_checked(count).ok_or(Fault::Short { needed: count, left: self.rest.len() })?;
+            self.rest.split_at_checked(count).ok_or(Error::Short { needed: count, left: self.rest.len() })?;
         self.rest = rest;
         Ok(taken)
     }
@@ -96,18 +85,18 @@ impl<'a> Reader<'a> {
     /// `N` bytes of fixed opaque data.
     ///
     /// # Errors
-    /// [`Fault::Short`]; [`Fault::Padding`] when the padding to a whole word is not zero.
-    pub fn opaque<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+    /// [`Error::Short`]; [`Error::Padding`] when the padding to a whole word is not zero.
+    pub fn opaque<const N: usize>(&mut self) -> Result<[u8; N], Error> {
         let bytes = self.padded(N)?;
-        bytes.try_into().map_err(|_| Fault::Short { needed: N, left: bytes.len() })
+        bytes.try_into().map_err(|_| Error::Short { needed: N, left: bytes.len() })
     }
 
     /// `count` bytes and the zeroes that pad them to a whole word.
-    fn padded(&mut self, count: usize) -> Result<&'a [u8], Fault> {
+    fn padded(&mut self, count: usize) -> Result<&'a [u8], Error> {
         let bytes = self.take(count)?;
         let padding = self.take(padding(count))?;
         if padding.iter().any(|byte| *byte != 0) {
-            return Err(Fault::Padding);
+            return Err(Error::Padding);
         }
         Ok(bytes)
     }
@@ -115,51 +104,51 @@ impl<'a> Reader<'a> {
     /// An unsigned word.
     ///
     /// # Errors
-    /// [`Fault::Short`].
-    pub fn u32(&mut self) -> Result<u32, Fault> {
+    /// [`Error::Short`].
+    pub fn u32(&mut self) -> Result<u32, Error> {
         self.opaque().map(u32::from_be_bytes)
     }
 
     /// A signed word; also an enumeration.
     ///
     /// # Errors
-    /// [`Fault::Short`].
-    pub fn i32(&mut self) -> Result<i32, Fault> {
+    /// [`Error::Short`].
+    pub fn i32(&mut self) -> Result<i32, Error> {
         self.opaque().map(i32::from_be_bytes)
     }
 
     /// An unsigned double word ("unsigned hyper").
     ///
     /// # Errors
-    /// [`Fault::Short`].
-    pub fn u64(&mut self) -> Result<u64, Fault> {
+    /// [`Error::Short`].
+    pub fn u64(&mut self) -> Result<u64, Error> {
         self.opaque().map(u64::from_be_bytes)
     }
 
     /// A flag: a word that is 0 or 1.
     ///
     /// # Errors
-    /// [`Fault::Short`], [`Fault::NotBool`].
-    pub fn bool(&mut self) -> Result<bool, Fault> {
+    /// [`Error::Short`], [`Error::NotBool`].
+    pub fn bool(&mut self) -> Result<bool, Error> {
         match self.u32()? {
             0 => Ok(false),
             1 => Ok(true),
-            other => Err(Fault::NotBool(other)),
+            other => Err(Error::NotBool(other)),
         }
     }
 
     /// A string, borrowed from the input.
     ///
     /// # Errors
-    /// [`Fault::Short`], [`Fault::LongString`], [`Fault::Padding`], [`Fault::NotUtf8`], [`Fault::Nul`].
-    pub fn string(&mut self) -> Result<&'a str, Fault> {
+    /// [`Error::Short`], [`Error::LongString`], [`Error::Padding`], [`Error::NotUtf8`], [`Error::Nul`].
+    pub fn string(&mut self) -> Result<&'a str, Error> {
         let length = index(self.u32()?);
         if length > STRING_MAX {
-            return Err(Fault::LongString(length));
+            return Err(Error::LongString(length));
         }
-        let text = std::str::from_utf8(self.padded(length)?).map_err(|_| Fault::NotUtf8)?;
+        let text = std::str::from_utf8(self.padded(length)?).map_err(|_| Error::NotUtf8)?;
         if text.contains('\0') {
-            return Err(Fault::Nul);
+            return Err(Error::Nul);
         }
         Ok(text)
     }
@@ -168,27 +157,27 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// Those of [`Reader::bool`] and of `value`.
-    pub fn option<T>(&mut self, value: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<Option<T>, Fault> {
+    pub fn option<T>(&mut self, value: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<Option<T>, Error> {
         if self.bool()? { value(self).map(Some) } else { Ok(None) }
     }
 
     /// An array of at most `most` elements, each of which takes at least `smallest` bytes on the wire.
     ///
     /// # Errors
-    /// [`Fault::LongArray`]; [`Fault::Short`] at once when the count cannot fit into what is left; those of `element`.
+    /// [`Error::LongArray`]; [`Error::Short`] at once when the count cannot fit into what is left; those of `element`.
     pub fn array<T>(
         &mut self,
         most: usize,
         smallest: usize,
-        mut element: impl FnMut(&mut Self) -> Result<T, Fault>,
-    ) -> Result<Vec<T>, Fault> {
+        mut element: impl FnMut(&mut Self) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
         let count = index(self.u32()?);
         if count > most {
-            return Err(Fault::LongArray { count, most });
+            return Err(Error::LongArray { count, most });
         }
         let needed = count.saturating_mul(smallest);
         if needed > self.left() {
-            return Err(Fault::Short { needed, left: self.left() });
+            return Err(Error::Short { needed, left: self.left() });
         }
         (0..count).map(|_| element(self)).collect()
     }
@@ -196,11 +185,11 @@ impl<'a> Reader<'a> {
     /// Says that everything has been read.
     ///
     /// # Errors
-    /// [`Fault::Trailing`].
-    pub fn finish(self) -> Result<(), Fault> {
+    /// [`Error::Trailing`].
+    pub fn finish(self) -> Result<(), Error> {
         match self.rest.len() {
             0 => Ok(()),
-            count => Err(Fault::Trailing(count)),
+            count => Err(Error::Trailing(count)),
         }
     }
 }
@@ -243,15 +232,15 @@ impl Writer {
     /// A string.
     ///
     /// # Errors
-    /// [`Fault::LongString`], [`Fault::Nul`]: the daemon would drop the connection, or read half of it.
-    pub fn string(&mut self, value: &str) -> Result<(), Fault> {
+    /// [`Error::LongString`], [`Error::Nul`]: the daemon would drop the connection, or read half of it.
+    pub fn string(&mut self, value: &str) -> Result<(), Error> {
         if value.contains('\0') {
-            return Err(Fault::Nul);
+            return Err(Error::Nul);
         }
         let length = u32::try_from(value.len())
             .ok()
             .filter(|_| value.len() <= STRING_MAX)
-            .ok_or(Fault::LongString(value.len()))?;
+            .ok_or(Error::LongString(value.len()))?;
         self.u32(length);
         self.opaque(value.as_bytes());
         Ok(())
@@ -261,7 +250,7 @@ impl Writer {
     ///
     /// # Errors
     /// Those of [`Writer::string`].
-    pub fn some_string(&mut self, value: &str) -> Result<(), Fault> {
+    pub fn some_string(&mut self, value: &str) -> Result<(), Error> {
         self.u32(1);
         self.string(value)
     }
@@ -298,7 +287,7 @@ mod tests {
         assert_eq!(bytes, [0, 0, 0, 5, b'q', b'e', b'm', b'u', b':', 0, 0, 0]);
         assert_eq!(Reader::new(&bytes).string(), Ok("qemu:"));
         for cut in 0..bytes.len() {
-            assert!(matches!(Reader::new(&bytes[..cut]).string(), Err(Fault::Short { .. })), "cut at {cut}");
+            assert!(matches!(Reader::new(&bytes[..cut]).string(), Err(Error::Short { .. })), "cut at {cut}");
         }
     }
 
@@ -307,7 +296,7 @@ mod tests {
         for last in 9..12 {
             let mut bytes = [0, 0, 0, 5, b'q', b'e', b'm', b'u', b':', 0, 0, 0];
             bytes[last] = 1;
-            assert_eq!(Reader::new(&bytes).string(), Err(Fault::Padding));
+            assert_eq!(Reader::new(&bytes).string(), Err(Error::Padding));
         }
     }
 
@@ -324,35 +313,35 @@ mod tests {
 
     #[test]
     fn a_length_beyond_the_input_reserves_nothing() {
-        assert_eq!(Reader::new(&[0x7f, 0xff, 0xff, 0xff]).string(), Err(Fault::LongString(0x7fff_ffff)));
-        assert_eq!(Reader::new(&[0, 0x40, 0, 0]).string(), Err(Fault::Short { needed: STRING_MAX, left: 0 }));
-        assert_eq!(Reader::new(&[0, 0x40, 0, 1]).string(), Err(Fault::LongString(STRING_MAX + 1)));
+        assert_eq!(Reader::new(&[0x7f, 0xff, 0xff, 0xff]).string(), Err(Error::LongString(0x7fff_ffff)));
+        assert_eq!(Reader::new(&[0, 0x40, 0, 0]).string(), Err(Error::Short { needed: STRING_MAX, left: 0 }));
+        assert_eq!(Reader::new(&[0, 0x40, 0, 1]).string(), Err(Error::LongString(STRING_MAX + 1)));
         let array = Reader::new(&[0, 0, 0x40, 0, 0, 0, 0, 0]).array(16384, 24, Reader::u32);
-        assert_eq!(array, Err(Fault::Short { needed: 16384 * 24, left: 4 }));
+        assert_eq!(array, Err(Error::Short { needed: 16384 * 24, left: 4 }));
         let array = Reader::new(&[0xff, 0xff, 0xff, 0xff]).array(16384, 24, Reader::u32);
-        assert_eq!(array, Err(Fault::LongArray { count: 0xffff_ffff, most: 16384 }));
+        assert_eq!(array, Err(Error::LongArray { count: 0xffff_ffff, most: 16384 }));
     }
 
     #[test]
     fn text_that_is_no_c_string_is_a_fault() {
-        assert_eq!(Reader::new(&[0, 0, 0, 2, 0xc3, 0x28, 0, 0]).string(), Err(Fault::NotUtf8));
-        assert_eq!(Reader::new(&[0, 0, 0, 2, b'a', 0, 0, 0]).string(), Err(Fault::Nul));
-        assert_eq!(Writer::new().string("a\0b"), Err(Fault::Nul));
+        assert_eq!(Reader::new(&[0, 0, 0, 2, 0xc3, 0x28, 0, 0]).string(), Err(Error::NotUtf8));
+        assert_eq!(Reader::new(&[0, 0, 0, 2, b'a', 0, 0, 0]).string(), Err(Error::Nul));
+        assert_eq!(Writer::new().string("a\0b"), Err(Error::Nul));
         let long = "x".repeat(STRING_MAX + 1);
-        assert_eq!(Writer::new().string(&long), Err(Fault::LongString(STRING_MAX + 1)));
+        assert_eq!(Writer::new().string(&long), Err(Error::LongString(STRING_MAX + 1)));
     }
 
     #[test]
     fn an_option_is_a_flag_and_a_value() {
         assert_eq!(Reader::new(&[0, 0, 0, 0]).option(Reader::u32), Ok(None));
         assert_eq!(Reader::new(&[0, 0, 0, 1, 0, 0, 0, 9]).option(Reader::u32), Ok(Some(9)));
-        assert_eq!(Reader::new(&[0, 0, 0, 2, 0, 0, 0, 9]).option(Reader::u32), Err(Fault::NotBool(2)));
+        assert_eq!(Reader::new(&[0, 0, 0, 2, 0, 0, 0, 9]).option(Reader::u32), Err(Error::NotBool(2)));
     }
 
     #[test]
     fn what_is_left_over_is_counted() {
         let mut reader = Reader::new(&[0; 7]);
         reader.u32().unwrap();
-        assert_eq!(reader.finish(), Err(Fault::Trailing(3)));
+        assert_eq!(reader.finish(), Err(Error::Trailing(3)));
     }
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::{Error, Journal, NAME, NodePaths, binary, callers, chain};
-use crate::attachment::record::{Record, Store, Unreadable};
+use crate::attachment::record::{ReadError, Record, Store};
 use crate::config::Config;
 use crate::conflist::KUBE_OVN;
 use crate::conflist::conf_dir;
@@ -102,7 +102,7 @@ fn again(config: &Config) -> String {
 /// Who may still call the plugin.
 struct Callers {
     sandboxes: Vec<PathBuf>,
-    attachments: Vec<Result<Record, Unreadable>>,
+    attachments: Vec<Result<Record, ReadError>>,
 }
 
 impl Callers {
@@ -120,7 +120,7 @@ impl Callers {
         if !self.attachments.is_empty() {
             let names = self.attachments.iter().map(|attachment| match attachment {
                 Ok(record) => format!("{} {}", quote::value(&record.pod), quote::value(&record.ifname)),
-                Err(Unreadable { path, why }) => format!("{} {why}", path.display()),
+                Err(ReadError { path, why }) => format!("{} {why}", path.display()),
             });
             who.push(format!("attachments not undone: {} ({})", self.attachments.len(), some(names)));
         }

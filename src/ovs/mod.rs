@@ -68,9 +68,9 @@ impl<'a> Ovs<'a> {
     }
 
     /// Returns what is wrong with the port of a NIC to which a data plane is connected.
-    pub fn trouble_of_connected(&self, nic: &Nic<'_>, deadline: Deadline) -> Option<String> {
-        let trouble = self.snapshot(deadline).ok()?.trouble(nic)?;
-        trouble.concerns_a_connected_nic().then(|| trouble.to_string())
+    pub fn problem_of_connected(&self, nic: &Nic<'_>, deadline: Deadline) -> Option<String> {
+        let problem = self.snapshot(deadline).ok()?.problem(nic)?;
+        problem.concerns_a_connected_nic().then(|| problem.to_string())
     }
 
     /// Returns why no data plane is connected to a NIC, as far as OVS can tell. `None` if there is no OVS.
@@ -80,8 +80,8 @@ impl<'a> Ovs<'a> {
             return None;
         }
         let database = match self.snapshot(deadline) {
-            Ok(snapshot) => match (snapshot.trouble(nic), snapshot.port_of(nic)) {
-                (Some(trouble), _) => trouble.to_string(),
+            Ok(snapshot) => match (snapshot.problem(nic), snapshot.port_of(nic)) {
+                (Some(problem), _) => problem.to_string(),
                 (None, port) => return Some(self.with_port(port, nic, deadline)),
             },
             Err(Error::Absent) => return None,

@@ -32,39 +32,30 @@ const CHUNK: usize = 64 << 10;
 const BACKLOG: Duration = Duration::from_millis(10);
 
 /// Why there is no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// There is no socket.
+    #[error("there is no such socket")]
     Absent,
     /// There is a socket, and nothing listens at it: its process was killed.
+    #[error("nothing listens there")]
     Deserted,
     /// The peer accepts no connection, or doesn't answer in time.
+    #[error("it did not answer in time")]
     Silent,
     /// The peer closed the connection.
+    #[error("it closed the connection")]
     Closed,
     /// The peer broke the protocol.
+    #[error("it broke the protocol: {0}")]
     Protocol(String),
     /// The peer refused the request.
+    #[error("it refused the request: {}", quote::text(.0))]
     Refused(String),
     /// A system call failed.
-    System(sys::Error),
+    #[error(transparent)]
+    System(#[from] sys::Error),
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Absent => f.write_str("there is no such socket"),
-            Self::Deserted => f.write_str("nothing listens there"),
-            Self::Silent => f.write_str("it did not answer in time"),
-            Self::Closed => f.write_str("it closed the connection"),
-            Self::Protocol(what) => write!(f, "it broke the protocol: {what}"),
-            Self::Refused(what) => write!(f, "it refused the request: {}", quote::text(what)),
-            Self::System(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
 
 fn broken(what: impl fmt::Display) -> Error {
     Error::Protocol(what.to_string())

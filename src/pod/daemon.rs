@@ -9,7 +9,6 @@
 //! that bears none there came from outside, and one of another pod's would be taken for the pod's own otherwise.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::iter::once_with;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -26,7 +25,7 @@ use super::identity::{self, PodUid};
 use super::netns::Sandbox;
 use super::process::{self, Process};
 use super::volume::{self, Volume};
-use crate::deadline::{Deadline, Late};
+use crate::deadline::{Deadline, TimedOut};
 use crate::sys::{self, Walk};
 
 /// KubeVirt's emptyDir with the daemon's socket (virt-controller, services/rendervolumes.go): reached without a pid.
@@ -47,14 +46,16 @@ pub struct Daemon {
 }
 
 /// Why no daemon could be had.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// No socket, or nobody behind any: there is no VM yet, or no more.
+    #[error("{}", absent(.tried))]
     Absent {
         /// The places that were looked at and what was found there.
         tried: Vec<String>,
     },
     /// A socket is there, but is not the pod's own daemon's, or no socket at all.
+    #[error("{socket}: {what}")]
     Untrusted {
         /// Where it was found.
         socket: String,
@@ -62,27 +63,16 @@ pub enum Error {
         what: String,
     },
     /// A system call failed.
-    System(sys::Error),
+    #[error(transparent)]
+    System(#[from] sys::Error),
 }
 
-impl From<sys::Error> for Error {
-    fn from(error: sys::Error) -> Self {
-        Self::System(error)
+fn absent(tried: &[String]) -> String {
+    match tried {
+        [] => "no libvirt socket was found in the pod".to_owned(),
+        _ => format!("no libvirt daemon answers in the pod: {}", tried.join("; ")),
     }
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Absent { tried } if tried.is_empty() => f.write_str("no libvirt socket was found in the pod"),
-            Self::Absent { tried } => write!(f, "no libvirt daemon answers in the pod: {}", tried.join("; ")),
-            Self::Untrusted { socket, what } => write!(f, "{socket}: {what}"),
-            Self::System(error) => write!(f, "{error}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
 
 /// Where to look, and what must hold for what is found.
 #[derive(Debug)]
@@ -143,7 +133,7 @@ impl Search<'_> {
                 Ok(Found::Socket { object, .. }) if !seen.insert(object) => continue,
                 Ok(Found::Socket { handle, .. }) => self.ask(handle, processes, deadline)?,
                 Ok(Found::Untrusted(what)) => Verdict::Untrusted(what),
-                Err(Late) => Verdict::Nobody("looking there took too long"),
+                Err(TimedOut) => Verdict::Nobody("looking there took too long"),
             };
             match verdict {
                 Verdict::Own(stream, process) => return Ok(Daemon { stream, process, socket: name }),
@@ -189,7 +179,7 @@ impl Search<'_> {
         match dialled.next() {
             Some(Ok(Ok(stream))) => self.judge(stream, processes),
             Some(Ok(Err(errno))) => Ok(Verdict::Nobody(errno.desc())),
-            Some(Err(Late)) | None => Ok(Verdict::Nobody("connecting there took too long")),
+            Some(Err(TimedOut)) | None => Ok(Verdict::Nobody("connecting there took too long")),
         }
     }
 

@@ -46,33 +46,19 @@ impl fmt::Display for PodUid {
 }
 
 /// Why the pod could not be told from its processes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The processes of one sandbox belong to several pods.
+    #[error("the processes of this network namespace belong to several pods: {}", list(.0))]
     Ambiguous(Vec<PodUid>),
     /// A system call failed.
-    System(sys::Error),
+    #[error(transparent)]
+    System(#[from] sys::Error),
 }
 
-impl From<sys::Error> for Error {
-    fn from(error: sys::Error) -> Self {
-        Self::System(error)
-    }
+fn list(uids: &[PodUid]) -> String {
+    uids.iter().map(PodUid::as_str).collect::<Vec<_>>().join(", ")
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ambiguous(uids) => {
-                let uids: Vec<&str> = uids.iter().map(PodUid::as_str).collect();
-                write!(f, "the processes of this network namespace belong to several pods: {}", uids.join(", "))
-            }
-            Self::System(error) => write!(f, "{error}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
 
 /// The pod that the processes of a sandbox belong to, or `None` if they bear no pod's mark: each by its cgroup, which
 /// only the runtime writes; else by its mounts, for a runtime that keeps no cgroups, or names them in an unknown way.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -19,9 +18,10 @@ use crate::sys::{self, Walk};
 const ENTRY_LIMIT: usize = 4096;
 
 /// What went wrong with a volume.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// Something in the pod's tree is not what it must be: `what` says in words.
+    #[error("{}: {what}", .path.display())]
     Untrusted {
         /// The path on the host.
         path: PathBuf,
@@ -29,25 +29,9 @@ pub enum Error {
         what: String,
     },
     /// A system call failed.
-    System(sys::Error),
+    #[error(transparent)]
+    System(#[from] sys::Error),
 }
-
-impl From<sys::Error> for Error {
-    fn from(error: sys::Error) -> Self {
-        Self::System(error)
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Untrusted { path, what } => write!(f, "{}: {what}", path.display()),
-            Self::System(error) => write!(f, "{error}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
 
 /// A handle on an emptyDir of a pod. What is done in it is done through the handle.
 #[derive(Debug)]

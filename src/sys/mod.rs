@@ -38,10 +38,12 @@ const LINE_LIMIT: u64 = 64 << 10;
 const TABLE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A system call that failed: which, on what, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{call}({}): {}{}", quote::value(.on), .errno.desc(), self.advice())]
 pub struct Error {
     call: &'static str,
     on: String,
+    #[source]
     errno: Errno,
 }
 
@@ -81,22 +83,16 @@ impl Error {
     pub fn is_without_openat2(&self) -> bool {
         self.call == "openat2" && matches!(self.errno, Errno::ENOSYS | Errno::EPERM)
     }
-}
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}({}): {}", self.call, quote::value(&self.on), self.errno.desc())?;
+    fn advice(&self) -> &'static str {
         if self.is_without_openat2() {
-            f.write_str(
-                "; the plugin resolves no path of a pod without this call: it needs Linux 5.6, and no seccomp filter that \
-                 forbids it",
-            )?;
+            "; the plugin resolves no path of a pod without this call: it needs Linux 5.6, and no seccomp filter that \
+             forbids it"
+        } else {
+            ""
         }
-        Ok(())
     }
 }
-
-impl std::error::Error for Error {}
 
 /// How far a path below a directory may lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

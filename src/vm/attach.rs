@@ -36,18 +36,18 @@ fn names(domains: &[Domain]) -> Vec<String> {
 /// libvirt's, or that its XML cannot be read.
 pub fn describe(client: &mut Client, domain: &Domain, deadline: Deadline) -> Result<Description, Error> {
     let document = client.xml(domain, Xml::Live, deadline)?;
-    Description::parse(&document).map_err(Error::Description)
+    Ok(Description::parse(&document)?)
 }
 
 /// Whether the NIC is there as asked; `None` if it is not and nothing is in its way.
 ///
 /// # Errors
-/// [`Error::Conflict`] or [`Error::Obstacle`]: known before the VM is touched.
+/// [`Error::Conflict`] or [`Error::Domain`]: known before the VM is touched.
 pub fn examine(description: &Description, asked: &Interface, queues_matter: bool) -> Result<Option<Nic>, Error> {
     match description.compare(asked, queues_matter) {
         Match::Same(nic) => Ok(Some(nic)),
         Match::Conflict(text) => Err(Error::Conflict(text)),
-        Match::Absent => description.obstacle(asked).map_or(Ok(None), |obstacle| Err(Error::Obstacle(obstacle))),
+        Match::Absent => Ok(description.check(asked).map(|()| None)?),
     }
 }
 
@@ -147,7 +147,7 @@ fn explain(
         false => describe(client, domain, deadline).and_then(|description| examine(&description, asked, true)),
     };
     match seen {
-        Err(why @ (Error::Conflict(_) | Error::Obstacle(_))) => Error::Explained { why: Box::new(why), refusal },
+        Err(why @ (Error::Conflict(_) | Error::Domain(_))) => Error::Explained { why: Box::new(why), refusal },
         _ => Error::Libvirt(refusal),
     }
 }

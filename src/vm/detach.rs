@@ -214,7 +214,7 @@ fn stored(client: &mut Client, domain: &Domain, target: Target<'_>, deadline: De
         Err(error) if error.is_no_domain() => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let description = Description::parse(&document).map_err(Error::Description)?;
+    let description = Description::parse(&document)?;
     Ok(description.find(target).cloned())
 }
 

@@ -23,16 +23,9 @@ const ATTRIBUTE_LIMIT: usize = 32;
 const ATTRIBUTES_LIMIT: usize = 20_000;
 
 /// Why a document was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
 pub struct Error(String);
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Error {}
 
 /// An element with what is in it. Comments and processing instructions are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use proptest::sample::Index;
 use serde_json::{Map, Value};
 use vhostuser_hotplug::attachment::record::{Nic, Record};
 use vhostuser_hotplug::cni::{Args, Command, NetConf, Version};
-use vhostuser_hotplug::dataplane::message::{Connection, Fault, Message, PAYLOAD_LIMIT};
+use vhostuser_hotplug::dataplane::message::{self, Connection, Message, PAYLOAD_LIMIT};
 use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::Domain;
 use vhostuser_hotplug::libvirt::procedures::{Call, GetState, Lookup};
@@ -89,7 +89,7 @@ fn a_domain_goes_over_the_wire_and_back() {
         let mut writer = Writer::new();
         let written = GetState { domain: &domain }.encode(&mut writer);
         if domain.name.contains('\0') {
-            return assert_eq!(written, Err(xdr::Fault::Nul));
+            return assert_eq!(written, Err(xdr::Error::Nul));
         }
         let bytes = writer.into_bytes();
         assert_eq!(Lookup::decode(&mut Reader::new(&bytes)), Ok(domain));
@@ -125,7 +125,7 @@ fn a_vhost_user_message_goes_over_the_line_and_back() {
         if message.payload.len() <= PAYLOAD_LIMIT {
             assert_eq!(arrived, Ok(message));
         } else {
-            assert!(matches!(arrived, Err(Fault::Nonsense(_))), "{arrived:?}");
+            assert!(matches!(arrived, Err(message::Error::Protocol(_))), "{arrived:?}");
         }
     });
 }

@@ -11,7 +11,7 @@ use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::connection::Connection;
 use vhostuser_hotplug::libvirt::devices::Attach;
 use vhostuser_hotplug::libvirt::procedures::{AuthList, Call, LibraryVersion, Lookup, Open};
-use vhostuser_hotplug::libvirt::xdr::{Fault, Reader, Writer};
+use vhostuser_hotplug::libvirt::xdr::{self, Reader, Writer};
 use vhostuser_hotplug::libvirt::{Access, Client, Domain, Error, EventKind, Scope, Uri};
 
 use crate::harness::{Double, nic, plain, soon};
@@ -139,12 +139,12 @@ impl<const PROCEDURE: i32> Call for Raw<PROCEDURE> {
     const DOING: &'static str = "testing";
     type Reply = ();
 
-    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+    fn encode(&self, writer: &mut Writer) -> Result<(), xdr::Error> {
         writer.opaque(&self.0);
         Ok(())
     }
 
-    fn decode(_: &mut Reader<'_>) -> Result<(), Fault> {
+    fn decode(_: &mut Reader<'_>) -> Result<(), xdr::Error> {
         Ok(())
     }
 }

@@ -11,7 +11,6 @@ mod read;
 mod state_dirs;
 mod store;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -107,7 +106,7 @@ pub struct Nic {
 
 /// The file of a record that cannot be read as one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unreadable {
+pub struct ReadError {
     /// The file.
     pub path: PathBuf,
     /// What is wrong with it, in words that follow its name.
@@ -115,32 +114,15 @@ pub struct Unreadable {
 }
 
 /// Why a record or a lock could not be had.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or directory of the store failed.
-    System(sys::Error),
+    #[error(transparent)]
+    System(#[from] sys::Error),
     /// The pod's other calls took until the deadline.
+    #[error("other calls for the pod {0} are still at work: its lock was not free in time")]
     LockTimedOut(PodUid),
 }
-
-impl From<sys::Error> for Error {
-    fn from(error: sys::Error) -> Self {
-        Self::System(error)
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::System(error) => write!(f, "{error}"),
-            Self::LockTimedOut(uid) => {
-                write!(f, "other calls for the pod {uid} are still at work: its lock was not free in time")
-            }
-        }
-    }
-}
-
-impl std::error::Error for Error {}
 
 impl Record {
     /// A new record of an attachment, which is told by the network's name, the container id and the interface's name.

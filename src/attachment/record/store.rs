@@ -11,7 +11,7 @@ use std::time::Duration;
 use log::warn;
 
 use super::read::{listing, load};
-use super::{Error, ID_IN_NAME, RECORD_LIMIT, Record, Unreadable, state_dirs};
+use super::{Error, ID_IN_NAME, RECORD_LIMIT, ReadError, Record, state_dirs};
 use crate::config::STATE_DIR;
 use crate::deadline::Deadline;
 use crate::pod::identity::PodUid;
@@ -145,14 +145,14 @@ impl Store {
     ///
     /// # Errors
     /// Those of listing the directories; that there are none (yet) is no error.
-    pub fn all(&self) -> Result<Vec<Result<Record, Unreadable>>, sys::Error> {
+    pub fn all(&self) -> Result<Vec<Result<Record, ReadError>>, sys::Error> {
         let mut found = Vec::new();
         for root in self.directories() {
             for directory in listing(&root.join("pods"))? {
                 for path in listing(&directory)?.into_iter().filter(|path| has_extension(path, "json")) {
                     match load(&path) {
                         Ok(record) => found.extend(record.map(Ok)),
-                        Err(why) => found.push(Err(Unreadable { path, why })),
+                        Err(why) => found.push(Err(ReadError { path, why })),
                     }
                 }
             }

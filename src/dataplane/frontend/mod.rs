@@ -12,7 +12,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::capabilities::{Capabilities, F_PROTOCOL_FEATURES, protocol};
-use super::message::{Connection, Fault, Message, request};
+use super::message::{self, Connection, Message, request};
 use crate::deadline::Deadline;
 use crate::sys;
 
@@ -45,11 +45,15 @@ const FEATURES: u64 = 1 << 1 // GUEST_CSUM
 /// them. When this returns, the data plane has its device, and the connection may end at any time.
 ///
 /// # Errors
-/// Any [`Fault`]: [`Fault::Refused`] if the data plane refuses a step, [`Fault::Changed`] if it offers other features by
-/// then, [`Fault::Broken`] if there is no memory to hand over.
-pub fn start_device(line: &mut Connection, capabilities: &Capabilities, deadline: Deadline) -> Result<(), Fault> {
+/// Any [`message::Error`]: [`message::Error::Refused`] if the data plane refuses a step, [`message::Error::Changed`] if it offers other features by
+/// then, [`message::Error::Io`] if there is no memory to hand over.
+pub fn start_device(
+    line: &mut Connection,
+    capabilities: &Capabilities,
+    deadline: Deadline,
+) -> Result<(), message::Error> {
     let memory =
-        sys::sealed_memory("vhostuser-hotplug", MEMORY_SIZE).map_err(|error| Fault::Broken(error.to_string()))?;
+        sys::sealed_memory("vhostuser-hotplug", MEMORY_SIZE).map_err(|error| message::Error::Io(error.to_string()))?;
     let mut front_end = FrontEnd { line, capabilities, deadline };
     front_end.line.send(&Message::ask(request::SET_OWNER, &[]), deadline)?;
     front_end.set(request::SET_FEATURES, &words([capabilities.features & FEATURES]), &[])?;
@@ -65,7 +69,7 @@ pub fn start_device(line: &mut Connection, capabilities: &Capabilities, deadline
     // DPDK reports the device after it has acknowledged the last step. It takes up no other message before.
     let now = front_end.line.ask(request::GET_FEATURES, deadline)?;
     if now != capabilities.features {
-        return Err(Fault::Changed(capabilities.features, now));
+        return Err(message::Error::Changed(capabilities.features, now));
     }
     Ok(())
 }
@@ -78,18 +82,18 @@ struct FrontEnd<'a> {
 
 impl FrontEnd<'_> {
     /// Sets something, and waits until the data plane has acknowledged it, if REPLY_ACK was agreed.
-    fn set(&mut self, request: u32, payload: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), Fault> {
+    fn set(&mut self, request: u32, payload: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), message::Error> {
         let mut message = Message::ask(request, payload);
         message.needs_reply = self.capabilities.protocol_features & protocol::REPLY_ACK != 0;
         self.line.send_with(&message, descriptors, self.deadline)?;
         if message.needs_reply && self.line.answer_to(request, self.deadline)? != 0 {
-            return Err(Fault::Refused(request));
+            return Err(message::Error::Refused(request));
         }
         Ok(())
     }
 
     /// Hands the memory over, as the table of one region or as the first of several, whichever was agreed.
-    fn set_memory(&mut self, memory: BorrowedFd<'_>) -> Result<(), Fault> {
+    fn set_memory(&mut self, memory: BorrowedFd<'_>) -> Result<(), message::Error> {
         // Guest address, size, front end's address, offset in the file.
         let region = words([0, MEMORY_SIZE, MEMORY_BASE, 0]);
         if self.capabilities.memory_slots.is_some() {
@@ -99,8 +103,8 @@ impl FrontEnd<'_> {
         self.set(request::SET_MEM_TABLE, &[regions, region].concat(), &[memory])
     }
 
-    fn set_up(&mut self, ring: u32) -> Result<(), Fault> {
-        let event = || sys::eventfd().map_err(|error| Fault::Broken(error.to_string()));
+    fn set_up(&mut self, ring: u32) -> Result<(), message::Error> {
+        let event = || sys::eventfd().map_err(|error| message::Error::Io(error.to_string()));
         let (kick, call) = (event()?, event()?);
         let index = words([u64::from(ring)]);
         self.set(request::SET_VRING_CALL, &index, &[call.as_fd()])?;

@@ -45,7 +45,7 @@ fn start(
     capabilities: Capabilities,
     deadline: Deadline,
     answer: impl Fn(&Received) -> Option<u64> + Send + 'static,
-) -> (Result<(), Fault>, Vec<Received>) {
+) -> (Result<(), message::Error>, Vec<Received>) {
     let (peer, own) = UnixStream::pair().unwrap();
     let back_end: JoinHandle<Vec<Received>> = thread::spawn(move || {
         let mut line = Connection::new(peer.try_clone().unwrap()).unwrap();
@@ -157,7 +157,7 @@ fn a_refusal_names_the_step_and_ends_it() {
         request::SET_VRING_ADDR => Some(1),
         _ => willing(received),
     });
-    assert_eq!((outcome, all.last().unwrap().request), (Err(Fault::Refused(9)), 9));
+    assert_eq!((outcome, all.last().unwrap().request), (Err(message::Error::Refused(9)), 9));
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn other_features_in_the_end_are_told() {
         request::GET_FEATURES => Some(1 << 32),
         _ => willing(received),
     });
-    assert_eq!(outcome, Err(Fault::Changed(OVS.features, 1 << 32)));
+    assert_eq!(outcome, Err(message::Error::Changed(OVS.features, 1 << 32)));
 }
 
 #[test]
@@ -178,8 +178,8 @@ fn hanging_up_and_silence_end_it() {
                 soon(),
                 move |received| if received.request == step { Some(HANG_UP) } else { willing(received) },
             );
-        assert_eq!((outcome, all.last().unwrap().request), (Err(Fault::Closed), step));
+        assert_eq!((outcome, all.last().unwrap().request), (Err(message::Error::Closed), step));
     }
     let (outcome, _) = start(OVS, within(100), |_| None);
-    assert_eq!(outcome, Err(Fault::Silent));
+    assert_eq!(outcome, Err(message::Error::Silent));
 }

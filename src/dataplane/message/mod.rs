@@ -5,7 +5,6 @@
 //! those that come with the bytes (unix(7), net/unix/af_unix.c `unix_stream_read_generic`, `scm_recv`), so that they need
 //! neither be counted nor closed. All reads and writes end at a deadline.
 
-use std::fmt;
 use std::io::{ErrorKind, IoSlice, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -71,50 +70,41 @@ const REPLY: u32 = 0x4;
 const NEED_REPLY: u32 = 0x8;
 
 /// What is wrong with a peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
     /// It closed the connection.
+    #[error("it closed the connection")]
     Closed,
     /// It did not answer, or did not send the rest of a message, in time.
+    #[error("it did not answer in time")]
     Silent,
-    /// It sent something that no vhost-user peer sends: in words.
-    Nonsense(String),
+    /// It sent something that no vhost-user peer sends.
+    #[error("it does not speak vhost-user: {0}")]
+    Protocol(String),
     /// It refused what this request asked of it.
+    #[error("it refused request {0}")]
     Refused(u32),
-    /// It began its handshake anew on the same connection.
-    Anew,
+    /// It repeated its handshake on the same connection.
+    #[error("it began its handshake anew, as QEMU does after a back end that it refused")]
+    HandshakeRepeated,
     /// It offered the first of these virtio features, and now offers the second.
+    #[error("it offered features={0:#x}, and now offers {1:#x}")]
     Changed(u64, u64),
-    /// The connection failed: in words.
-    Broken(String),
+    /// The connection failed.
+    #[error("the connection failed: {0}")]
+    Io(String),
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Closed => f.write_str("it closed the connection"),
-            Self::Silent => f.write_str("it did not answer in time"),
-            Self::Nonsense(what) => write!(f, "it does not speak vhost-user: {what}"),
-            Self::Anew => f.write_str("it began its handshake anew, as QEMU does after a back end that it refused"),
-            Self::Refused(request) => write!(f, "it refused request {request}"),
-            Self::Changed(before, now) => write!(f, "it offered features={before:#x}, and now offers {now:#x}"),
-            Self::Broken(error) => write!(f, "the connection failed: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for Fault {}
-
-impl From<std::io::Error> for Fault {
+impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
             ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => Self::Closed,
-            _ => Self::Broken(error.to_string()),
+            _ => Self::Io(error.to_string()),
         }
     }
 }
 
-impl From<nix::Error> for Fault {
+impl From<nix::Error> for Error {
     fn from(errno: nix::Error) -> Self {
         std::io::Error::from(errno).into()
     }
@@ -174,14 +164,14 @@ impl Message {
     }
 
     /// A message without its payload, and how long that is.
-    fn head(header: [u8; HEADER]) -> Result<(Self, usize), Fault> {
+    fn head(header: [u8; HEADER]) -> Result<(Self, usize), Error> {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = header;
         let [request, flags, size] = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes);
         if flags & VERSION_MASK != VERSION {
-            return Err(Fault::Nonsense(format!("a message of version {}", flags & VERSION_MASK)));
+            return Err(Error::Protocol(format!("a message of version {}", flags & VERSION_MASK)));
         }
         let size = usize::try_from(size).ok().filter(|size| *size <= PAYLOAD_LIMIT).ok_or_else(|| {
-            Fault::Nonsense(format!("a message of {size} bytes, of which {PAYLOAD_LIMIT} would be taken"))
+            Error::Protocol(format!("a message of {size} bytes, of which {PAYLOAD_LIMIT} would be taken"))
         })?;
         let (is_reply, needs_reply) = (flags & REPLY != 0, flags & NEED_REPLY != 0);
         Ok((Self { request, is_reply, needs_reply, payload: Vec::new() }, size))
@@ -199,7 +189,7 @@ impl Connection {
     ///
     /// # Errors
     /// fcntl(2)'s.
-    pub fn new(stream: UnixStream) -> Result<Self, Fault> {
+    pub fn new(stream: UnixStream) -> Result<Self, Error> {
         stream.set_nonblocking(true)?;
         Ok(Self { stream })
     }
@@ -207,8 +197,8 @@ impl Connection {
     /// The next message.
     ///
     /// # Errors
-    /// Any [`Fault`]; [`Fault::Silent`] if the message is not here in full at the deadline.
-    pub fn receive(&mut self, deadline: Deadline) -> Result<Message, Fault> {
+    /// Any [`Error`]; [`Error::Silent`] if the message is not here in full at the deadline.
+    pub fn receive(&mut self, deadline: Deadline) -> Result<Message, Error> {
         let mut header = [0; HEADER];
         self.fill(&mut header, deadline)?;
         let (mut message, size) = Message::head(header)?;
@@ -220,8 +210,8 @@ impl Connection {
     /// Sends a message.
     ///
     /// # Errors
-    /// Any [`Fault`]; [`Fault::Silent`] if the peer has not taken it all by the deadline.
-    pub fn send(&mut self, message: &Message, deadline: Deadline) -> Result<(), Fault> {
+    /// Any [`Error`]; [`Error::Silent`] if the peer has not taken it all by the deadline.
+    pub fn send(&mut self, message: &Message, deadline: Deadline) -> Result<(), Error> {
         self.send_with(message, &[], deadline)
     }
 
@@ -234,7 +224,7 @@ impl Connection {
         message: &Message,
         descriptors: &[BorrowedFd<'_>],
         deadline: Deadline,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Error> {
         let raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
         let mut control = if raw.is_empty() { &[][..] } else { &rights };
@@ -256,8 +246,8 @@ impl Connection {
     /// Asks, and waits for the answer to that and nothing else.
     ///
     /// # Errors
-    /// Any [`Fault`].
-    pub fn ask(&mut self, request: u32, deadline: Deadline) -> Result<u64, Fault> {
+    /// Any [`Error`].
+    pub fn ask(&mut self, request: u32, deadline: Deadline) -> Result<u64, Error> {
         self.send(&Message::ask(request, &[]), deadline)?;
         self.answer_to(request, deadline)
     }
@@ -265,42 +255,42 @@ impl Connection {
     /// Waits for the answer to a request and nothing else.
     ///
     /// # Errors
-    /// Any [`Fault`].
-    pub fn answer_to(&mut self, request: u32, deadline: Deadline) -> Result<u64, Fault> {
+    /// Any [`Error`].
+    pub fn answer_to(&mut self, request: u32, deadline: Deadline) -> Result<u64, Error> {
         let answer = self.receive(deadline)?;
         if answer.request != request || !answer.is_reply {
-            return Err(Fault::Nonsense(format!(
+            return Err(Error::Protocol(format!(
                 "request {request} was answered by {} {}",
                 if answer.is_reply { "a reply to" } else { "the request" },
                 answer.request
             )));
         }
         answer.word().ok_or_else(|| {
-            Fault::Nonsense(format!("request {request} was answered by {} bytes, not by 8", answer.payload.len()))
+            Error::Protocol(format!("request {request} was answered by {} bytes, not by 8", answer.payload.len()))
         })
     }
 
     /// Waits until the deadline, in which nothing must come.
     ///
     /// # Errors
-    /// [`Fault::Closed`] if the peer hangs up, [`Fault::Nonsense`] if it says something.
-    pub fn stays_quiet(&self, deadline: Deadline) -> Result<(), Fault> {
+    /// [`Error::Closed`] if the peer hangs up, [`Error::Protocol`] if it says something.
+    pub fn stays_quiet(&self, deadline: Deadline) -> Result<(), Error> {
         match self.wait(PollFlags::POLLIN, deadline) {
-            Err(Fault::Silent) => Ok(()),
-            Err(fault) => Err(fault),
+            Err(Error::Silent) => Ok(()),
+            Err(error) => Err(error),
             Ok(()) => match recv(self.stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK) {
-                Ok(0) => Err(Fault::Closed),
+                Ok(0) => Err(Error::Closed),
                 Err(Errno::EAGAIN) => Ok(()),
-                Ok(_) => Err(Fault::Nonsense("a message that answers nothing".to_owned())),
+                Ok(_) => Err(Error::Protocol("a message that answers nothing".to_owned())),
                 Err(errno) => Err(errno.into()),
             },
         }
     }
 
-    fn fill(&mut self, mut buffer: &mut [u8], deadline: Deadline) -> Result<(), Fault> {
+    fn fill(&mut self, mut buffer: &mut [u8], deadline: Deadline) -> Result<(), Error> {
         while !buffer.is_empty() {
             match self.stream.read(buffer) {
-                Ok(0) => return Err(Fault::Closed),
+                Ok(0) => return Err(Error::Closed),
                 Ok(read) => buffer = buffer.get_mut(read..).unwrap_or_default(),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::POLLIN, deadline)?,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -308,15 +298,15 @@ impl Connection {
             }
             // A peer that sends byte by byte, without a pause, is stopped here.
             if !buffer.is_empty() && deadline.passed() {
-                return Err(Fault::Silent);
+                return Err(Error::Silent);
             }
         }
         Ok(())
     }
 
-    fn wait(&self, flags: PollFlags, deadline: Deadline) -> Result<(), Fault> {
+    fn wait(&self, flags: PollFlags, deadline: Deadline) -> Result<(), Error> {
         match poll(&mut [PollFd::new(self.stream.as_fd(), flags)], deadline.poll_timeout()) {
-            Ok(0) => Err(Fault::Silent),
+            Ok(0) => Err(Error::Silent),
             Ok(_) | Err(nix::Error::EINTR) => Ok(()),
             Err(errno) => Err(errno.into()),
         }

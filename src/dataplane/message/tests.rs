@@ -53,17 +53,17 @@ fn a_payload_of_another_size_is_no_word_and_no_ring() {
 
 #[test]
 fn oversized_truncated_and_foreign_messages_are_faults() {
-    let cases: [(&[u32], Fault); 3] = [
-        (&[1, 1, 4097], Fault::Nonsense("a message of 4097 bytes, of which 4096 would be taken".to_owned())),
-        (&[1, 2, 0], Fault::Nonsense("a message of version 2".to_owned())),
-        (&[1, 1, 8, 0], Fault::Closed),
+    let cases: [(&[u32], Error); 3] = [
+        (&[1, 1, 4097], Error::Protocol("a message of 4097 bytes, of which 4096 would be taken".to_owned())),
+        (&[1, 2, 0], Error::Protocol("a message of version 2".to_owned())),
+        (&[1, 1, 8, 0], Error::Closed),
     ];
-    for (words, fault) in cases {
+    for (words, error) in cases {
         let (mut peer, mut own) = pair();
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         peer.write_all(&bytes).unwrap();
         drop(peer);
-        assert_eq!(own.receive(soon()), Err(fault));
+        assert_eq!(own.receive(soon()), Err(error));
     }
 }
 
@@ -71,14 +71,14 @@ fn oversized_truncated_and_foreign_messages_are_faults() {
 fn silence_and_slow_bytes_end_at_the_deadline() {
     let (peer, mut own) = pair();
     let begun = Instant::now();
-    assert_eq!(own.receive(shortly()), Err(Fault::Silent));
+    assert_eq!(own.receive(shortly()), Err(Error::Silent));
     let slow = std::thread::spawn(move || {
         let mut peer = peer;
         while peer.write_all(&[1]).is_ok() {
             std::thread::sleep(Duration::from_millis(10));
         }
     });
-    assert_eq!(own.receive(shortly()), Err(Fault::Silent));
+    assert_eq!(own.receive(shortly()), Err(Error::Silent));
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     drop(own);
     slow.join().unwrap();
@@ -88,8 +88,8 @@ fn silence_and_slow_bytes_end_at_the_deadline() {
 fn a_peer_that_takes_nothing_ends_at_the_deadline() {
     let (_peer, mut own) = pair();
     let big = Message::ask(1, &[0; PAYLOAD_LIMIT]);
-    let fault = std::iter::repeat_with(|| own.send(&big, shortly())).find_map(Result::err);
-    assert_eq!(fault, Some(Fault::Silent));
+    let error = std::iter::repeat_with(|| own.send(&big, shortly())).find_map(Result::err);
+    assert_eq!(error, Some(Error::Silent));
 }
 
 #[test]

@@ -15,7 +15,6 @@
 //!
 //! A call that is killed here leaves a socket file that nobody listens on; the next one removes it.
 
-use std::fmt;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -27,7 +26,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 use super::capabilities::Capabilities;
 use super::frontend;
-use super::message::{Connection, Fault, request};
+use super::message::{self, Connection, request};
 use super::socket_path::{SocketFile, SocketPath};
 use crate::deadline::Deadline;
 use crate::{quote, sys};
@@ -51,9 +50,10 @@ const QUIET: Duration = Duration::from_millis(50);
 const ROUND: Duration = Duration::from_millis(500);
 
 /// Why the data plane was not met.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// Nobody connected, but for `refused` connections of the pod's own.
+    #[error("no data plane connected to {}{}", shown(.path), refusals(*.refused))]
     Nobody {
         /// The socket's path on the host.
         path: PathBuf,
@@ -61,19 +61,23 @@ pub enum Error {
         refused: u32,
     },
     /// Somebody did, and did not answer as a data plane does.
-    Fault {
+    #[error("what connected to {} did not answer as a data plane does: {error}", shown(.path))]
+    Answer {
         /// The socket's path on the host.
         path: PathBuf,
         /// What was wrong with the last one.
-        fault: Fault,
+        #[source]
+        error: message::Error,
     },
     /// One connected and answered, and has not come back since.
+    #[error("a data plane connected to {} and answered, and has not come back since", shown(.path))]
     Gone {
         /// The socket's path on the host.
         path: PathBuf,
     },
     /// Something else than a socket is at the socket's name, or it cannot be listened on.
-    System(sys::Error),
+    #[error(transparent)]
+    System(#[from] sys::Error),
 }
 
 impl Error {
@@ -84,34 +88,12 @@ impl Error {
     }
 }
 
-impl From<sys::Error> for Error {
-    fn from(error: sys::Error) -> Self {
-        Self::System(error)
+fn refusals(count: u32) -> String {
+    match count {
+        0 => String::new(),
+        _ => format!(" ({count} connections of the pod's own processes were refused)"),
     }
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nobody { path, refused } => {
-                write!(f, "no data plane connected to {}", shown(path))?;
-                if *refused > 0 {
-                    write!(f, " ({refused} connections of the pod's own processes were refused)")?;
-                }
-                Ok(())
-            }
-            Self::Fault { path, fault } => {
-                write!(f, "what connected to {} did not answer as a data plane does: {fault}", shown(path))
-            }
-            Self::Gone { path } => {
-                write!(f, "a data plane connected to {} and answered, and has not come back since", shown(path))
-            }
-            Self::System(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
 
 fn shown(path: &Path) -> String {
     quote::value(&path.to_string_lossy())
@@ -127,7 +109,7 @@ pub struct ProbedDataPlane {
     /// The process that connected.
     pub pid: i32,
     /// Why it was only asked, if it did not take the probe's device: it may take this connection's end amiss.
-    pub only_asked: Option<Fault>,
+    pub only_asked: Option<message::Error>,
     line: Connection,
 }
 
@@ -135,10 +117,14 @@ impl ProbedDataPlane {
     /// Asks it again, to know whether it still answers and still offers the same features.
     ///
     /// # Errors
-    /// [`Fault::Closed`] if it is gone, [`Fault::Silent`] if it hangs, [`Fault::Changed`] if it offers others.
-    pub fn ask_again(&mut self, deadline: Deadline) -> Result<(), Fault> {
+    /// [`message::Error::Closed`] if it is gone, [`message::Error::Silent`] if it hangs, [`message::Error::Changed`] if it offers others.
+    pub fn ask_again(&mut self, deadline: Deadline) -> Result<(), message::Error> {
         let now = self.line.ask(request::GET_FEATURES, deadline)?;
-        if now == self.capabilities.features { Ok(()) } else { Err(Fault::Changed(self.capabilities.features, now)) }
+        if now == self.capabilities.features {
+            Ok(())
+        } else {
+            Err(message::Error::Changed(self.capabilities.features, now))
+        }
     }
 }
 
@@ -197,7 +183,7 @@ fn meet(
     }
     let path = socket_path.path().to_owned();
     Err(match talks {
-        Talks { fault: Some(fault), .. } => Error::Fault { path, fault },
+        Talks { error: Some(error), .. } => Error::Answer { path, error },
         Talks { offer: Some(_), .. } => Error::Gone { path },
         _ => Error::Nobody { path, refused },
     })
@@ -211,49 +197,49 @@ struct Talks {
     /// When it was left, if no other connection has ended since.
     left: Option<Instant>,
     /// Why devices were not started.
-    declined: Vec<Fault>,
+    declined: Vec<message::Error>,
     /// What was wrong with the last one.
-    fault: Option<Fault>,
+    error: Option<message::Error>,
 }
 
 impl Talks {
     /// Talks with the next one: what it offers, if that can be relied on. Else the reason is kept.
     fn next(&mut self, stream: UnixStream, deadline: Deadline) -> Option<(Capabilities, Connection)> {
         let soon = deadline.at_most(PATIENCE);
-        let is_first = self.offer.is_none() && self.fault.is_none();
+        let is_first = self.offer.is_none() && self.error.is_none();
         let came_at_once = self.left.take().is_some_and(|left| left.elapsed() < AT_ONCE);
         let learnt = Connection::new(stream).and_then(|mut line| Ok((Capabilities::learn(&mut line, soon)?, line)));
-        let (capabilities, mut line) = self.unless_fault(learnt, deadline)?;
+        let (capabilities, mut line) = self.unless_failed(learnt, deadline)?;
         if !is_first {
             let lasts = line.stays_quiet(soon.at_most(QUIET));
-            self.unless_fault(lasts, deadline)?;
+            self.unless_failed(lasts, deadline)?;
         }
         if came_at_once && self.offer == Some(capabilities) || self.declined.len() >= TRIES {
             return Some((capabilities, line));
         }
         let started = frontend::start_device(&mut line, &capabilities, soon);
-        if let Err(fault @ (Fault::Refused(_) | Fault::Closed | Fault::Broken(_))) = &started {
-            self.declined.push(fault.clone());
+        if let Err(error @ (message::Error::Refused(_) | message::Error::Closed | message::Error::Io(_))) = &started {
+            self.declined.push(error.clone());
         }
-        self.unless_fault(started, deadline)?;
+        self.unless_failed(started, deadline)?;
         self.left = Some(Instant::now());
         let settled = match self.offer.replace(capabilities) {
             Some(earlier) if earlier == capabilities => Ok(()),
-            Some(earlier) => Err(Fault::Changed(earlier.features, capabilities.features)),
+            Some(earlier) => Err(message::Error::Changed(earlier.features, capabilities.features)),
             None => return None,
         };
-        self.unless_fault(settled, deadline).map(|()| (capabilities, line))
+        self.unless_failed(settled, deadline).map(|()| (capabilities, line))
     }
 
-    fn unless_fault<T>(&mut self, result: Result<T, Fault>, deadline: Deadline) -> Option<T> {
+    fn unless_failed<T>(&mut self, result: Result<T, message::Error>, deadline: Deadline) -> Option<T> {
         match result {
             Ok(value) => {
-                self.fault = None;
+                self.error = None;
                 return Some(value);
             }
             // One that the deadline cut short tells less than the one before it.
-            Err(Fault::Silent) if deadline.passed() && self.fault.is_some() => {}
-            Err(fault) => self.fault = Some(fault),
+            Err(message::Error::Silent) if deadline.passed() && self.error.is_some() => {}
+            Err(error) => self.error = Some(error),
         }
         None
     }

@@ -157,8 +157,8 @@ fn an_offer_counts_when_it_comes_again() {
     one.join().unwrap();
     let never_the_same = data_plane(&scratch.path, &[OVS, other]);
     let error = probe(scratch.socket_path(), |_| true, || true, within(3000)).unwrap_err();
-    let told = Fault::Changed(OVS.features, other.features);
-    assert!(matches!(&error, Error::Fault { fault, .. } if *fault == told), "{error}");
+    let told = message::Error::Changed(OVS.features, other.features);
+    assert!(matches!(&error, Error::Answer { error: found, .. } if *found == told), "{error}");
     never_the_same.join().unwrap();
 }
 
@@ -187,7 +187,7 @@ fn a_data_plane_that_starts_no_device_is_only_asked() {
     let refuses: Meets = |message| Some(message.reply(&1_u64.to_ne_bytes()));
     let hangs_up: Meets = |_| None;
     for step in [2, 5, 13, 8, 10, 9, 12, 18] {
-        for (meets, told) in [(refuses, Fault::Refused(step)), (hangs_up, Fault::Closed)] {
+        for (meets, told) in [(refuses, message::Error::Refused(step)), (hangs_up, message::Error::Closed)] {
             let scratch = Scratch::new("probe-declined");
             let data_plane = stubborn(&scratch.path, step, meets);
             let met = probe(scratch.socket_path(), |_| true, || true, within(60_000)).unwrap();
@@ -216,19 +216,22 @@ fn silence_slow_bytes_and_nonsense_are_faults() {
     };
     // Until it is hung up on.
     let silent = |mut stream: UnixStream| drop(stream.read_to_end(&mut Vec::new()));
-    let mut faults = Vec::new();
+    let mut errors = Vec::new();
     let acts: [Box<dyn FnOnce(UnixStream) + Send>; 3] = [Box::new(slow), Box::new(liar), Box::new(silent)];
     for act in acts {
-        let scratch = Scratch::new("probe-fault");
+        let scratch = Scratch::new("probe-error");
         let data_plane = client(&scratch.path, act);
         match probe(scratch.socket_path(), |_| true, || true, within(2000)) {
-            Err(Error::Fault { fault, .. }) => faults.push(fault),
+            Err(Error::Answer { error, .. }) => errors.push(error),
             other => panic!("{other:?}"),
         }
         assert!(!scratch.path.exists());
         data_plane.join().unwrap();
     }
-    assert!(matches!(faults.as_slice(), [Fault::Silent, Fault::Nonsense(_), Fault::Silent]), "{faults:?}");
+    assert!(
+        matches!(errors.as_slice(), [message::Error::Silent, message::Error::Protocol(_), message::Error::Silent]),
+        "{errors:?}"
+    );
 }
 
 #[test]

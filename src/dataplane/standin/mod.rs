@@ -28,7 +28,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use super::backend::BackEnd;
 use super::capabilities::Capabilities;
 use super::guard::is_over;
-use super::message::{Connection, Fault};
+use super::message::{self, Connection};
 use super::socket_path::SocketPath;
 use crate::deadline::Deadline;
 use crate::sys;
@@ -75,7 +75,7 @@ pub struct Served {
     /// QEMU's ends of the stand-in's connections, so that they are not taken for the data plane's.
     pub accepted: BTreeSet<u64>,
     /// Why the last connection ended before its time, if it did.
-    pub fault: Option<Fault>,
+    pub error: Option<message::Error>,
     /// Whether QEMU was offered more than the data plane has.
     pub widened: bool,
 }
@@ -198,13 +198,13 @@ impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_
         let mut is_wide = false;
         while let Some(stream) = self.connect(leave) {
             let before = self.served.requests;
-            let fault = self.serve(stream, leave).err();
+            let error = self.serve(stream, leave).err();
             let was_asked = self.served.requests > before;
             self.served.widened |= is_wide && was_asked;
             // It was asked something, and was not good enough.
-            let is_refused = was_asked && fault == Some(Fault::Closed);
-            let is_served = fault.is_none();
-            self.served.fault = fault;
+            let is_refused = was_asked && error == Some(message::Error::Closed);
+            let is_served = error.is_none();
+            self.served.error = error;
             if is_served || self.served.requests >= MESSAGE_LIMIT || is_over(leave, LOOK_AGAIN) {
                 break;
             }
@@ -222,9 +222,9 @@ impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_
                 match self.socket_path.connect() {
                     Ok(Some(stream)) if peer.is_at(&stream) => return Some(stream),
                     Ok(_) => {}
-                    // Something else than QEMU's socket, for now. A fault of a connection counts for more.
+                    // Something else than QEMU's socket, for now. A error of a connection counts for more.
                     Err(error) if self.served.requests == 0 => {
-                        self.served.fault = Some(Fault::Broken(error.to_string()));
+                        self.served.error = Some(message::Error::Io(error.to_string()));
                     }
                     Err(_) => {}
                 }
@@ -236,7 +236,7 @@ impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_
     }
 
     /// Answers until the NIC is plugged and QEMU is quiet.
-    fn serve(&mut self, stream: UnixStream, leave: &UnixStream) -> Result<(), Fault> {
+    fn serve(&mut self, stream: UnixStream, leave: &UnixStream) -> Result<(), message::Error> {
         let mut line = Connection::new(stream)?;
         let mut back_end = BackEnd::new(self.capabilities);
         let mut first = true;
@@ -266,7 +266,7 @@ impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_
             }
             self.served.requests = self.served.requests.saturating_add(1);
             if self.served.requests > MESSAGE_LIMIT {
-                return Err(Fault::Nonsense(format!("more than {MESSAGE_LIMIT} messages")));
+                return Err(message::Error::Protocol(format!("more than {MESSAGE_LIMIT} messages")));
             }
             let was_started = back_end.is_started();
             if let Some(answer) = back_end.answer(&message)? {
@@ -296,7 +296,12 @@ impl Peer {
 
 /// Waits for the next message or the end of the work; once that has come, for the message alone and until QEMU has been
 /// quiet for long enough.
-fn has_more(line: &Connection, leave: &UnixStream, leaving: Option<Deadline>, quiet: Deadline) -> Result<bool, Fault> {
+fn has_more(
+    line: &Connection,
+    leave: &UnixStream,
+    leaving: Option<Deadline>,
+    quiet: Deadline,
+) -> Result<bool, message::Error> {
     let both = [PollFd::new(line.as_fd(), PollFlags::POLLIN), PollFd::new(leave.as_fd(), PollFlags::POLLIN)];
     let [message, leave] = both;
     let ready = match leaving {
@@ -312,7 +317,7 @@ fn has_more(line: &Connection, leave: &UnixStream, leaving: Option<Deadline>, qu
 }
 
 /// Whether there is nothing to read.
-fn line_is_idle(line: &Connection) -> Result<bool, Fault> {
+fn line_is_idle(line: &Connection) -> Result<bool, message::Error> {
     match poll(&mut [PollFd::new(line.as_fd(), PollFlags::POLLIN)], nix::poll::PollTimeout::ZERO) {
         Ok(ready) => Ok(ready == 0),
         Err(Errno::EINTR) => Ok(true),

@@ -54,7 +54,7 @@ fn qemus_handshake_is_answered_as_it_comes() {
         (seen, line)
     });
     assert_eq!(outcome.0, [0xd7c6_6a7ca, 0x1001f, 128, 0, 0]);
-    assert_eq!(served, Served { requests: 15, accepted: BTreeSet::from([7]), fault: None, widened: false });
+    assert_eq!(served, Served { requests: 15, accepted: BTreeSet::from([7]), error: None, widened: false });
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn it_stays_until_the_nic_is_plugged_and_goes_then() {
         line.ask(request::GET_FEATURES, soon()).unwrap();
         stream
     });
-    assert_eq!((served.requests, served.fault), (2, None));
+    assert_eq!((served.requests, served.error), (2, None));
     stream.set_nonblocking(false).unwrap();
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
 }
@@ -109,7 +109,7 @@ fn stays(name: &str, patience: Patience, outcome: Result<(), ()>, last: &[u32], 
         outcome
     };
     let (_, served) = during_with(scratch.socket_path(), OVS, (soon(), patience), BTreeSet::new, plug).unwrap();
-    assert_eq!((served.requests, served.fault), (u32::try_from(last.len()).unwrap() + 1, None));
+    assert_eq!((served.requests, served.error), (u32::try_from(last.len()).unwrap() + 1, None));
     ended.unwrap().1.map(|moment| moment.elapsed())
 }
 
@@ -154,7 +154,7 @@ fn a_driver_that_starts_the_nic_is_served_until_it_is_done() {
     };
     let (_, served) = during_with(scratch.socket_path(), OVS, (soon(), PATIENT), BTreeSet::new, plug).unwrap();
     assert_eq!(driver.unwrap().join().unwrap().1, 0);
-    assert_eq!((served.requests, served.fault), (4, None));
+    assert_eq!((served.requests, served.error), (4, None));
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn a_connection_that_qemu_gave_up_is_made_again() {
         let mut line = Connection::new(listener.accept().unwrap().0).unwrap();
         (line.ask(request::GET_FEATURES, soon()).unwrap(), line)
     });
-    assert_eq!((features, served.requests, served.fault, served.widened), (0xd7c6_6a7ca, 1, None, false));
+    assert_eq!((features, served.requests, served.error, served.widened), (0xd7c6_6a7ca, 1, None, false));
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn a_hostile_qemu_ends_its_connections_and_nothing_else() {
         });
         // ECONNRESET where bytes of ours were not read.
         assert!(closed.is_err() || closed.is_ok_and(|read| read == 0));
-        assert!(matches!(served.fault, Some(Fault::Nonsense(_))), "{words:?}: {served:?}");
+        assert!(matches!(served.error, Some(message::Error::Protocol(_))), "{words:?}: {served:?}");
     }
 }
 
@@ -264,7 +264,7 @@ fn half_a_message(name: &str, deadline: Duration, patience: Patience) {
     let begun = Instant::now();
     let (stream, served) = during_with(scratch.socket_path(), OVS, timing, BTreeSet::new, plug).unwrap();
     assert!(begun.elapsed() < ENDLESS / 2);
-    assert_eq!(served.fault, Some(Fault::Silent));
+    assert_eq!(served.error, Some(message::Error::Silent));
     stream.unwrap();
 }
 
@@ -288,7 +288,7 @@ fn a_flood_is_bounded() {
         while stream.write_all(&many).is_ok() {}
     });
     assert_eq!(served.requests, MESSAGE_LIMIT + 1);
-    assert!(matches!(served.fault, Some(Fault::Nonsense(_))));
+    assert!(matches!(served.error, Some(message::Error::Protocol(_))));
 }
 
 #[test]
@@ -300,5 +300,5 @@ fn a_link_at_the_name_is_not_followed() {
     std::os::unix::fs::symlink(&other, &scratch.path).unwrap();
     let ((), served) = with(&scratch, || thread::sleep(Duration::from_secs(1)));
     assert!(listener.accept().is_err());
-    assert!(matches!(served.fault, Some(Fault::Broken(_))));
+    assert!(matches!(served.error, Some(message::Error::Io(_))));
 }

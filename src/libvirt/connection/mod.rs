@@ -26,7 +26,7 @@ use super::message::{
     Status, frame, frame_length, pong,
 };
 use super::procedures::Call;
-use super::xdr::{Fault, Reader, Writer};
+use super::xdr::{self, Reader, Writer};
 use crate::deadline::Deadline;
 
 /// The most events that wait to be read.
@@ -54,14 +54,14 @@ pub struct Connection {
 }
 
 /// Why the wait for a frame ended without one.
-enum Interrupted {
-    Deadline,
+enum Failure {
+    TimedOut,
     Closed,
     Io(io::Error),
-    Broken(String),
+    Protocol(String),
 }
 
-impl From<io::Error> for Interrupted {
+impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => Self::Closed,
@@ -70,25 +70,25 @@ impl From<io::Error> for Interrupted {
     }
 }
 
-impl From<Errno> for Interrupted {
+impl From<Errno> for Failure {
     fn from(errno: Errno) -> Self {
         io::Error::from(errno).into()
     }
 }
 
-impl From<Fault> for Interrupted {
-    fn from(fault: Fault) -> Self {
-        Self::Broken(fault.to_string())
+impl From<xdr::Error> for Failure {
+    fn from(error: xdr::Error) -> Self {
+        Self::Protocol(error.to_string())
     }
 }
 
-impl Interrupted {
+impl Failure {
     fn into_error(self, doing: &'static str) -> Error {
         match self {
-            Self::Deadline => Error::TimedOut { doing },
+            Self::TimedOut => Error::TimedOut { doing },
             Self::Closed => Error::Disconnected { doing },
             Self::Io(source) => Error::Io { doing, source },
-            Self::Broken(what) => Error::Protocol { doing, what },
+            Self::Protocol(what) => Error::Protocol { doing, what },
         }
     }
 }
@@ -133,13 +133,13 @@ impl Connection {
         let bytes = call
             .encode(&mut arguments)
             .and_then(|()| frame(&header, &arguments.into_bytes()))
-            .map_err(|fault| Error::Argument { doing, what: fault.to_string() })?;
+            .map_err(|error| Error::Argument { doing, what: error.to_string() })?;
         if deadline.passed() {
             return Err(Error::TimedOut { doing });
         }
         match self.exchange::<C>(&header, &bytes, deadline) {
             Ok(reply) => reply.map_err(|refusal| Error::Refused(Box::new(refusal))),
-            Err(interrupted) => Err(self.spoil(interrupted.into_error(doing))),
+            Err(failure) => Err(self.spoil(failure.into_error(doing))),
         }
     }
 
@@ -158,15 +158,15 @@ impl Connection {
             }
             let frame = match self.receive(deadline) {
                 Ok(frame) => frame,
-                Err(Interrupted::Deadline) => return Ok(None),
-                Err(interrupted) => return Err(self.spoil(interrupted.into_error(doing))),
+                Err(Failure::TimedOut) => return Ok(None),
+                Err(failure) => return Err(self.spoil(failure.into_error(doing))),
             };
             let taken = match frame.header.kind {
                 Kind::Message => self.message(&frame, deadline),
-                kind => Err(Interrupted::Broken(format!("a {kind:?} that nothing asked for"))),
+                kind => Err(Failure::Protocol(format!("a {kind:?} that nothing asked for"))),
             };
             // Here even the deadline spoils the connection: half of an answer to a ping may have been sent.
-            taken.map_err(|interrupted| self.spoil(interrupted.into_error(doing)))?;
+            taken.map_err(|failure| self.spoil(failure.into_error(doing)))?;
             if self.events.is_empty() && deadline.passed() {
                 return Ok(None);
             }
@@ -178,7 +178,7 @@ impl Connection {
     /// # Errors
     /// [`Error::Protocol`] when it is one too many.
     pub fn skip(&mut self, doing: &'static str) -> Result<(), Error> {
-        self.count_skipped().map_err(|interrupted| self.spoil(interrupted.into_error(doing)))
+        self.count_skipped().map_err(|failure| self.spoil(failure.into_error(doing)))
     }
 
     fn usable(&self, doing: &'static str) -> Result<(), Error> {
@@ -200,27 +200,27 @@ impl Connection {
         call: &Header,
         bytes: &[u8],
         deadline: Deadline,
-    ) -> Result<Result<C::Reply, Refusal>, Interrupted> {
+    ) -> Result<Result<C::Reply, Refusal>, Failure> {
         self.send(bytes, deadline)?;
         loop {
             let frame = self.receive(deadline)?;
             match frame.header.kind {
                 Kind::Reply => return answer::<C>(call, &frame),
                 Kind::Message => self.message(&frame, deadline)?,
-                kind => return Err(Interrupted::Broken(format!("a {kind:?} where a Reply belongs"))),
+                kind => return Err(Failure::Protocol(format!("a {kind:?} where a Reply belongs"))),
             }
             // Traffic that never pauses never waits, and would otherwise never be told the time.
             if deadline.passed() {
-                return Err(Interrupted::Deadline);
+                return Err(Failure::TimedOut);
             }
         }
     }
 
     /// Deals with what the daemon says unasked.
-    fn message(&mut self, frame: &Frame, deadline: Deadline) -> Result<(), Interrupted> {
+    fn message(&mut self, frame: &Frame, deadline: Deadline) -> Result<(), Failure> {
         let header = &frame.header;
         if header.version != PROGRAM_VERSION || header.status != Status::Ok {
-            return Err(Interrupted::Broken(format!(
+            return Err(Failure::Protocol(format!(
                 "a Message of version {} with status {:?}",
                 header.version, header.status
             )));
@@ -236,26 +236,26 @@ impl Connection {
         }
     }
 
-    fn queue(&mut self, arrival: Arrival, frame: &Frame) -> Result<(), Interrupted> {
+    fn queue(&mut self, arrival: Arrival, frame: &Frame) -> Result<(), Failure> {
         let bytes = frame.payload().len();
         self.event_bytes = self.event_bytes.saturating_add(bytes);
         if self.events.len() >= EVENTS_MAX || self.event_bytes > EVENT_BYTES_MAX {
-            return Err(Interrupted::Broken("more events than anybody could wait for".to_owned()));
+            return Err(Failure::Protocol("more events than anybody could wait for".to_owned()));
         }
         self.events.push_back((arrival, bytes));
         Ok(())
     }
 
-    fn count_skipped(&mut self) -> Result<(), Interrupted> {
+    fn count_skipped(&mut self) -> Result<(), Failure> {
         self.skipped = self.skipped.saturating_add(1);
         if self.skipped > SKIPPED_MAX {
-            return Err(Interrupted::Broken(format!("over {SKIPPED_MAX} messages that nothing asked for")));
+            return Err(Failure::Protocol(format!("over {SKIPPED_MAX} messages that nothing asked for")));
         }
         Ok(())
     }
 
     /// Sends all of `bytes`.
-    fn send(&mut self, mut bytes: &[u8], deadline: Deadline) -> Result<(), Interrupted> {
+    fn send(&mut self, mut bytes: &[u8], deadline: Deadline) -> Result<(), Failure> {
         while !bytes.is_empty() {
             // Without a signal: a daemon that hangs up must not end the process, whatever it does about SIGPIPE.
             match send(self.stream.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
@@ -269,7 +269,7 @@ impl Connection {
     }
 
     /// The next whole frame. What has arrived of one at the deadline is kept for the next wait.
-    fn receive(&mut self, deadline: Deadline) -> Result<Frame, Interrupted> {
+    fn receive(&mut self, deadline: Deadline) -> Result<Frame, Failure> {
         let mut chunk = [0; CHUNK];
         loop {
             let length = match self.inbound.first_chunk::<LENGTH_SIZE>() {
@@ -282,7 +282,7 @@ impl Connection {
             }
             let room = chunk.get_mut(..missing.min(CHUNK)).unwrap_or_default();
             match self.stream.read(room) {
-                Ok(0) => return Err(Interrupted::Closed),
+                Ok(0) => return Err(Failure::Closed),
                 Ok(count) => {
                     let arrived = room.get(..count).unwrap_or_default();
                     // Grown by doubling, as a vector does by itself, but never beyond the frame.
@@ -292,7 +292,7 @@ impl Connection {
                     self.inbound.extend_from_slice(arrived);
                     // Bytes that dribble in just as fast as they are read never wait, and so never meet the deadline.
                     if arrived.len() < missing.min(CHUNK) && deadline.passed() {
-                        return Err(Interrupted::Deadline);
+                        return Err(Failure::TimedOut);
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::POLLIN, deadline)?,
@@ -302,9 +302,9 @@ impl Connection {
         }
     }
 
-    fn wait(&self, what: PollFlags, deadline: Deadline) -> Result<(), Interrupted> {
+    fn wait(&self, what: PollFlags, deadline: Deadline) -> Result<(), Failure> {
         if deadline.passed() {
-            return Err(Interrupted::Deadline);
+            return Err(Failure::TimedOut);
         }
         match poll(&mut [PollFd::new(self.stream.as_fd(), what)], deadline.poll_timeout()) {
             // Whether something came, the time is up or a signal arrived, the caller's next look tells.
@@ -315,17 +315,17 @@ impl Connection {
 }
 
 /// The answer in `frame`, if it is one to `call`.
-fn answer<C: Call>(call: &Header, frame: &Frame) -> Result<Result<C::Reply, Refusal>, Interrupted> {
+fn answer<C: Call>(call: &Header, frame: &Frame) -> Result<Result<C::Reply, Refusal>, Failure> {
     let header = &frame.header;
     let expected = Header { kind: Kind::Reply, status: header.status, ..*call };
     if *header != expected {
-        return Err(Interrupted::Broken(format!("an answer that is not to this call: {header:?}")));
+        return Err(Failure::Protocol(format!("an answer that is not to this call: {header:?}")));
     }
     let mut reader = Reader::new(frame.payload());
     let reply = match header.status {
         Status::Ok => Ok(C::decode(&mut reader)?),
         Status::Error => Err(Refusal::decode(C::DOING, &mut reader)?),
-        Status::Continue => return Err(Interrupted::Broken("an answer that says it goes on".to_owned())),
+        Status::Continue => return Err(Failure::Protocol("an answer that says it goes on".to_owned())),
     };
     reader.finish()?;
     Ok(reply)

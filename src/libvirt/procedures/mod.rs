@@ -2,7 +2,7 @@
 //!
 //! Numbers and layouts: `src/remote/remote_protocol.x` of libvirt; the newest call used here is from libvirt 4.4.0.
 
-use super::xdr::{Fault, Reader, Writer};
+use super::xdr::{self, Reader, Writer};
 
 /// The most domains that libvirt puts into one answer (`REMOTE_DOMAIN_LIST_MAX`).
 pub const DOMAINS_MAX: usize = 16_384;
@@ -23,14 +23,14 @@ pub trait Call {
     /// Writes the arguments.
     ///
     /// # Errors
-    /// A [`Fault`] where an argument cannot be put on the wire.
-    fn encode(&self, writer: &mut Writer) -> Result<(), Fault>;
+    /// A [`xdr::Error`] where an argument cannot be put on the wire.
+    fn encode(&self, writer: &mut Writer) -> Result<(), xdr::Error>;
 
     /// Reads and validates the answer. That nothing follows it is for the caller to check.
     ///
     /// # Errors
-    /// A [`Fault`] where the answer is not one.
-    fn decode(reader: &mut Reader<'_>) -> Result<Self::Reply, Fault>;
+    /// A [`xdr::Error`] where the answer is not one.
+    fn decode(reader: &mut Reader<'_>) -> Result<Self::Reply, xdr::Error>;
 }
 
 /// A domain as libvirt names it (`remote_nonnull_domain`). Calls find it by its UUID alone.
@@ -57,17 +57,17 @@ impl Domain {
         self.uuid.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    pub(super) fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+    pub(super) fn encode(&self, writer: &mut Writer) -> Result<(), xdr::Error> {
         writer.string(&self.name)?;
         writer.opaque(&self.uuid);
         writer.i32(self.id);
         Ok(())
     }
 
-    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Fault> {
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, xdr::Error> {
         let domain = Self { name: reader.string()?.to_owned(), uuid: reader.opaque()?, id: reader.i32()? };
         if domain.id < -1 {
-            return Err(Fault::Impossible { what: "domain id", value: domain.id.into() });
+            return Err(xdr::Error::Impossible { what: "domain id", value: domain.id.into() });
         }
         Ok(domain)
     }
@@ -134,11 +134,11 @@ impl Call for AuthList {
     const DOING: &'static str = "asking how to authenticate";
     type Reply = Vec<AuthType>;
 
-    fn encode(&self, _: &mut Writer) -> Result<(), Fault> {
+    fn encode(&self, _: &mut Writer) -> Result<(), xdr::Error> {
         Ok(())
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self::Reply, Fault> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self::Reply, xdr::Error> {
         reader.array(AUTH_TYPES_MAX, 4, |r| {
             Ok(match r.i32()? {
                 0 => AuthType::None,
@@ -158,11 +158,11 @@ impl Call for AuthPolkit {
     const DOING: &'static str = "authenticating with polkit";
     type Reply = bool;
 
-    fn encode(&self, _: &mut Writer) -> Result<(), Fault> {
+    fn encode(&self, _: &mut Writer) -> Result<(), xdr::Error> {
         Ok(())
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<bool, Fault> {
+    fn decode(reader: &mut Reader<'_>) -> Result<bool, xdr::Error> {
         reader.bool()
     }
 }
@@ -180,13 +180,13 @@ impl Call for Open<'_> {
     const DOING: &'static str = "opening the hypervisor connection";
     type Reply = ();
 
-    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+    fn encode(&self, writer: &mut Writer) -> Result<(), xdr::Error> {
         writer.some_string(self.uri)?;
         writer.u32(u32::from(self.read_only));
         Ok(())
     }
 
-    fn decode(_: &mut Reader<'_>) -> Result<(), Fault> {
+    fn decode(_: &mut Reader<'_>) -> Result<(), xdr::Error> {
         Ok(())
     }
 }
@@ -199,11 +199,11 @@ impl Call for Close {
     const DOING: &'static str = "closing the connection";
     type Reply = ();
 
-    fn encode(&self, _: &mut Writer) -> Result<(), Fault> {
+    fn encode(&self, _: &mut Writer) -> Result<(), xdr::Error> {
         Ok(())
     }
 
-    fn decode(_: &mut Reader<'_>) -> Result<(), Fault> {
+    fn decode(_: &mut Reader<'_>) -> Result<(), xdr::Error> {
         Ok(())
     }
 }
@@ -216,11 +216,11 @@ impl Call for LibraryVersion {
     const DOING: &'static str = "asking for its version";
     type Reply = u64;
 
-    fn encode(&self, _: &mut Writer) -> Result<(), Fault> {
+    fn encode(&self, _: &mut Writer) -> Result<(), xdr::Error> {
         Ok(())
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<u64, Fault> {
+    fn decode(reader: &mut Reader<'_>) -> Result<u64, xdr::Error> {
         reader.u64()
     }
 }
@@ -236,17 +236,17 @@ impl Call for List {
     const DOING: &'static str = "listing the domains";
     type Reply = Vec<Domain>;
 
-    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+    fn encode(&self, writer: &mut Writer) -> Result<(), xdr::Error> {
         writer.i32(1); // the domains, not their count alone
         writer.u32(self.flags);
         Ok(())
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Vec<Domain>, Fault> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Vec<Domain>, xdr::Error> {
         let domains = reader.array(DOMAINS_MAX, DOMAIN_SIZE_MIN, Domain::decode)?;
         let count = reader.u32()?;
         if usize::try_from(count) != Ok(domains.len()) {
-            return Err(Fault::Impossible { what: "number of domains", value: count.into() });
+            return Err(xdr::Error::Impossible { what: "number of domains", value: count.into() });
         }
         Ok(domains)
     }
@@ -263,11 +263,11 @@ impl Call for Lookup<'_> {
     const DOING: &'static str = "looking up a domain by name";
     type Reply = Domain;
 
-    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+    fn encode(&self, writer: &mut Writer) -> Result<(), xdr::Error> {
         writer.string(self.name)
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Domain, Fault> {
+    fn decode(reader: &mut Reader<'_>) -> Result<Domain, xdr::Error> {
         Domain::decode(reader)
     }
 }
@@ -283,13 +283,13 @@ impl Call for GetState<'_> {
     const DOING: &'static str = "asking for the state of a domain";
     type Reply = DomainState;
 
-    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+    fn encode(&self, writer: &mut Writer) -> Result<(), xdr::Error> {
         self.domain.encode(writer)?;
         writer.u32(0);
         Ok(())
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<DomainState, Fault> {
+    fn decode(reader: &mut Reader<'_>) -> Result<DomainState, xdr::Error> {
         let state = reader.i32()?.into();
         reader.i32()?; // the reason, a number whose meaning depends on the state
         Ok(state)
@@ -307,11 +307,11 @@ impl Call for IsPersistent<'_> {
     const DOING: &'static str = "asking whether a domain is persistent";
     type Reply = bool;
 
-    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+    fn encode(&self, writer: &mut Writer) -> Result<(), xdr::Error> {
         self.domain.encode(writer)
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<bool, Fault> {
+    fn decode(reader: &mut Reader<'_>) -> Result<bool, xdr::Error> {
         reader.bool()
     }
 }
@@ -329,13 +329,13 @@ impl Call for GetXml<'_> {
     const DOING: &'static str = "asking for the XML of a domain";
     type Reply = String;
 
-    fn encode(&self, writer: &mut Writer) -> Result<(), Fault> {
+    fn encode(&self, writer: &mut Writer) -> Result<(), xdr::Error> {
         self.domain.encode(writer)?;
         writer.u32(self.flags);
         Ok(())
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<String, Fault> {
+    fn decode(reader: &mut Reader<'_>) -> Result<String, xdr::Error> {
         reader.string().map(str::to_owned)
     }
 }

@@ -22,7 +22,7 @@ fn written<C: Call>(call: &C) -> Vec<u8> {
 }
 
 /// The whole answer, and nothing after it.
-fn read<C: Call>(_: &C, bytes: &[u8]) -> Result<C::Reply, Fault> {
+fn read<C: Call>(_: &C, bytes: &[u8]) -> Result<C::Reply, xdr::Error> {
     let mut reader = Reader::new(bytes);
     let reply = C::decode(&mut reader)?;
     reader.finish().map(|()| reply)
@@ -54,7 +54,7 @@ fn a_list_of_domains_is_a_count_the_domains_and_the_count_again() {
     }
     let mut lie = two;
     *lie.last_mut().unwrap() = 3;
-    assert_eq!(read(&List { flags: 0 }, &lie), Err(Fault::Impossible { what: "number of domains", value: 3 }));
+    assert_eq!(read(&List { flags: 0 }, &lie), Err(xdr::Error::Impossible { what: "number of domains", value: 3 }));
 }
 
 #[test]
@@ -62,13 +62,13 @@ fn answers_of_one_value_are_that_value() {
     let auth = [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 9];
     let types = vec![AuthType::None, AuthType::Sasl, AuthType::Polkit, AuthType::Other(9)];
     assert_eq!(read(&AuthList, &auth), Ok(types));
-    assert_eq!(read(&AuthList, &[0, 0, 0, 21]), Err(Fault::LongArray { count: 21, most: 20 }));
+    assert_eq!(read(&AuthList, &[0, 0, 0, 21]), Err(xdr::Error::LongArray { count: 21, most: 20 }));
     assert_eq!(read(&AuthPolkit, &[0, 0, 0, 1]), Ok(true));
     assert_eq!(read(&LibraryVersion, &[0, 0, 0, 0, 0, 0xa7, 0xe4, 0x78]), Ok(11_003_000));
     assert_eq!(read(&GetState { domain: &domain() }, &[0, 0, 0, 3, 0, 0, 0, 1]), Ok(DomainState::Paused));
     assert_eq!(read(&GetState { domain: &domain() }, &[0, 0, 0, 8, 0, 0, 0, 1]), Ok(DomainState::Other(8)));
     assert_eq!(read(&Open { uri: "", read_only: false }, &[]), Ok(()));
-    assert_eq!(read(&Open { uri: "", read_only: false }, &[0]), Err(Fault::Trailing(1)));
+    assert_eq!(read(&Open { uri: "", read_only: false }, &[0]), Err(xdr::Error::Trailing(1)));
     let mut dead = vm();
     dead.truncate(24);
     assert_eq!(read(&Lookup { name: "vm" }, &[&dead[..], &[0xff; 4]].concat()).unwrap().id, -1);

@@ -59,7 +59,7 @@ pub struct Port {
 
 /// What is wrong with a NIC's port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum Problem {
     /// No port has the path.
     Missing {
         /// A port of the same pod and interface that has another path.
@@ -107,7 +107,7 @@ pub enum Trouble {
     },
 }
 
-impl Trouble {
+impl Problem {
     /// Returns whether it matters where a data plane is connected to the NIC: which may be another than OVS.
     #[must_use]
     pub fn concerns_a_connected_nic(&self) -> bool {
@@ -115,7 +115,7 @@ impl Trouble {
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing { elsewhere, without_dpdk } => {
@@ -286,7 +286,7 @@ impl Snapshot {
 
     /// Returns what is wrong with the NIC's port.
     #[must_use]
-    pub fn trouble(&self, nic: &Nic<'_>) -> Option<Trouble> {
+    pub fn problem(&self, nic: &Nic<'_>) -> Option<Problem> {
         let found = self.ports_at(nic.path);
         let port = match found[..] {
             [] => return Some(self.missing(nic)),
@@ -295,19 +295,19 @@ impl Snapshot {
         };
         let named = named(self, port);
         if port.kind == SERVER {
-            return Some(Trouble::Server { port: named });
+            return Some(Problem::Server { port: named });
         }
         if let Some(why) = self.why_no_dpdk() {
-            return Some(Trouble::WithoutDpdk { port: named, why });
+            return Some(Problem::WithoutDpdk { port: named, why });
         }
         if let Some(error) = port.error.clone() {
-            return Some(Trouble::Failed { port: named, error });
+            return Some(Problem::Failed { port: named, error });
         }
         if port.ofport == Some(-1) {
-            return Some(Trouble::NotMade { port: named });
+            return Some(Problem::NotMade { port: named });
         }
         let iface_id = port.external_ids.get("iface-id").filter(|_| self.is_not_installed(port))?;
-        Some(Trouble::NotInstalled { port: named, iface_id: iface_id.to_owned() })
+        Some(Problem::NotInstalled { port: named, iface_id: iface_id.to_owned() })
     }
 
     /// Returns whether OVN manages a port and has not installed it.
@@ -317,7 +317,7 @@ impl Snapshot {
         self.switch.has_ovn() && id("iface-id").is_some() && id("ovn-installed") != Some("true")
     }
 
-    fn missing(&self, nic: &Nic<'_>) -> Trouble {
+    fn missing(&self, nic: &Nic<'_>) -> Problem {
         let same_nic = |port: &&Interface| {
             let path = port.options.get("vhost-server-path").map(Path::new);
             nic.owns(port)
@@ -327,7 +327,7 @@ impl Snapshot {
         };
         let elsewhere = self.ports.iter().find(same_nic).map(|port| named(self, port));
         let without_dpdk = elsewhere.as_ref().and_then(|_| self.why_no_dpdk());
-        Trouble::Missing { elsewhere, without_dpdk }
+        Problem::Missing { elsewhere, without_dpdk }
     }
 
     /// Returns whether kube-ovn made a port for a pod of the NIC's pod's name, or for the same VM: its uid may be
@@ -343,7 +343,7 @@ impl Snapshot {
         pod(port).is_some_and(|pod| pod == nic.pod || Some(pod) == machine)
     }
 
-    fn several(&self, nic: &Nic<'_>, found: &[&Interface]) -> Trouble {
+    fn several(&self, nic: &Nic<'_>, found: &[&Interface]) -> Problem {
         let has_id = |port: &Interface| port.external_ids.get("iface-id").is_some();
         let one_has_id = found.iter().any(|port| has_id(port));
         let own_is_there = found.iter().any(|port| nic.owns(port));
@@ -361,7 +361,7 @@ impl Snapshot {
             };
             Port { stale, ..named(self, port) }
         };
-        Trouble::Several { ports: found.iter().map(judged).collect(), versions: self.versions() }
+        Problem::Several { ports: found.iter().map(judged).collect(), versions: self.versions() }
     }
 
     /// Returns groups of ports that have the same path.

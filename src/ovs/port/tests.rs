@@ -18,10 +18,10 @@ fn snapshot(ports: &[Value], switch_ids: &[(&str, &str)]) -> Snapshot {
     parse(&json!([{"rows": [switch]}, {"rows": ports}, {"rows": []}]).to_string()).unwrap()
 }
 
-fn trouble(snapshot: &Snapshot) -> String {
+fn problem(snapshot: &Snapshot) -> String {
     let path = format!("{SHARE}/net1");
     let nic = Nic { path: Path::new(&path), container_id: CONTAINER, ifname: "net1", pod: "default/vm" };
-    snapshot.trouble(&nic).map_or_else(String::new, |trouble| trouble.to_string())
+    snapshot.problem(&nic).map_or_else(String::new, |problem| problem.to_string())
 }
 
 #[test]
@@ -41,34 +41,34 @@ fn each_trouble_names_the_port_and_its_kind() {
     let with = |column: &str, value: Value| {
         let mut port = own(&[]);
         port[column] = value;
-        trouble(&snapshot(&[port], &[]))
+        problem(&snapshot(&[port], &[]))
     };
-    assert_eq!(trouble(&snapshot(&[own(&[])], &[])), "");
+    assert_eq!(problem(&snapshot(&[own(&[])], &[])), "");
     assert!(with("error", json!("no memory")).contains("4f3c2b1a_net1_h is in error: OVS says \"no memory\""));
     assert!(with("ofport", json!(-1)).contains("could not make port 4f3c2b1a_net1_h"));
     // OVS hasn't tried.
     assert_eq!(with("ofport", json!(["set", []])), "");
     let other = port("0dead0d_net1_h", "/var/run/other/net1", &[("pod_name", "vm"), ("pod_namespace", "default")]);
-    let missing = trouble(&snapshot(&[other], &[]));
+    let missing = problem(&snapshot(&[other], &[]));
     assert!(
         missing.contains("no port of OVS") && missing.contains("port 0dead0d_net1_h, of the same pod"),
         "{missing}"
     );
     let ovn = [("ovn-remote", "ssl:[::1]:6642")];
-    let managed = trouble(&snapshot(&[own(&[("iface-id", "vm.default")])], &ovn));
+    let managed = problem(&snapshot(&[own(&[("iface-id", "vm.default")])], &ovn));
     assert!(managed.contains("has not installed port 4f3c2b1a_net1_h") && managed.contains("vm.default"), "{managed}");
     let installed = own(&[("iface-id", "vm.default"), ("ovn-installed", "true")]);
-    assert_eq!(trouble(&snapshot(&[installed], &ovn)), "");
+    assert_eq!(problem(&snapshot(&[installed], &ovn)), "");
     // A port of somebody's own, and an OVS without OVN.
-    assert_eq!(trouble(&snapshot(&[own(&[])], &ovn)), "");
-    assert_eq!(trouble(&snapshot(&[own(&[("iface-id", "vm.default")])], &[])), "");
+    assert_eq!(problem(&snapshot(&[own(&[])], &ovn)), "");
+    assert_eq!(problem(&snapshot(&[own(&[("iface-id", "vm.default")])], &[])), "");
 }
 
 #[test]
 fn of_two_ports_the_stale_one_is_named_with_a_way_out_that_is_safe() {
     let own = port("4f3c2b1a_net1_h", &format!("{SHARE}/net1"), &[("iface-id", "vm.default")]);
     let twin =
-        |path: &str, ids: &[(&str, &str)]| trouble(&snapshot(&[port("0dead0d_net1_h", path, ids), own.clone()], &[]));
+        |path: &str, ids: &[(&str, &str)]| problem(&snapshot(&[port("0dead0d_net1_h", path, ids), own.clone()], &[]));
     let alike =
         twin(&format!("{SHARE}/net1"), &[("iface-id", "vm.default"), ("pod_netns", "/run/netns/no-such-namespace")]);
     assert!(alike.contains("0dead0d_net1_h (stale: its sandbox is gone, /run/netns/no-such-namespace"), "{alike}");

@@ -12,7 +12,6 @@
 //!   threads.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use nix::libc;
 use seccompiler::{
@@ -196,32 +195,17 @@ pub const UNSEEN: &[Call] = calls![
 ];
 
 /// Why there is no filter.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The lists are not those of this kind of machine or of the C library.
+    #[error("this build's C library or processor has no list of them")]
     Unknown,
     /// The filter could not be made.
-    Made(BackendError),
+    #[error(transparent)]
+    Made(#[from] BackendError),
     /// The kernel did not take it.
+    #[error(transparent)]
     Refused(seccompiler::Error),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown => f.write_str("this build's C library or processor has no list of them"),
-            Self::Made(error) => error.fmt(f),
-            Self::Refused(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl From<BackendError> for Error {
-    fn from(error: BackendError) -> Self {
-        Self::Made(error)
-    }
 }
 
 /// From here on this thread, and each that it starts, may make the calls of the task alone, and of an earlier filter.

@@ -1,7 +1,6 @@
 //! What the XML of a running domain tells: vCPUs, memory, free ports, NICs (libvirt, formatdomain).
 
 use std::collections::HashSet;
-use std::fmt;
 
 use super::interface::{Interface, Nic, PciAddress, Target};
 use super::memory::{MemorySlots, qemu_arguments};
@@ -58,44 +57,37 @@ pub enum Match {
 }
 
 /// Why the domain cannot take the NIC; each says what would change that.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Obstacle {
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
     /// The guest's memory is private to QEMU.
+    #[error(
+        "the VM's memory is not shared, so no data plane could reach it: the domain needs <memoryBacking> with <access \
+         mode='shared'/> (and memfd or hugepages), or memAccess='shared' on every NUMA cell, when it starts"
+    )]
     MemoryNotShared,
     /// No port is free.
+    #[error(
+        "the VM has no free PCIe port: the domain needs a spare <controller type='pci' model='pcie-root-port'/> for each NIC \
+         to be plugged, when it starts"
+    )]
     NoFreePort,
     /// No conventional slot is free.
+    #[error(
+        "the VM has no free PCI slot: the domain needs a spare <controller type='pci' model='pci-bridge'/> when it starts"
+    )]
     NoFreeSlot,
     /// The model wants a conventional PCI slot and there is no bridge to such.
+    #[error(
+        "model virtio-transitional needs a conventional PCI slot, and the VM has none: use model virtio-non-transitional, or \
+         give the domain a pcie-to-pci-bridge when it starts"
+    )]
     NoConventionalSlot,
     /// The model has virtio's old interface, which an encrypted guest can't use.
+    #[error(
+        "the VM's memory is encrypted (<launchSecurity>), which model virtio-transitional does not support: use model \
+         virtio-non-transitional"
+    )]
     EncryptedTransitional,
-}
-
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::MemoryNotShared => {
-                "the VM's memory is not shared, so no data plane could reach it: the domain needs <memoryBacking> with \
-                 <access mode='shared'/> (and memfd or hugepages), or memAccess='shared' on every NUMA cell, when it starts"
-            }
-            Self::EncryptedTransitional => {
-                "the VM's memory is encrypted (<launchSecurity>), which model virtio-transitional does not support: use model \
-                 virtio-non-transitional"
-            }
-            Self::NoFreePort => {
-                "the VM has no free PCIe port: the domain needs a spare <controller type='pci' model='pcie-root-port'/> for \
-                 each NIC to be plugged, when it starts"
-            }
-            Self::NoFreeSlot => {
-                "the VM has no free PCI slot: the domain needs a spare <controller type='pci' model='pci-bridge'/> when it starts"
-            }
-            Self::NoConventionalSlot => {
-                "model virtio-transitional needs a conventional PCI slot, and the VM has none: use model \
-                 virtio-non-transitional, or give the domain a pcie-to-pci-bridge when it starts"
-            }
-        })
-    }
 }
 
 impl Description {
@@ -199,22 +191,23 @@ impl Description {
         of_all.next_back().map(|(_, mtu)| *mtu)
     }
 
-    /// What keeps a NIC from being plugged, known before libvirt is asked.
-    #[must_use]
-    pub fn obstacle(&self, asked: &Interface) -> Option<Obstacle> {
+    /// Checks what the domain has for a NIC, before libvirt is asked.
+    ///
+    /// # Errors
+    /// What the domain lacks.
+    pub fn check(&self, asked: &Interface) -> Result<(), Error> {
         if !self.shared_memory {
-            return Some(Obstacle::MemoryNotShared);
+            return Err(Error::MemoryNotShared);
         }
-        if self.encrypted && asked.model == "virtio-transitional" {
-            return Some(Obstacle::EncryptedTransitional);
+        let is_transitional = asked.model == "virtio-transitional";
+        if self.encrypted && is_transitional {
+            return Err(Error::EncryptedTransitional);
         }
         match self.ports {
-            Ports::Express { bridge: false, .. } if asked.model == "virtio-transitional" => {
-                Some(Obstacle::NoConventionalSlot)
-            }
-            Ports::Express { free: 0, bridge: false } if asked.address.is_none() => Some(Obstacle::NoFreePort),
-            Ports::Conventional { free: 0 } if asked.address.is_none() => Some(Obstacle::NoFreeSlot),
-            _ => None,
+            Ports::Express { bridge: false, .. } if is_transitional => Err(Error::NoConventionalSlot),
+            Ports::Express { free: 0, bridge: false } if asked.address.is_none() => Err(Error::NoFreePort),
+            Ports::Conventional { free: 0 } if asked.address.is_none() => Err(Error::NoFreeSlot),
+            _ => Ok(()),
         }
     }
 }

@@ -132,18 +132,18 @@ fn a_nic_to_detach_needs_two_marks() {
 
 #[test]
 fn obstacles_are_seen_before_libvirt_is_asked() {
-    assert_eq!(domain("", "").obstacle(&asked()), Some(Obstacle::MemoryNotShared));
-    assert_eq!(domain(SHARED, "").obstacle(&asked()), None);
-    assert_eq!(domain(SHARED, OURS).obstacle(&asked()), Some(Obstacle::NoFreePort), "the other port is closed");
+    assert_eq!(domain("", "").check(&asked()), Err(Error::MemoryNotShared));
+    assert_eq!(domain(SHARED, "").check(&asked()), Ok(()));
+    assert_eq!(domain(SHARED, OURS).check(&asked()), Err(Error::NoFreePort), "the other port is closed");
     let mut transitional = asked();
     transitional.model = "virtio-transitional".into();
-    assert_eq!(domain(SHARED, "").obstacle(&transitional), Some(Obstacle::NoConventionalSlot));
+    assert_eq!(domain(SHARED, "").check(&transitional), Err(Error::NoConventionalSlot));
     let bridge = "<controller type='pci' index='3' model='pcie-to-pci-bridge'/>";
-    assert_eq!(domain(SHARED, bridge).obstacle(&transitional), None);
+    assert_eq!(domain(SHARED, bridge).check(&transitional), Ok(()));
     let old = Description::parse(&format!(
         "<domain>{SHARED}<devices><controller type='pci' index='0' model='pci-root'/></devices></domain>"
     ));
-    assert_eq!(old.unwrap().obstacle(&asked()), None);
+    assert_eq!(old.unwrap().check(&asked()), Ok(()));
 }
 
 #[test]
@@ -174,9 +174,9 @@ fn the_mtu_that_qemus_arguments_give_is_that_of_the_models_nics() {
 fn an_encrypted_guest_takes_no_transitional_nic() {
     let encrypted = domain(&format!("{SHARED}<launchSecurity type='sev'/>"), "");
     assert!(encrypted.encrypted && encrypted.encrypted_pci);
-    assert_eq!(encrypted.obstacle(&asked()), None);
+    assert_eq!(encrypted.check(&asked()), Ok(()));
     let transitional = Interface { model: "virtio-transitional".into(), ..asked() };
-    assert_eq!(encrypted.obstacle(&transitional), Some(Obstacle::EncryptedTransitional));
+    assert_eq!(encrypted.check(&transitional), Err(Error::EncryptedTransitional));
     let plain = domain(SHARED, "");
     assert!(!plain.encrypted && !plain.encrypted_pci);
     let s390 = domain(&format!("{SHARED}<launchSecurity type='s390-pv'/>"), "");
