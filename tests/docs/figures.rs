@@ -1,4 +1,4 @@
-//! The figures that the README quotes are those of the pages that it names.
+//! The figures that the README quotes are those of docs/results.md.
 
 use super::page::{READMES, read, table};
 
@@ -9,7 +9,7 @@ fn number(cell: &str) -> f64 {
 
 #[test]
 fn the_freeze_is_that_of_its_page() {
-    let rows = table(&read("docs/no-freeze.md"), "| longest gap in the guest |");
+    let rows = table(&read("docs/results.md"), "| longest gap in the guest |");
     let row = |start: &str| rows.iter().find(|row| row[0].contains(start)).unwrap();
     let (noise, ours, virsh) = (row("nothing done"), row("vhostuser-hotplug"), row("virsh"));
     let (noise, ours) = (number(&noise[2]), number(&ours[2]));
@@ -29,7 +29,7 @@ fn the_freeze_is_that_of_its_page() {
 
 #[test]
 fn what_other_pods_pay_is_what_its_page_says() {
-    let rows = table(&read("docs/performance.md"), "| verb | plugin |");
+    let rows = table(&read("docs/results.md"), "| verb | plugin |");
     let row = |plugin: &str| rows.iter().find(|row| row[0] == "ADD" && row[1] == plugin).unwrap();
     let ours = row("vhostuser-hotplug");
     let wall = number(&ours[2]) / number(&row("no-op")[2]);

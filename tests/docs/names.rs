@@ -31,6 +31,25 @@ fn the_page_of_the_lies_names_tests() {
 }
 
 #[test]
+fn each_rule_of_cni_has_a_row_and_each_test_of_a_rule_is_in_it() {
+    let (text, _) = page("cni-rules.md");
+    let rules: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("| R")?.split(' ').next()).collect();
+    assert_eq!(rules, (1..=68).map(|rule| rule.to_string()).collect::<Vec<_>>());
+    for path in super::page::files("tests/cni", ".rs") {
+        let room = path.file_stem().unwrap().to_str().unwrap();
+        for line in super::page::read(&path).lines() {
+            let Some(test) = line.strip_prefix("fn r").and_then(|rest| rest.strip_suffix("() {")) else { continue };
+            if test.starts_with(|c: char| c.is_ascii_digit()) {
+                assert!(
+                    text.contains(&format!("`cni::{room}::r{test}`")),
+                    "cni-rules.md does not name {room}::r{test}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn each_claim_of_the_threat_model_names_a_test() {
     let (text, found) = page("threat-model.md");
     let claims = text.lines().filter(|line| line.starts_with("| ") && line.contains("::")).count();

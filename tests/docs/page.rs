@@ -35,7 +35,8 @@ pub fn files(folder: &str, end: &str) -> Vec<PathBuf> {
 pub fn all() -> Vec<PathBuf> {
     let mut pages: Vec<PathBuf> = READMES.iter().map(PathBuf::from).collect();
     pages.extend(files("docs", ".md"));
-    pages.extend(["tests/lab/README.md", "fuzz/README.md"].map(PathBuf::from));
+    let others = ["CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "tests/lab/README.md", "fuzz/README.md"];
+    pages.extend(others.map(PathBuf::from));
     pages
 }
 
