@@ -9,7 +9,7 @@ use vhostuser_hotplug::libvirt::jobs::GetJobStats;
 use vhostuser_hotplug::libvirt::message::{FRAME_MAX, FRAME_MIN, Frame, LENGTH_SIZE, frame, frame_length};
 use vhostuser_hotplug::libvirt::procedures::{
     AuthList, AuthPolkit, AuthType, Call, DOMAINS_MAX, Domain, DomainState, GetState, GetXml, IsPersistent,
-    LibraryVersion, List, Lookup,
+    LibraryVersion, List,
 };
 use vhostuser_hotplug::libvirt::xdr::{self, Reader, Writer};
 
@@ -56,7 +56,6 @@ fn as_answers(payload: &[u8]) {
         domains.iter().for_each(|one| domain(one, writer));
         writer.u32(count);
     });
-    answer::<Lookup<'_>>(payload, domain);
     answer::<IsPersistent<'_>>(payload, |persistent, writer| writer.u32((*persistent).into()));
     answer::<GetXml<'_>>(payload, |xml, writer| writer.string(xml).unwrap());
     answer::<Subscribe<'_>>(payload, |callback, writer| {

@@ -148,14 +148,6 @@ impl NetConf {
         self.members.value(&self.text, key)
     }
 
-    /// The value of `key`; absent if it is `null`.
-    ///
-    /// # Errors
-    /// It is of another type: code 7, with key and value.
-    pub fn get<'a, T: Deserialize<'a>>(&'a self, key: &str) -> Result<Option<T>, Error> {
-        self.raw(key).map(|raw| decoded(key, raw)).transpose()
-    }
-
     /// The member at the end of this path of objects, such as `["args", "cni", "labels"]`; absent if anything on the
     /// way to it is missing, `null` or no object.
     #[must_use]
@@ -231,13 +223,11 @@ mod tests {
     #[test]
     fn values_are_decoded_when_asked_for() {
         let conf = conf(r#","n":null,"i":3,"args":{"cni":{"x":[1]}},"odd":1e999"#);
-        assert_eq!(conf.get::<u8>("n").unwrap(), None);
-        assert_eq!(conf.get::<u8>("i").unwrap(), Some(3));
-        assert_eq!(conf.get::<&str>("type").unwrap(), Some("t"));
+        assert_eq!((conf.raw("n"), conf.raw("i"), conf.raw("odd")), (None, Some("3"), Some("1e999")));
         assert_eq!(conf.at(&["args", "cni", "x"]), Some("[1]"));
         assert_eq!(conf.at(&["i", "cni", "x"]), None);
         assert_eq!(conf.at(&[]), None);
-        let error = conf.get::<bool>("i").unwrap_err();
+        let error = decoded::<bool>("i", "3").unwrap_err();
         assert!(error.code == 7 && error.msg.contains(" i: 3"), "{error}");
     }
 

@@ -12,8 +12,8 @@ use super::error::Error;
 use super::events::{Arrival, Event, EventKind, Subscribe};
 use super::jobs::{GetJobStats, Operation};
 use super::procedures::{
-    AuthList, AuthPolkit, AuthType, Call, Close, Domain, DomainState, GetState, GetXml, IsPersistent, LibraryVersion,
-    List, Lookup, Open,
+    AuthList, AuthPolkit, AuthType, Call, Domain, DomainState, GetState, GetXml, IsPersistent, LibraryVersion, List,
+    Open,
 };
 use crate::deadline::Deadline;
 
@@ -103,21 +103,13 @@ impl Subscription {
 }
 
 impl Client {
-    /// Authenticates over `stream`, which is connected to a daemon, and opens `uri`. A daemon that has just started
-    /// answers only once it has probed its QEMUs, which can take minutes.
+    /// Authenticates over `stream`, which is connected to a daemon, and opens the first of `uris` that the daemon serves,
+    /// for no more than `access`. A daemon that has just started answers only once it has probed its QEMUs, which can take
+    /// minutes. libvirt allows another try on the same connection after a refused one.
     ///
     /// # Errors
-    /// [`Error::Authentication`] when the daemon asks for more than none or polkit; a refusal when it serves the other URI;
-    /// those of [`Connection::call`].
-    pub fn open(stream: UnixStream, uri: Uri, deadline: Deadline) -> Result<Self, Error> {
-        Self::open_any(stream, &[uri], Access::Full, deadline).map(|(client, _)| client)
-    }
-
-    /// As [`Client::open`], with the first of `uris` that the daemon serves, and for no more than `access`. libvirt allows
-    /// another try on the same connection after a refused one.
-    ///
-    /// # Errors
-    /// Those of [`Client::open`]; of the URIs, the last one's.
+    /// [`Error::Authentication`] when the daemon asks for more than none or polkit; the last refusal when it serves none of
+    /// the URIs; those of [`Connection::call`].
     pub fn open_any(
         stream: UnixStream,
         uris: &[Uri],
@@ -161,14 +153,6 @@ impl Client {
     /// Those of [`Connection::call`].
     pub fn domains(&mut self, deadline: Deadline) -> Result<Vec<Domain>, Error> {
         self.connection.call(&List { flags: 0 }, deadline)
-    }
-
-    /// The domain with a name.
-    ///
-    /// # Errors
-    /// A refusal with [`Error::is_no_domain`] when there is none; those of [`Connection::call`].
-    pub fn lookup(&mut self, name: &str, deadline: Deadline) -> Result<Domain, Error> {
-        self.connection.call(&Lookup { name }, deadline)
     }
 
     /// What a domain is doing. Answers at once even while an attach is stuck.
@@ -278,11 +262,6 @@ impl Client {
     /// [`Error::Protocol`] when it is one too many.
     pub fn skip(&mut self, doing: &'static str) -> Result<(), Error> {
         self.connection.skip(doing)
-    }
-
-    /// Takes leave of the daemon, which ends its side at once. Whether that worked makes no difference to anyone.
-    pub fn close(mut self, deadline: Deadline) {
-        let _ = self.connection.call(&Close, deadline);
     }
 }
 

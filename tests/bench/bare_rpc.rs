@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use vhostuser_hotplug::deadline::Deadline;
-use vhostuser_hotplug::libvirt::{Client, Event, EventKind, Scope, Uri};
+use vhostuser_hotplug::libvirt::{Access, Client, Event, EventKind, Scope, Uri};
 
 fn main() {
     let mut words = std::env::args().skip(1);
@@ -15,7 +15,7 @@ fn main() {
     let alias = xml.split("<alias name='").nth(1).and_then(|rest| rest.split('\'').next()).expect("an alias");
     let deadline = Deadline::after(Duration::from_secs(60));
     let stream = UnixStream::connect(socket).expect("libvirt's socket");
-    let mut client = Client::open(stream, Uri::System, deadline).expect("a connection");
+    let mut client = Client::open_any(stream, &[Uri::System], Access::Full, deadline).expect("a connection").0;
     let domain = client.running_domains(deadline).expect("domains").remove(0);
     client.subscribe(EventKind::DeviceRemoved, &domain, deadline).expect("its events");
 

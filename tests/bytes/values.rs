@@ -17,7 +17,7 @@ use vhostuser_hotplug::cni::{Args, Command, NetConf, Version};
 use vhostuser_hotplug::dataplane::message::{self, Connection, Message, PAYLOAD_LIMIT};
 use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::Domain;
-use vhostuser_hotplug::libvirt::procedures::{Call, GetState, Lookup};
+use vhostuser_hotplug::libvirt::procedures::{Call, GetState, List};
 use vhostuser_hotplug::libvirt::xdr::{self, Reader, Writer};
 use vhostuser_hotplug::pod::cgroup;
 use vhostuser_hotplug::pod::identity::PodUid;
@@ -91,9 +91,11 @@ fn a_domain_goes_over_the_wire_and_back() {
         if domain.name.contains('\0') {
             return assert_eq!(written, Err(xdr::Error::Nul));
         }
+        // Behind the domain stand flags, which are 0. A list of one is its count, the domain and the count again.
         let bytes = writer.into_bytes();
-        assert_eq!(Lookup::decode(&mut Reader::new(&bytes)), Ok(domain));
-        assert!((0..bytes.len() - 4).all(|cut| Lookup::decode(&mut Reader::new(&bytes[..cut])).is_err()));
+        let list = [&[0, 0, 0, 1], &bytes[..bytes.len() - 4], &[0, 0, 0, 1]].concat();
+        assert_eq!(List::decode(&mut Reader::new(&list)), Ok(vec![domain]));
+        assert!((0..list.len()).all(|cut| List::decode(&mut Reader::new(&list[..cut])).is_err()));
     });
 }
 

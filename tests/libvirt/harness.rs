@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use vhostuser_hotplug::deadline::Deadline;
-use vhostuser_hotplug::libvirt::{Client, Domain, Error, Uri};
+use vhostuser_hotplug::libvirt::{Access, Client, Domain, Error, Uri};
 
 /// Shared memory, two root ports, one of them with the alias `ua-port`.
 pub const PLAIN: &str = include_str!("domains/plain.xml");
@@ -84,7 +84,7 @@ impl Double {
 
     /// An open client.
     pub fn client(&self) -> Client {
-        Client::open(self.connect(), Uri::System, soon()).expect("an honest double opens")
+        open(self.connect(), soon()).expect("an honest double opens")
     }
 
     /// The calls received so far, as (name, arguments).
@@ -129,9 +129,20 @@ pub fn nic(alias: &str, path: &Path) -> String {
     )
 }
 
+/// Opens `qemu:///system`, with all rights.
+pub fn open(stream: UnixStream, deadline: Deadline) -> Result<Client, Error> {
+    Client::open_any(stream, &[Uri::System], Access::Full, deadline).map(|(client, _)| client)
+}
+
+/// The domain with a name.
+pub fn named(client: &mut Client, name: &str) -> Domain {
+    let domains = client.domains(soon()).expect("the domains are listed");
+    domains.into_iter().find(|domain| domain.name == name).expect("the domain is there")
+}
+
 /// The domain `ns_plain`.
 pub fn plain(client: &mut Client) -> Domain {
-    client.lookup("ns_plain", soon()).expect("the domain is there")
+    named(client, "ns_plain")
 }
 
 /// The variant's name, for tables.

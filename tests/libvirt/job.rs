@@ -12,7 +12,7 @@ use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::events::Change;
 use vhostuser_hotplug::libvirt::{Access, Client, DomainState, Event, EventKind, Scope, Uri, Xml};
 
-use crate::harness::{Double, nic, plain, soon};
+use crate::harness::{Double, named, nic, open, plain, soon};
 
 #[test]
 fn a_nic_comes_and_goes() {
@@ -50,10 +50,8 @@ fn a_nic_comes_and_goes() {
     assert!(!client.xml(&domain, Xml::Live, soon()).unwrap().contains("interface"));
     assert!(!socket.exists());
     assert!(client.next_event(Deadline::after(Duration::from_millis(50))).unwrap().is_none());
-    client.close(soon());
     let calls = double.call_names();
     assert_eq!(calls[..3], ["connect", "auth-list", "open"]);
-    assert_eq!(calls.last().unwrap(), "close");
     let attach = double.calls().into_iter().find(|(name, _)| name == "attach").unwrap().1;
     assert_eq!((attach["flags"].as_i64(), attach["domain"].as_str()), (Some(1), Some("ns_plain")));
     assert!(attach["device"].as_str().unwrap().starts_with("<interface type='vhostuser'>"));
@@ -69,24 +67,24 @@ fn a_daemon_of_the_session_is_found_on_the_same_connection() {
     let opens: Vec<_> = double.calls().into_iter().filter(|(name, _)| name == "open").collect();
     assert_eq!(opens.len(), 2);
     assert_eq!(double.call_names().iter().filter(|name| *name == "connect").count(), 1);
-    let error = Client::open(double.connect(), Uri::System, soon()).unwrap_err();
+    let error = open(double.connect(), soon()).unwrap_err();
     assert!(error.refusal().is_some(), "{error}");
 }
 
 #[test]
 fn polkit_is_asked_where_it_is_wanted() {
     let double = Double::start(&json!({"auth": "polkit"}));
-    double.client().close(soon());
-    assert_eq!(double.call_names(), ["connect", "auth-list", "auth-polkit", "open", "close"]);
+    drop(double.client());
+    assert_eq!(double.call_names(), ["connect", "auth-list", "auth-polkit", "open"]);
     let double = Double::start(&json!({"auth": "polkit-refused"}));
-    let error = Client::open(double.connect(), Uri::System, soon()).unwrap_err();
+    let error = open(double.connect(), soon()).unwrap_err();
     assert!(error.is_authentication() && error.to_string().contains("access denied by policy"), "{error}");
 }
 
 #[test]
 fn sasl_is_refused_in_words() {
     let double = Double::start(&json!({"auth": "sasl"}));
-    let error = Client::open(double.connect(), Uri::System, soon()).unwrap_err();
+    let error = open(double.connect(), soon()).unwrap_err();
     assert!(error.is_authentication(), "{error}");
     assert!(error.to_string().contains("SASL") && error.to_string().contains("auth_unix_rw"), "{error}");
     assert_eq!(double.call_names(), ["connect", "auth-list"]);
@@ -211,7 +209,7 @@ fn a_nic_is_stored_for_the_next_start() {
 
 /// The stored description of a domain, apart from a live one: as the double does it and as libvirt does.
 pub fn stored_nic(client: &mut Client) {
-    let domain = client.lookup("ns_stored", soon()).unwrap();
+    let domain = named(client, "ns_stored");
     assert_eq!(domain.id, -1);
     assert_eq!(client.state(&domain, soon()).unwrap(), DomainState::ShutOff);
     assert!(client.is_persistent(&domain, soon()).unwrap());

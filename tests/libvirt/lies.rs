@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use vhostuser_hotplug::deadline::Deadline;
-use vhostuser_hotplug::libvirt::{Client, Error, Event, EventKind, Scope, Uri, Xml};
+use vhostuser_hotplug::libvirt::{Error, Event, EventKind, Scope, Xml};
 
-use crate::harness::{Double, kind, nic, soon};
+use crate::harness::{Double, kind, nic, open, plain, soon};
 
 /// The deadline of a whole job, where a lie makes it end that way.
 const SPAN: Duration = Duration::from_millis(700);
@@ -18,10 +18,10 @@ const MARGIN: Duration = Duration::from_secs(30);
 
 /// Each call once, all under one deadline.
 fn job(double: &Double, stream: UnixStream, deadline: Deadline) -> Result<(), Error> {
-    let mut client = Client::open(stream, Uri::System, deadline)?;
+    let mut client = open(stream, deadline)?;
     client.library_version(deadline)?;
-    client.running_domains(deadline)?;
-    let domain = client.lookup("ns_plain", deadline)?;
+    let domains = client.running_domains(deadline)?;
+    let domain = domains.into_iter().find(|domain| domain.name == "ns_plain").expect("a list that is taken has it");
     client.state(&domain, deadline)?;
     client.is_persistent(&domain, deadline)?;
     client.xml(&domain, Xml::Live, deadline)?;
@@ -31,7 +31,6 @@ fn job(double: &Double, stream: UnixStream, deadline: Deadline) -> Result<(), Er
     client.attach(&domain, &xml, Scope::Live, deadline)?;
     client.detach_alias(&domain, "ua-nic", Scope::Live, deadline)?;
     client.next_event(deadline)?.ok_or(Error::TimedOut { doing: "waiting for the test's event" })?;
-    client.close(deadline);
     Ok(())
 }
 
@@ -53,12 +52,11 @@ fn expect(at: &str, lie: &Value, expected: &str) -> Error {
 }
 
 /// The calls of a job, in order.
-const CALLS: [&str; 12] = [
+const CALLS: [&str; 11] = [
     "auth-list",
     "open",
     "version",
     "list",
-    "lookup",
     "state",
     "persistent",
     "xml",
@@ -72,7 +70,7 @@ const CALLS: [&str; 12] = [
 fn without_a_lie_the_job_is_done() {
     let double = Double::start(&json!({}));
     job(&double, double.connect(), soon()).unwrap();
-    assert_eq!(double.call_names()[1..13], CALLS);
+    assert_eq!(double.call_names()[1..12], CALLS);
 }
 
 #[test]
@@ -111,7 +109,7 @@ fn a_payload_that_is_not_the_answers_is_a_breach_at_every_call() {
             expect(at, &lie, "protocol");
         }
     }
-    for (at, whole) in [("version", 8), ("state", 8), ("subscribe", 4), ("lookup", 32), ("list", 112), ("job", 8)] {
+    for (at, whole) in [("version", 8), ("state", 8), ("subscribe", 4), ("list", 112), ("job", 8)] {
         for count in 0..whole {
             expect(at, &json!({"short-payload": count}), "protocol");
         }
@@ -121,7 +119,7 @@ fn a_payload_that_is_not_the_answers_is_a_breach_at_every_call() {
 #[test]
 fn a_count_or_a_size_beyond_the_frame_is_a_breach() {
     for word in [0x0000_1000u32, 0x0030_0000, 0x0040_0001, 0x7fff_ffff, 0xffff_ffff] {
-        for at in ["auth-list", "list", "lookup", "xml"] {
+        for at in ["auth-list", "list", "xml"] {
             expect(at, &json!({"first-word": word}), "protocol");
         }
     }
@@ -161,7 +159,7 @@ fn a_trickle_does_not_stretch_the_deadline() {
     for at in ["auth-list", "xml"] {
         expect(at, &json!({"trickle": 200}), "timed out");
     }
-    expect("lookup", &json!({"delay": 4000}), "timed out");
+    expect("list", &json!({"delay": 4000}), "timed out");
     expect("xml", &json!({"claim": 4_000_000}), "timed out");
 }
 
@@ -194,7 +192,7 @@ fn traffic_that_stays_within_bounds_does_not_stretch_the_deadline() {
 fn waits(lie: &Value, span: Duration) -> Result<Option<Event>, Error> {
     let double = Double::lying("subscribe", &json!({"answer-then": lie}));
     let mut client = double.client();
-    let domain = client.lookup("ns_plain", soon()).unwrap();
+    let domain = plain(&mut client);
     client.subscribe(EventKind::DeviceRemoved, &domain, soon()).unwrap();
     let begun = Instant::now();
     let result = client.next_event(Deadline::after(span));
@@ -293,7 +291,7 @@ fn a_poisoned_connection_says_so() {
 fn what_was_done_without_an_answer_is_seen_on_a_new_connection() {
     let double = Double::lying("attach", &json!("done-but-close"));
     let mut client = double.client();
-    let domain = client.lookup("ns_plain", soon()).unwrap();
+    let domain = plain(&mut client);
     let xml = nic("ua-nic", &double.dir.join("nic"));
     let error = client.attach(&domain, &xml, Scope::Live, soon()).unwrap_err();
     assert_eq!(kind(&error), "disconnected");

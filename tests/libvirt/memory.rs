@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use vhostuser_hotplug::deadline::Deadline;
-use vhostuser_hotplug::libvirt::{Client, Uri, Xml};
+use vhostuser_hotplug::libvirt::Xml;
 
-use crate::harness::{Double, soon};
+use crate::harness::{Double, open, plain, soon};
 
 const SOCKET: &str = "VHU_TEST_MEMORY_SOCKET";
 
@@ -25,8 +25,8 @@ fn peak() -> u64 {
 #[test]
 fn what_is_kept_is_bounded() {
     if let Some(socket) = std::env::var_os(SOCKET) {
-        let mut client = Client::open(UnixStream::connect(socket).unwrap(), Uri::System, soon()).unwrap();
-        let domain = client.lookup("ns_plain", soon()).unwrap();
+        let mut client = open(UnixStream::connect(socket).unwrap(), soon()).unwrap();
+        let domain = plain(&mut client);
         let before = peak();
         let error = client.xml(&domain, Xml::Live, Deadline::after(Duration::from_secs(3))).unwrap_err();
         println!("\npeak {} {error}", peak() - before);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::{Access, Client, DomainState, Event, EventKind, Scope, Uri, Xml};
 
-use crate::harness::{plain, soon};
+use crate::harness::{open, plain, soon};
 use crate::job::stored_nic;
 use crate::refusals::{rude_table, table};
 
@@ -28,7 +28,7 @@ fn connect() -> UnixStream {
 }
 
 fn client() -> Client {
-    Client::open(connect(), Uri::System, Deadline::after(Duration::from_secs(120))).expect("libvirtd opens")
+    open(connect(), Deadline::after(Duration::from_secs(120))).expect("libvirtd opens")
 }
 
 #[test]
@@ -49,7 +49,6 @@ fn a_real_libvirtd_answers_as_the_double_does() {
     assert_eq!(client.operation(&domain, soon()).unwrap(), None);
     let xml = client.xml(&domain, Xml::Live, soon()).unwrap();
     assert!(xml.contains("<name>ns_plain</name>") && xml.contains("<alias name='ua-port'/>"), "{xml}");
-    client.close(soon());
 }
 
 #[test]
@@ -74,7 +73,7 @@ fn a_refused_open_may_be_followed_by_another() {
         client.library_version(soon()).unwrap();
     }
     let stream = UnixStream::connect(given("VHU_LIBVIRT_SESSION_SOCKET")).expect("the daemon listens");
-    let error = Client::open(stream, Uri::System, soon()).unwrap_err();
+    let error = open(stream, soon()).unwrap_err();
     println!("{error}");
     assert!(error.is_internal(), "{error}");
 }
@@ -89,7 +88,7 @@ fn a_nic_is_stored_for_the_next_start() {
 #[ignore = "needs a real libvirtd: run by tests/libvirt/real.sh"]
 fn sasl_is_refused_in_words() {
     let stream = UnixStream::connect(given("VHU_LIBVIRT_SASL_SOCKET")).expect("the daemon listens");
-    let error = Client::open(stream, Uri::System, soon()).unwrap_err();
+    let error = open(stream, soon()).unwrap_err();
     println!("{error}");
     assert!(error.is_authentication() && error.to_string().contains("SASL"), "{error}");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use vhostuser_hotplug::deadline::Deadline;
-use vhostuser_hotplug::libvirt::{Client, Uri, Xml};
+use vhostuser_hotplug::libvirt::{Access, Client, Uri, Xml};
 
 use super::node::patience::until;
 use super::node::{Pod, end, new_uid};
@@ -126,7 +126,7 @@ impl Double {
 /// A client of the pod's daemon, for a look at what the plugin made of the domain.
 pub fn client(pod: &Pod<'_>) -> Client {
     let stream = UnixStream::connect(format!("/proc/{}/root{SOCKET}", pod.machine_pid())).unwrap();
-    Client::open(stream, Uri::System, soon()).unwrap()
+    Client::open_any(stream, &[Uri::System], Access::Full, soon()).unwrap().0
 }
 
 /// The aliases of the NICs that the pod's first domain has.

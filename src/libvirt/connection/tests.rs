@@ -175,8 +175,8 @@ fn a_peer_that_does_not_read_cannot_hold_a_call() {
 #[test]
 fn a_value_that_cannot_be_sent_spoils_nothing() {
     let (mut connection, mut theirs) = pair();
-    let lookup = crate::libvirt::procedures::Lookup { name: "a\0b" };
-    let error = connection.call(&lookup, Deadline::after(SOON)).unwrap_err();
+    let open = crate::libvirt::procedures::Open { uri: "a\0b", read_only: false };
+    let error = connection.call(&open, Deadline::after(SOON)).unwrap_err();
     assert!(matches!(error, Error::Argument { .. }), "{error}");
     let mut second = VERSION;
     second[23] = 2;

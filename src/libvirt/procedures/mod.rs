@@ -191,23 +191,6 @@ impl Call for Open<'_> {
     }
 }
 
-/// Closes the connection; the daemon hangs up after its answer.
-pub struct Close;
-
-impl Call for Close {
-    const PROCEDURE: i32 = 2;
-    const DOING: &'static str = "closing the connection";
-    type Reply = ();
-
-    fn encode(&self, _: &mut Writer) -> Result<(), xdr::Error> {
-        Ok(())
-    }
-
-    fn decode(_: &mut Reader<'_>) -> Result<(), xdr::Error> {
-        Ok(())
-    }
-}
-
 /// The daemon's version: major × 1,000,000 + minor × 1,000 + release.
 pub struct LibraryVersion;
 
@@ -249,26 +232,6 @@ impl Call for List {
             return Err(xdr::Error::Impossible { what: "number of domains", value: count.into() });
         }
         Ok(domains)
-    }
-}
-
-/// Finds a domain by its name.
-pub struct Lookup<'a> {
-    /// The name.
-    pub name: &'a str,
-}
-
-impl Call for Lookup<'_> {
-    const PROCEDURE: i32 = 23;
-    const DOING: &'static str = "looking up a domain by name";
-    type Reply = Domain;
-
-    fn encode(&self, writer: &mut Writer) -> Result<(), xdr::Error> {
-        writer.string(self.name)
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Domain, xdr::Error> {
-        Domain::decode(reader)
     }
 }
 
