@@ -1,6 +1,8 @@
-//! The figures that the README quotes are those of docs/results.md.
+//! The figures that the README and the comparison quote are those of docs/results.md.
 
 use super::page::{READMES, read, table};
+
+const COMPARISONS: [&str; 2] = ["docs/comparison.md", "docs/comparison.zh-CN.md"];
 
 /// A cell as a number.
 fn number(cell: &str) -> f64 {
@@ -15,15 +17,15 @@ fn the_freeze_is_that_of_its_page() {
     let (noise, ours) = (number(&noise[2]), number(&ours[2]));
     let (median, most) = (number(&virsh[2]), number(&virsh[4]));
     let quotes = [
-        format!("[longest gap {ours:.0} ms](docs/no-freeze.md#measured), median; {noise:.0} ms with nothing done"),
-        format!("[最长停顿 {ours:.0} ms](docs/no-freeze.md#measured)，中位数；什么都不做时为 {noise:.0} ms"),
+        format!("[longest gap {ours:.0} ms](no-freeze.md#measured), median; {noise:.0} ms with nothing done"),
+        format!("[最长停顿 {ours:.0} ms](no-freeze.md#measured)，中位数；什么都不做时为 {noise:.0} ms"),
     ];
     let virsh =
         [format!("[{median:.0} ms, median; at most {most:.0}]"), format!("[中位数 {median:.0} ms，最长 {most:.0}]")];
-    for ((readme, quote), virsh) in READMES.iter().zip(quotes).zip(virsh) {
-        let text = read(readme);
-        assert!(text.contains(&quote), "{readme} does not say {quote:?}");
-        assert!(text.contains(&virsh), "{readme} does not say {virsh:?}");
+    for ((page, quote), virsh) in COMPARISONS.iter().zip(quotes).zip(virsh) {
+        let text = read(page);
+        assert!(text.contains(&quote), "{page} does not say {quote:?}");
+        assert!(text.contains(&virsh), "{page} does not say {virsh:?}");
     }
 }
 

@@ -1,23 +1,6 @@
 //! Links lead somewhere, and paths that are named exist.
 
-use super::page::{all, prose, quoted, read, root};
-
-/// The targets of the links and pictures.
-fn targets(text: &str) -> Vec<String> {
-    let text = prose(text);
-    text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())).collect()
-}
-
-/// The anchors of a page's headings, as GitHub makes them.
-fn anchors(text: &str) -> Vec<String> {
-    let headings = prose(text).lines().filter_map(|line| Some(line.strip_prefix('#')?.to_owned())).collect::<Vec<_>>();
-    let slug = |heading: &String| {
-        let heading = heading.trim_start_matches('#').trim().to_lowercase();
-        let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
-        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
-    };
-    headings.iter().map(slug).collect()
-}
+use super::page::{all, anchors, quoted, read, root, targets};
 
 #[test]
 fn relative_links_and_their_anchors_lead_somewhere() {

@@ -1,4 +1,4 @@
-//! The pages: what they name is there, what they quote is what is quoted, and the README says the same in both languages.
+//! The pages: what they name exists, what they quote is quoted exactly, and both languages say the same.
 
 mod figures;
 mod languages;
