@@ -1,13 +1,13 @@
-//! A page that is there in two languages has the same parts in the same order, with the same commands, names, numbers and links.
+//! A page in two languages has the same blocks in the same order, with the same commands, names, numbers and links.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
-use super::page::{READMES, anchors, english, pairs, quoted, read, targets};
+use super::page::{READMES, anchors, english, pairs, quoted, read, root, targets};
 
-/// What is the same in every language: the names in backticks and the numbers.
+/// Returns what is the same in every language: the names in backticks and the numbers.
 fn facts(text: &str) -> Vec<String> {
     let mut facts = quoted(text);
-    // Numbers are looked for outside backticks, and outside the targets of links.
+    // Numbers count outside backticks and outside the targets of links.
     let plain: String = text.split('`').step_by(2).collect::<Vec<_>>().join(" ");
     let mut parts = plain.split("](");
     let first = parts.next().unwrap().to_owned();
@@ -29,21 +29,29 @@ fn blocks(text: &str) -> Vec<String> {
             continue;
         }
         for block in part.split("\n\n").map(str::trim).filter(|block| !block.is_empty()) {
-            let begin = |sign: &str| block.lines().filter(|line| line.starts_with(sign)).count();
             blocks.push(match block {
                 _ if block.starts_with('#') => format!("heading {}", block.split(' ').next().unwrap()),
                 _ if block.starts_with('|') => {
                     let cells = |row: &str| row.trim_matches('|').split(" | ").map(facts).collect::<Vec<_>>();
                     format!("table {:?}", block.lines().map(cells).collect::<Vec<_>>())
                 }
-                _ => format!("text with {} items, {:?}", begin("- ") + begin("1. ") + begin("2. "), facts(block)),
+                _ => {
+                    let items = block.lines().filter(|line| line.starts_with("- ")).count();
+                    format!("text with {items} items, {:?}", facts(block))
+                }
             });
         }
     }
     blocks
 }
 
-/// The links of a page. The name of a page is that of the English one, and an anchor of it is the heading's number.
+/// Resolves a relative link of a page to a path from the root.
+fn resolve(page: &str, path: &str) -> String {
+    let there = root().join(page).parent().unwrap().join(path).canonicalize().unwrap();
+    there.strip_prefix(root().canonicalize().unwrap()).unwrap().to_str().unwrap().to_owned()
+}
+
+/// Returns the links of a page, in a form that both languages share: the English page's path, and the number of the heading.
 fn links(page: &str) -> Vec<String> {
     let link = |target: String| {
         if target.contains("://") {
@@ -51,32 +59,16 @@ fn links(page: &str) -> Vec<String> {
             return target.replace("/en/", "/");
         }
         let (path, anchor) = target.split_once('#').unwrap_or((&target, ""));
-        let there = match path {
-            "" => page.to_owned(),
-            path => normal(&Path::new(page).parent().unwrap().join(path)),
+        let there = if path.is_empty() { page.to_owned() } else { resolve(page, path) };
+        let heading = match anchor {
+            "" => None,
+            anchor => anchors(&read(&there)).iter().position(|own| own == anchor),
         };
-        let heading = read_if_page(&there).and_then(|text| anchors(&text).iter().position(|own| own == anchor));
         format!("{} {heading:?}", english(&there))
     };
     let mut links: Vec<String> = targets(&read(page)).into_iter().map(link).collect();
     links.sort();
     links
-}
-
-fn read_if_page(path: &str) -> Option<String> {
-    path.ends_with(".md").then(|| read(path))
-}
-
-/// Resolves `..` in a path.
-fn normal(path: &Path) -> String {
-    let mut resolved = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::ParentDir => assert!(resolved.pop(), "{} leaves the repository", path.display()),
-            other => resolved.push(other),
-        }
-    }
-    resolved.to_str().unwrap().to_owned()
 }
 
 #[test]
@@ -103,9 +95,9 @@ fn links_stay_in_the_language_of_the_page() {
             let text = read(page);
             let other = names[1 - language];
             assert_eq!(text.lines().nth(2).and_then(|line| line.split_once("](")?.1.strip_suffix(')')), Some(other));
-            for target in targets(&text).iter().filter(|target| !target.contains("://") && *target != other) {
-                let path = target.split('#').next().unwrap();
-                let there = normal(&Path::new(page).parent().unwrap().join(path));
+            let elsewhere = |target: &&String| !target.contains("://") && !target.starts_with('#') && *target != other;
+            for target in targets(&text).iter().filter(elsewhere) {
+                let there = resolve(page, target.split('#').next().unwrap());
                 let leaves = pairs.iter().any(|pair| pair[1 - language] == there);
                 assert!(!leaves, "{page}: {target} is a page in the other language");
             }
