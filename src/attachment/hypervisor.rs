@@ -1,4 +1,4 @@
-//! The pod's libvirt, reached: found, proved to be the pod's own, and opened.
+//! The pod's libvirt: found, proved to be the pod's own, and opened.
 
 use crate::cni::Error;
 use crate::config::{Config, LibvirtUri};
@@ -7,37 +7,37 @@ use crate::libvirt::{self, Access, Client, Uri};
 use crate::pod::daemon::{self, Daemon, Search};
 use crate::pod::identity::PodUid;
 use crate::pod::process::Process;
-
-use super::errors;
 use crate::pod::running::RunningPod;
 
-/// The pod's libvirt, open.
+use super::errors;
+
+/// A connection to the pod's libvirt.
 pub struct Hypervisor {
-    /// The connection.
     pub client: Client,
     /// The daemon's process.
     pub process: Process,
 }
 
-/// Why it could not be reached.
+/// Why the pod's libvirt can't be reached.
 pub enum Unreached {
-    /// No daemon of the pod's own.
+    /// The pod has no daemon that is its own.
     Daemon(daemon::Error),
-    /// It does not speak with us.
+    /// The daemon doesn't open a connection.
     Libvirt(libvirt::Error),
 }
 
 impl Unreached {
-    /// Whether there is no daemon at all, as in a pod whose VM has not been made yet.
+    /// Returns true if there is no daemon at all, as in a pod whose VM has not been made yet.
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Daemon(daemon::Error::Absent { .. }))
     }
+}
 
-    /// As the runtime is told.
-    pub fn told(&self) -> Error {
-        match self {
-            Self::Daemon(error) => errors::daemon(error),
-            Self::Libvirt(error) => errors::libvirt(error),
+impl From<Unreached> for Error {
+    fn from(unreached: Unreached) -> Self {
+        match unreached {
+            Unreached::Daemon(error) => errors::daemon(&error),
+            Unreached::Libvirt(error) => errors::libvirt(&error),
         }
     }
 }
@@ -49,7 +49,7 @@ pub fn find(config: &Config, uid: &PodUid, running: &RunningPod, deadline: Deadl
 }
 
 impl Hypervisor {
-    /// Finds the pod's daemon, makes sure that it is the pod's, and opens it.
+    /// Connects to the pod's own daemon, and opens its driver.
     pub fn reach(
         config: &Config,
         uid: &PodUid,
