@@ -107,11 +107,12 @@ pub fn daemon(error: &daemon::Error) -> Error {
     }
 }
 
-/// The way to the pod's libvirt.
-pub fn hypervisor(error: &hypervisor::Error) -> Error {
-    match error {
-        hypervisor::Error::Daemon(error) => daemon(error),
-        hypervisor::Error::Libvirt(error) => libvirt(error),
+impl From<hypervisor::Error> for Error {
+    fn from(error: hypervisor::Error) -> Self {
+        match error {
+            hypervisor::Error::Daemon(error) => daemon(&error),
+            hypervisor::Error::Libvirt(error) => libvirt(&error),
+        }
     }
 }
 

@@ -1,11 +1,11 @@
-//! Whether QEMU accepts the data plane as back end of the NIC, known before the VM is touched. QEMU never stops trying one
-//! that it refuses, and the VM stands still meanwhile.
+//! Whether QEMU accepts the data plane as back end of the NIC. This is checked before the VM is touched, because QEMU tries
+//! a back end that it refuses again and again, and the VM stands still meanwhile.
 
 use crate::cni::Error;
 use crate::dataplane::capabilities::Capabilities;
 use crate::vm::domain::Description;
 
-/// Fails if QEMU is certain to refuse the data plane. Where the VM's memory may or may not fit, this succeeds.
+/// Fails if QEMU is certain to refuse the data plane. Succeeds if the VM's memory may or may not fit.
 pub fn ensure_accepted(capabilities: &Capabilities, vm: &Description) -> Result<(), Error> {
     if let Some(reason) = capabilities.refusal() {
         return Err(Error::libvirt(format!(

@@ -1,83 +1,71 @@
-//! What a call tells the log: one line for each step that changed something, one at its end.
+//! The log of one call: one line for each step that changed something, and one at the end.
 //!
-//! A line begins with the call, as `key=value`, and ends that head with a colon; the words follow. What others chose is
+//! A line begins with the call, as `key=value`, and ends that head with a colon; the message follows. Untrusted names are
 //! quoted in both ([`crate::quote`]), so that neither can be forged.
 
 use std::fmt::{self, Write as _};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use log::{Level, debug, error, info, log};
 
-use crate::cni::{Error, Request};
+use crate::cni::Error;
 use crate::pod::identity::PodUid;
-use crate::quote;
 
-/// The story of one call, as it goes.
+/// The log of one call, as it goes on.
 pub struct Journal {
     call: String,
-    uid: String,
     begun: Instant,
+    state: Mutex<State>,
+}
+
+struct State {
+    uid: String,
     step_begun: Instant,
     steps: String,
 }
 
 impl Journal {
-    /// Begins the story.
-    pub fn new(request: &Request) -> Self {
-        let mut call = request.command.to_string();
-        if !request.container_id.is_empty() {
-            let pod = |key| request.args.get(key).unwrap_or("-");
-            // Writing to a string cannot fail.
-            let _ = write!(
-                call,
-                " containerid={} ifname={} netns={} pod={}",
-                quote::value(&request.container_id),
-                quote::value(&request.ifname),
-                request.netns.as_deref().map_or("-".into(), |path| quote::value(&path.to_string_lossy())),
-                quote::value(&format!("{}/{}", pod("K8S_POD_NAMESPACE"), pod("K8S_POD_NAME"))),
-            );
-        }
-        Self::begin(call, quote::value(request.args.get("K8S_POD_UID").unwrap_or("-")))
-    }
-
-    /// Begins the log of a person's command about a pod.
-    pub fn of_command(command: &str, uid: &PodUid) -> Self {
-        Self::begin(command.to_owned(), uid.to_string())
-    }
-
-    fn begin(call: String, uid: String) -> Self {
+    /// Begins the log. `call` and `uid`, the pod's, are the head of every line: what is untrusted in them is quoted.
+    pub fn new(call: String, uid: String) -> Self {
         let now = Instant::now();
-        Self { call, uid, begun: now, step_begun: now, steps: String::new() }
+        Self { call, begun: now, state: Mutex::new(State { uid, step_begun: now, steps: String::new() }) }
     }
 
-    /// Which pod it is turned out.
-    pub fn set_pod(&mut self, uid: &PodUid) {
-        self.uid = uid.to_string();
+    /// Begins the log of a command that a person typed.
+    pub fn of_command(command: &str, uid: &PodUid) -> Self {
+        Self::new(command.to_owned(), uid.to_string())
     }
 
-    /// A step that changed something is done.
-    pub fn changed(&mut self, step: impl fmt::Display) {
-        let took = self.lap();
-        info!("{} uid={}: {step} ({took} ms)", self.call, self.uid);
-        let _ = write!(self.steps, "; {step} {took} ms");
+    /// Sets the pod's UID once it is known.
+    pub fn set_pod(&self, uid: &PodUid) {
+        self.state().uid = uid.to_string();
     }
 
-    /// A step that only looked is done.
-    pub fn checked(&mut self, step: impl fmt::Display) {
-        let took = self.lap();
-        debug!("{} uid={}: {step} ({took} ms)", self.call, self.uid);
-        let _ = write!(self.steps, "; {step} {took} ms");
+    /// Logs a step that changed something.
+    pub fn changed(&self, step: impl fmt::Display) {
+        let mut state = self.state();
+        let took = state.lap(&step);
+        info!("{} uid={}: {step} ({took} ms)", self.call, state.uid);
     }
 
-    /// Something that an operator may want to know, though the call goes on.
+    /// Logs a step that only looked.
+    pub fn checked(&self, step: impl fmt::Display) {
+        let mut state = self.state();
+        let took = state.lap(&step);
+        debug!("{} uid={}: {step} ({took} ms)", self.call, state.uid);
+    }
+
+    /// Logs something that an operator may want to know, though the call goes on.
     pub fn warn(&self, what: impl fmt::Display) {
-        log::warn!("{} uid={}: {what}", self.call, self.uid);
+        log::warn!("{} uid={}: {what}", self.call, self.state().uid);
     }
 
-    /// Ends the story. Calls that had nothing to do, as nearly all have, are told only at level debug.
+    /// Logs the end. Nearly all calls have nothing to do: those are logged at level debug only.
     pub fn close(self, failure: Option<&Error>) {
         let took = self.begun.elapsed().as_millis();
-        let Self { call, uid, steps, .. } = self;
+        let State { uid, steps, .. } = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let call = self.call;
         match failure {
             Some(failure) => error!("{call} uid={uid}: failed after {took} ms{steps}: {failure}"),
             None => {
@@ -87,11 +75,21 @@ impl Journal {
         }
     }
 
-    /// Milliseconds since the last step, with their tenths: a call has steps enough for whole ones to add up wrongly.
-    fn lap(&mut self) -> String {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Adds a step to those that the last line lists. Returns how long it took, in milliseconds with their tenths: a call
+    /// has so many steps that whole milliseconds would add up wrongly.
+    fn lap(&mut self, step: &impl fmt::Display) -> String {
         let now = Instant::now();
         let took = now.saturating_duration_since(self.step_begun).as_secs_f64() * 1000.0;
         self.step_begun = now;
-        format!("{took:.1}")
+        let took = format!("{took:.1}");
+        // Writing to a string cannot fail.
+        let _ = write!(self.steps, "; {step} {took} ms");
+        took
     }
 }

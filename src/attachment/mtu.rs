@@ -1,17 +1,17 @@
-//! The MTU that the guest shows of a NIC, against that of the NIC's network.
+//! The MTU that the guest uses for a NIC, compared with the MTU of the NIC's network.
 //!
 //! libvirt refuses `<mtu>` on a vhost-user NIC that is hot-plugged: it looks for a host device to set it on
-//! (`qemuDomainAttachNetDevice`, src/qemu/qemu_hotplug.c). A back end can't tell an MTU either: with vhost-user's
-//! NET_MTU the front end tells it (`vhost_user_net_set_mtu`, hw/virtio/vhost-user.c). So the guest takes virtio-net's
-//! default, unless the VM was started with another for all its virtio NICs.
+//! (`qemuDomainAttachNetDevice`, src/qemu/qemu_hotplug.c). A back end can't set an MTU either: with vhost-user's NET_MTU it
+//! is the front end that sends it (`vhost_user_net_set_mtu`, hw/virtio/vhost-user.c). So the guest uses virtio-net's
+//! default, unless the VM was started with another MTU for all its virtio NICs.
 
 use crate::attachment::record::Nic;
 use crate::vm::domain::Description;
 
-/// What a guest takes that is told nothing.
+/// The MTU of a guest that is given none.
 const DEFAULT: u32 = 1500;
 
-/// Returns the MTU that a VM's guest takes for a NIC of this model, until somebody sets another there.
+/// Returns the MTU that a VM's guest uses for a NIC of this model, until somebody sets another in the guest.
 #[must_use]
 pub fn of_guest(vm: &Description, model: &str) -> u32 {
     vm.host_mtu(model).unwrap_or(DEFAULT)
@@ -23,7 +23,7 @@ pub fn of_nic(nic: &Nic) -> Option<(u32, u32)> {
     Some((nic.mtu?, nic.guest_mtu.unwrap_or(DEFAULT)))
 }
 
-/// Returns what to tell of a NIC whose guest sends packets that are too large for its network.
+/// Returns a warning if the guest sends packets that are too large for the NIC's network.
 #[must_use]
 pub fn warning(nic: &Nic) -> Option<String> {
     let (network, guest) = of_nic(nic)?;

@@ -1,39 +1,42 @@
-//! Whether the VM has a NIC: the one answer that ADD, DEL, CHECK, GC, `list` and `inspect` go by. CHECK, `list` and `inspect` ask
-//! for it always, ADD and DEL where libvirt does not show the NIC.
+//! Whether the VM has a NIC: the one answer for ADD, DEL, CHECK, GC, `list` and `inspect`. CHECK, `list` and `inspect` always
+//! need it; ADD and DEL only if libvirt does not show the NIC.
 //!
 //! ```text
-//!            ADD sends the attach       libvirt shows the NIC          DEL asks the guest        libvirt shows it no more
+//!            ADD sends the attach       libvirt shows the NIC          DEL asks the guest        libvirt stops showing it
 //!   Absent ───────────────────▶ Opening ─────────────────────▶ Plugged ─────────────────▶ Leaving ──────────────────▶ Absent
 //!      ▲                           │                                                         │
 //!      └───── the attach failed ───┘                      ADD finishes the removal first ────┘
 //! ```
 //!
-//! Three know a part of it: the record, what was asked of libvirt and the guest; libvirt, what the VM's description shows;
-//! the kernel, whether a process of the pod listens at the NIC's socket, as QEMU does while it has the NIC. What none of them
-//! can tell is [`NicState::Unknown`], which is never taken for the NIC's being gone.
+//! There are three sources. The record says what libvirt and the guest were asked for. libvirt says what the VM's
+//! description shows. The kernel says whether a process of the pod listens at the NIC's socket, as QEMU does while it has
+//! the NIC. If none of them gives an answer, it is [`NicState::Unknown`], which never counts as gone.
 
 use crate::attachment::record::{Nic, Record};
 use crate::cni::Error;
+use crate::pod::running::RunningPod;
 use crate::pod::unix_path::UnixPath;
+
+use super::errors;
 
 /// The answer.
 #[derive(Debug)]
 pub enum NicState {
-    /// The VM has it, as asked for.
+    /// The VM has it as requested.
     Plugged,
-    /// The VM has it, but not as asked for: what differs.
+    /// The VM has it, but not as requested: what differs.
     Different(String),
-    /// An attach was sent, and may still be carried out.
+    /// An attach was sent, and libvirt may still carry it out.
     Opening,
-    /// The VM does not have it, nothing is under way that would change that, and a process of the pod listens at its socket: QEMU,
-    /// which keeps it where libvirt ended in the middle of an attach, or somebody else.
+    /// The VM does not have it and won't get it, but a process of the pod listens at its socket: QEMU, which keeps the
+    /// socket if libvirt ended in the middle of an attach, or another process.
     LeftOver,
-    /// The VM has it, and the guest was asked to release it, or must be: it may go at any time. If the guest refused, the next DEL
-    /// or ADD asks again.
+    /// The VM has it, and the guest was asked to release it, or must be: it may go at any time. If the guest refused, the
+    /// next DEL or ADD asks again.
     Leaving,
-    /// The VM does not have it, and nothing is under way that would change that.
+    /// The VM does not have it, and won't get it.
     Absent,
-    /// It cannot be known: why.
+    /// Why it can't be known.
     Unknown(Error),
 }
 
@@ -42,13 +45,13 @@ pub enum NicState {
 pub struct Recorded {
     /// An attach may have been sent, and nobody has seen its end.
     pub opening: bool,
-    /// The guest may have been asked to release it, and nobody has seen the end of that.
+    /// The guest may have been asked to release it, and nobody has seen its answer.
     pub leaving: bool,
 }
 
 impl Recorded {
-    /// What these records of a pod say of the NIC at this path, as QEMU knows it. An earlier sandbox of the pod may have
-    /// plugged it.
+    /// Returns what these records of a pod say of the NIC at this path, as QEMU knows it. An earlier sandbox of the pod may
+    /// have plugged it.
     #[must_use]
     pub fn of(records: &[Record], path: &UnixPath) -> Self {
         let nics = records.iter().filter_map(|record| record.nic.as_ref()).filter(|nic| path.is(&nic.path));
@@ -65,36 +68,45 @@ impl From<&Nic> for Recorded {
     }
 }
 
-/// What libvirt says of a NIC. Where an attach may be under way, it was asked after [`crate::vm::attach::settle`].
+/// What libvirt says of a NIC. If an attach may be under way, it was asked after [`crate::vm::attach::settle`].
 #[derive(Debug)]
 pub enum Heard {
-    /// A VM has the NIC as asked for.
+    /// A VM has the NIC as requested.
     Same,
-    /// A VM has the NIC, otherwise than asked for.
+    /// A VM has the NIC, but not as requested: what differs.
     Different(String),
-    /// No VM has it. If somebody listens at its socket, each was asked after [`crate::vm::attach::settle`].
+    /// No VM has it. If a process listens at its socket, each VM was asked after [`crate::vm::attach::settle`].
     Nothing,
-    /// It answers, and says nothing of some VM.
-    NoWord(Error),
-    /// There is no libvirt that answers.
+    /// libvirt answers, but not about every VM.
+    NoAnswer(Error),
+    /// No libvirt answers.
     Unreached(Error),
-    /// It was not asked.
+    /// libvirt was not asked.
     Unasked,
 }
 
-/// Judges. `listens` says whether a process of the pod listens at the NIC's socket, and is called only where that matters.
+/// Returns true if a process of the pod listens on the unix socket that it bound to this path, or to one that may be the
+/// same.
+///
+/// # Errors
+/// The pod's sockets can't be listed.
+pub fn listens(running: &RunningPod, path: &str) -> Result<bool, Error> {
+    running.listens(path).map_err(|error| errors::system("listing the pod's unix sockets", &error))
+}
+
+/// Decides. `listens` says whether a process of the pod listens at the NIC's socket; it is called only if that matters.
 pub fn judge(recorded: Recorded, heard: Heard, listens: impl FnOnce() -> Result<bool, Error>) -> NicState {
     match heard {
         Heard::Same | Heard::Different(_) if recorded.leaving => NicState::Leaving,
         Heard::Same => NicState::Plugged,
         Heard::Different(difference) => NicState::Different(difference),
-        Heard::NoWord(error) => NicState::Unknown(error),
+        Heard::NoAnswer(error) => NicState::Unknown(error),
         Heard::Nothing => match listens() {
             Ok(true) => NicState::LeftOver,
             Ok(false) => NicState::Absent,
             Err(error) => NicState::Unknown(error),
         },
-        // A NIC that has come about has a listener as long as it is there.
+        // QEMU listens at the socket of a NIC as long as it has it.
         Heard::Unreached(error) => match listens() {
             Ok(false) if !recorded.opening => NicState::Absent,
             _ => NicState::Unknown(error),
@@ -128,7 +140,7 @@ mod tests {
                 let state = judge(recorded, Heard::Unreached(unknown()), || listens);
                 assert!(matches!(state, NicState::Unknown(_)), "{recorded:?}: {state:?}");
             }
-            let state = judge(recorded, Heard::NoWord(unknown()), || Ok(false));
+            let state = judge(recorded, Heard::NoAnswer(unknown()), || Ok(false));
             assert!(matches!(state, NicState::Unknown(_)), "{recorded:?}: {state:?}");
             let state = judge(recorded, Heard::Unasked, || Err(unknown()));
             assert!(matches!(state, NicState::Unknown(_)), "{recorded:?}: {state:?}");

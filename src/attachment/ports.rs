@@ -1,5 +1,4 @@
-//! OVS's ports, as the calls deal with them: what must be right before the VM is touched, and what dead sandboxes have
-//! left.
+//! OVS's ports: what must be right before the VM is touched, and what dead sandboxes have left.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use crate::quote;
 use super::errors::sentence;
 use super::journal::Journal;
 
-/// How often OVN is looked at while it installs a port.
+/// The pause between two looks while OVN installs a port.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// OVS's port of a NIC that an ADD plugs.
@@ -32,12 +31,12 @@ pub struct Port<'a> {
 
 impl Port<'_> {
     /// Makes sure, before the VM is touched, that nothing is wrong that waiting can't fix, and that OVN has installed
-    /// the port if it manages it. Ports of dead sandboxes are removed first. Where no port is found, another data plane
-    /// may come.
+    /// the port if it manages it. Ports of dead sandboxes are removed first. No port is no error: another data plane may
+    /// serve the NIC.
     ///
     /// # Errors
-    /// What is wrong with the port, with code 11.
-    pub fn ensure_ready(&self, deadline: Deadline, journal: &mut Journal) -> Result<(), Error> {
+    /// What is wrong with the port: code 11.
+    pub fn ensure_ready(&self, deadline: Deadline, journal: &Journal) -> Result<(), Error> {
         let Some((mut database, snapshot)) = open(self.socket, deadline, journal) else { return Ok(()) };
         let of = Of::OtherSandboxes(self.nic.container_id);
         let removed = remove(&mut database, &snapshot, self.share, of, deadline, journal);
@@ -65,8 +64,8 @@ impl Port<'_> {
     /// Makes sure that packets pass to a NIC to which a data plane is connected.
     ///
     /// # Errors
-    /// Why they don't, with code 11.
-    pub fn ensure_passing(&self, deadline: Deadline, journal: &mut Journal) -> Result<(), Error> {
+    /// Why they don't: code 11.
+    pub fn ensure_passing(&self, deadline: Deadline, journal: &Journal) -> Result<(), Error> {
         let Some((mut database, snapshot)) = open(self.socket, deadline, journal) else { return Ok(()) };
         let trouble = snapshot.problem(&self.nic).filter(Problem::concerns_a_connected_nic);
         journal.checked("OVS asked");
@@ -86,7 +85,7 @@ impl Port<'_> {
         database: &mut Database,
         mut trouble: Problem,
         deadline: Deadline,
-        journal: &mut Journal,
+        journal: &Journal,
     ) -> Option<Problem> {
         while !deadline.passed() {
             std::thread::sleep(LOOK_AGAIN.min(deadline.remaining()));
@@ -122,7 +121,7 @@ impl Port<'_> {
 }
 
 /// Removes the ports that dead sandboxes have left in a pod's share, while that does no harm.
-pub fn remove_stale(socket: &Path, share: &Path, of: Of<'_>, deadline: Deadline, journal: &mut Journal) {
+pub fn remove_stale(socket: &Path, share: &Path, of: Of<'_>, deadline: Deadline, journal: &Journal) {
     let Some((mut database, snapshot)) = open(socket, deadline, journal) else { return };
     remove(&mut database, &snapshot, share, of, deadline, journal);
     journal.checked("OVS asked");
@@ -135,7 +134,7 @@ fn remove(
     share: &Path,
     of: Of<'_>,
     deadline: Deadline,
-    journal: &mut Journal,
+    journal: &Journal,
 ) -> bool {
     let deadline = deadline.at_most(PATIENCE);
     let mut removed = false;

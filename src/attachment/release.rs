@@ -1,34 +1,34 @@
-//! A guest's release of a NIC, with QEMU kept from waiting for a data plane that hangs.
+//! A guest's release of a NIC. Meanwhile QEMU must not wait for a data plane that hangs.
 
 use std::thread;
 use std::time::Duration;
 
 use crate::cni::Error;
 use crate::dataplane::guard;
-use crate::deadline::Deadline;
 use crate::libvirt::{Client, Domain};
+use crate::pod::running::RunningPod;
 use crate::quote;
 use crate::vm::detach;
 use crate::vm::interface::Target;
 
-use super::journal::Journal;
-use super::{errors, sandbox};
-use crate::pod::running::RunningPod;
+use super::context::Context;
+use super::errors;
+use super::nic_state::listens;
 
-/// How long QEMU may take to remove its socket once the NIC is gone; it does so before libvirt hears of it.
+/// How long QEMU may take to remove its socket once the NIC is gone. It does so before libvirt hears of it.
 const SOCKET_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often that is looked for.
+/// The pause between two looks at the socket.
 const SOCKET_PAUSE: Duration = Duration::from_millis(2);
 
 /// Waits until no process of the pod listens at this path. Returns whether that is so.
 ///
 /// # Errors
-/// That of listing the pod's sockets.
-pub fn is_unused(running: &RunningPod, path: &str, deadline: Deadline) -> Result<bool, Error> {
-    let patience = deadline.at_most(SOCKET_PATIENCE);
+/// The pod's sockets can't be listed.
+pub fn is_unused(context: &Context<'_>, running: &RunningPod, path: &str) -> Result<bool, Error> {
+    let patience = context.deadline.at_most(SOCKET_PATIENCE);
     loop {
-        if !sandbox::listens(running, path)? {
+        if !listens(running, path)? {
             return Ok(true);
         }
         if patience.passed() {
@@ -38,19 +38,19 @@ pub fn is_unused(running: &RunningPod, path: &str, deadline: Deadline) -> Result
     }
 }
 
-/// Asks the guest to release the NIC with this alias, and waits until it has.
+/// Asks the guest to release the NIC with this alias, and waits until it has. The caller must record the request first,
+/// because QEMU keeps it.
 ///
 /// # Errors
-/// That it has not by the deadline. The caller must record the request first, because QEMU keeps it. Otherwise libvirt's error.
+/// The guest has not released it by the deadline, or libvirt fails.
 pub fn release(
+    context: &Context<'_>,
     running: &RunningPod,
-    client: &mut Client,
-    domain: &Domain,
+    (client, domain): (&mut Client, &Domain),
     (target, alias): (Target<'_>, &str),
-    deadline: Deadline,
-    journal: &mut Journal,
 ) -> Result<(), Error> {
-    // A guest that releases the NIC makes QEMU stop its rings, and wait for the data plane to say where.
+    let Context { journal, deadline, .. } = *context;
+    // When the guest releases the NIC, QEMU stops its rings, and waits until the data plane says how far it has come.
     let ends = || running.accepted(target.path, None, deadline);
     let released = guard::during(ends, || detach::release(client, domain, target, alias, deadline));
     let (released, cut) = released.map_err(|error| errors::system("starting the guard", &error))?;

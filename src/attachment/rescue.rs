@@ -1,7 +1,7 @@
-//! Rescue: frees the VMs of a pod that stand still in an attach, whoever sent it, and has their NICs unplugged.
+//! Rescue: frees the VMs of a pod that stand still in an attach, by whichever client, and unplugs their NICs.
 //!
-//! A QEMU that waits for a back end takes the first that it can use. So a stand-in that any QEMU takes ends the attach within
-//! milliseconds, and the VM runs on. The NIC that comes of it is of no use to any data plane, so libvirt unplugs it.
+//! A QEMU that waits for a back end takes the first one that it can use. So a stand-in that any QEMU takes ends the attach
+//! within milliseconds, and the VM runs on. No data plane can serve the NIC that comes of it, so libvirt unplugs it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::once_with;
@@ -13,34 +13,31 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use crate::attachment::record::{Record, Store};
+use crate::attachment::record::Record;
 use crate::cni::Error;
-use crate::config::Config;
 use crate::dataplane::socket_path::SocketPath;
 use crate::dataplane::standin;
 use crate::deadline::Deadline;
-use crate::libvirt::{Access, Client, Domain};
-use crate::pod::identity::PodUid;
+use crate::libvirt::{Client, Domain};
 use crate::pod::process::Process;
+use crate::pod::running::RunningPod;
+use crate::pod::waiting::Waiting;
 use crate::quote;
 use crate::sys::{self, Walk};
 use crate::vm::attach;
 use crate::vm::interface::Target;
 
-use super::hypervisor::Hypervisor;
-use super::journal::Journal;
+use super::context::{Context, PodLock};
 use super::release::release;
 use super::{errors, ledger};
-use crate::pod::running::RunningPod;
-use crate::pod::waiting::Waiting;
 
-/// How long a QEMU must be seen to wait before it is freed. A data plane that looks once a second ends most waits by itself.
+/// How long a QEMU must be seen to wait before it is freed. A data plane that tries once a second ends most waits itself.
 const PATIENCE: Duration = Duration::from_millis(1200);
 
-/// How often it is looked at meanwhile. A back end that QEMU refuses, again and again, makes it wait for moments only.
+/// The pause between two looks at it. If QEMU refuses a back end again and again, it waits only for moments.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// How many looks tell that it waits no more.
+/// How many looks without a wait show that it has ended.
 const LOOKS: u32 = 40;
 
 /// How many of these looks must find it waiting.
@@ -49,32 +46,24 @@ const SIGHTINGS: u32 = 4;
 /// How long a stand-in may take to get QEMU out of its wait.
 const FREED: Duration = Duration::from_secs(2);
 
-/// How often is looked for more that wait, once some were freed.
+/// How many times to search for more that wait, once some were freed.
 const ROUNDS: u32 = 8;
 
-/// How long the pod's lock is waited for. A call that holds it for longer does not serve a QEMU that waits.
+/// How long to wait for the pod's lock. A call that holds it for longer does not free the QEMU that waits.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
-/// A pod whose VMs are looked at. This process is in the host's mount namespace.
+/// A pod whose VMs may wait.
 pub struct Rescue<'a> {
-    /// Where things are on this node.
-    pub config: &'a Config,
-    /// The pod.
-    pub uid: &'a PodUid,
-    /// What lives of it.
+    pub context: Context<'a>,
     pub running: &'a RunningPod,
-    /// When to give up.
-    pub deadline: Deadline,
 }
 
 /// A QEMU that waited.
 #[derive(Debug)]
 pub struct Found {
-    /// Its pid.
     pub pid: i32,
-    /// The socket at which it waited, as it knows it.
+    /// The path at which it waited, as it knows it.
     pub path: String,
-    /// What became of it.
     pub outcome: Outcome,
 }
 
@@ -98,7 +87,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Why it is not well, if it is not.
+    /// Returns what is still wrong with it, if anything is.
     #[must_use]
     pub fn error(&self) -> Option<&Error> {
         match self {
@@ -109,13 +98,13 @@ impl Outcome {
 }
 
 impl Rescue<'_> {
-    /// Frees every VM of the pod that waits at one of these sockets, or at any if it is `None`. Returns what was found.
+    /// Frees every VM of the pod that waits at one of these sockets, or at any socket for `None`. Returns what it found.
     ///
     /// # Errors
-    /// That it cannot be known which QEMU waits.
-    pub fn run(&self, wanted: Option<&BTreeSet<String>>, journal: &mut Journal) -> Result<Vec<Found>, Error> {
-        let store = Store::new(&self.config.state_dir);
-        let lock = store.lock(self.uid, self.deadline.at_most(LOCK_PATIENCE));
+    /// It can't be known which QEMU waits.
+    pub fn run(&self, wanted: Option<&BTreeSet<String>>) -> Result<Vec<Found>, Error> {
+        let Context { store, uid, journal, deadline, .. } = self.context;
+        let lock = PodLock::take(store, uid, deadline.at_most(LOCK_PATIENCE));
         if let Err(error) = &lock {
             journal.warn(format_args!("going on without the pod's lock: {error}"));
         }
@@ -124,8 +113,8 @@ impl Rescue<'_> {
             let is_it = |one: &String| self.running.path(one).is(path) || name == Some(one);
             wanted.is_none_or(|wanted| wanted.iter().any(is_it))
         };
-        // All of them first: a guest may take its time to release a NIC, and the next VM stands still meanwhile. And again, for
-        // attaches that have waited behind one another come one by one.
+        // Free all of them before any NIC is unplugged: a guest may take its time to release one, and the next VM stands still
+        // meanwhile. Then search again, because attaches that waited for one another come one by one.
         let mut found: Vec<Found> = Vec::new();
         for round in 0..ROUNDS {
             let mut stuck = self.stuck(wanted.is_some(), round > 0)?;
@@ -140,27 +129,24 @@ impl Rescue<'_> {
             }
             let count = u32::try_from(stuck.len()).unwrap_or(u32::MAX);
             for (waiting, left) in stuck.iter().zip((1..=count).rev()) {
-                let deadline = self.deadline.at_most(self.deadline.remaining() / left.saturating_add(1));
-                let outcome = self.free(waiting, deadline, lock.is_ok(), &store, journal);
+                let deadline = deadline.at_most(deadline.remaining() / left.saturating_add(1));
+                let outcome = self.free(waiting, deadline, lock.is_ok());
                 found.push(Found { pid: waiting.process.pid(), path: waiting.path.clone(), outcome });
             }
         }
         for one in found.iter_mut().filter(|one| matches!(one.outcome, Outcome::Freed)) {
-            one.outcome = match self.unplug(&one.path, lock.is_ok(), &store, journal) {
+            one.outcome = match self.unplug(&one.path, lock.is_ok()) {
                 Ok(Some(alias)) => Outcome::Unplugged(alias),
                 Ok(None) if Process::open(one.pid).is_err() => Outcome::Ended,
                 Ok(None) => Outcome::Failed,
                 Err(error) => Outcome::Plugged(error),
             };
         }
-        if let Ok(lock) = lock {
-            super::undo::release_lock(lock, &store, self.uid);
-        }
         Ok(found)
     }
 
-    /// The QEMUs that have waited for long: those named so, or any process if a socket is `named`. `again` if others were freed
-    /// just now: nobody is waited for then.
+    /// Returns the QEMUs that have waited for long: processes named so, or any process if a socket is `named`. `again` says
+    /// that others were freed just now; it halves the wait.
     fn stuck(&self, named: bool, again: bool) -> Result<Vec<Waiting<'_>>, Error> {
         let patience = if again { PATIENCE / 2 } else { PATIENCE };
         let is_qemu = |process: &&Process| named || process.name().is_ok_and(|name| name.starts_with("qemu"));
@@ -168,7 +154,7 @@ impl Rescue<'_> {
         let (begun, mut seen) = (Instant::now(), BTreeMap::new());
         loop {
             let since = begun.elapsed();
-            let waiting = self.running.waiting(candidates.iter().copied(), self.deadline);
+            let waiting = self.running.waiting(candidates.iter().copied(), self.context.deadline);
             for waiting in waiting.map_err(|error| unseen(&error))? {
                 let key = (waiting.process.pid(), waiting.path.clone());
                 let (_, last, count, _) = seen.entry(key).or_insert((since, since, 0_u32, waiting));
@@ -185,14 +171,7 @@ impl Rescue<'_> {
         Ok(seen.into_values().filter(is_long).map(|(.., waiting)| waiting).collect())
     }
 
-    fn free(
-        &self,
-        waiting: &Waiting<'_>,
-        deadline: Deadline,
-        is_locked: bool,
-        store: &Store,
-        journal: &mut Journal,
-    ) -> Outcome {
+    fn free(&self, waiting: &Waiting<'_>, deadline: Deadline, is_locked: bool) -> Outcome {
         let Waiting { process, path, .. } = waiting;
         let (directory, name) = match locate(process, path, deadline) {
             Ok(located) => located,
@@ -206,7 +185,7 @@ impl Rescue<'_> {
             while !freed.load(Ordering::Acquire) && !patience.passed() {
                 thread::sleep(LOOK_AGAIN);
             }
-            // Once more, for it may be refusing somebody.
+            // Look several times: it may be refusing a back end.
             let is_stuck = (0..LOOKS).any(|_| {
                 thread::sleep(LOOK_AGAIN);
                 waiting.is_now()
@@ -220,10 +199,10 @@ impl Rescue<'_> {
                 ))),
                 (false, false) => Outcome::Connected,
                 (true, false) => {
-                    journal.changed(format_args!("free QEMU {} at {}", process.pid(), quote::value(path)));
+                    self.context.journal.changed(format_args!("free QEMU {} at {}", process.pid(), quote::value(path)));
                     // So that no ADD takes the NIC for plugged.
-                    let path = self.as_recorded(store, path);
-                    let marked = if is_locked { ledger::record_removal(store, self.uid, &path) } else { Ok(()) };
+                    let path = self.as_recorded(path);
+                    let marked = if is_locked { ledger::record_removal(&self.context, &path) } else { Ok(()) };
                     marked.map_or_else(Outcome::Plugged, |()| Outcome::Freed)
                 }
             }
@@ -234,34 +213,25 @@ impl Rescue<'_> {
         }
     }
 
-    /// The path of a socket as the pod's records spell it, if they have it.
-    fn as_recorded(&self, store: &Store, path: &str) -> String {
+    /// Returns the path of a socket as the pod's records spell it, if they have it.
+    fn as_recorded(&self, path: &str) -> String {
         let bound = self.running.path(path);
-        let recorded = store.of_pod(self.uid).into_iter().filter_map(|record| Some(record.nic?.path));
+        let recorded = self.context.records().into_iter().filter_map(|record| Some(record.nic?.path));
         recorded.into_iter().find(|one| bound.is(one)).unwrap_or_else(|| path.to_owned())
     }
 
     /// Unplugs the NIC that came of an attach. Returns its alias, if there is one.
-    fn unplug(
-        &self,
-        path: &str,
-        is_locked: bool,
-        store: &Store,
-        journal: &mut Journal,
-    ) -> Result<Option<String>, Error> {
-        let deadline = self.deadline;
-        let recorded = self.as_recorded(store, path);
+    fn unplug(&self, path: &str, is_locked: bool) -> Result<Option<String>, Error> {
+        let recorded = self.as_recorded(path);
         let is_recorded = |record: &Record| record.nic.as_ref().is_some_and(|nic| nic.path == recorded);
-        if !is_locked && store.of_pod(self.uid).iter().any(is_recorded) {
+        if !is_locked && self.context.records().iter().any(is_recorded) {
             return Err(Error::try_again("The NIC is left to the call that holds the pod's lock."));
         }
-        let reached = Hypervisor::reach(self.config, self.uid, self.running, Access::Full, deadline);
-        let mut libvirt = reached.map_err(|error| errors::hypervisor(&error))?;
-        let client = &mut libvirt.client;
-        let running = client.running_domains(deadline).map_err(|error| errors::libvirt(&error))?;
+        let client = &mut self.context.libvirt(self.running)?.client;
+        let running = client.running_domains(self.context.deadline).map_err(|error| errors::libvirt(&error))?;
         let mut failed = None;
         for domain in &running {
-            match self.unplug_from(client, domain, path, journal) {
+            match self.unplug_from(client, domain, path) {
                 Ok(Some(alias)) => return Ok(Some(alias)),
                 Ok(None) => {}
                 // Another one may have it.
@@ -271,14 +241,8 @@ impl Rescue<'_> {
         failed.map_or(Ok(None), Err)
     }
 
-    fn unplug_from(
-        &self,
-        client: &mut Client,
-        domain: &Domain,
-        path: &str,
-        journal: &mut Journal,
-    ) -> Result<Option<String>, Error> {
-        let deadline = self.deadline;
+    fn unplug_from(&self, client: &mut Client, domain: &Domain, path: &str) -> Result<Option<String>, Error> {
+        let deadline = self.context.deadline;
         let settled = attach::settle(client, domain, deadline);
         let described = settled.and_then(|()| attach::describe(client, domain, deadline));
         let description = described.map_err(|error| errors::held(&error))?;
@@ -288,12 +252,12 @@ impl Rescue<'_> {
             Error::libvirt("libvirt shows the NIC without an alias: unplug it with virsh detach-device.")
         })?;
         let target = Target { mac: Some(&nic.mac), path: &path, alias };
-        release(self.running, client, domain, (target, alias), deadline, journal)?;
+        release(&self.context, self.running, (client, domain), (target, alias))?;
         Ok(Some(alias.to_owned()))
     }
 }
 
-/// It cannot be known who waits.
+/// Returns the error for a QEMU that can't be seen to wait or not.
 fn unseen(error: &sys::Error) -> Error {
     match error.errno() {
         Errno::EPERM | Errno::EACCES => Error::io(
@@ -308,7 +272,7 @@ fn unseen(error: &sys::Error) -> Error {
     }
 }
 
-/// The directory that holds a socket, opened as its process sees it, and the socket's name in it.
+/// Opens the directory that holds a socket, as its process sees it. Returns it with the socket's name in it.
 fn locate(process: &Process, path: &str, deadline: Deadline) -> Result<(OwnedFd, String), Error> {
     let unreachable = |why: String| {
         Error::try_again(format!(

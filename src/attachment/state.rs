@@ -1,4 +1,4 @@
-//! What of an attachment is as its ADD left it: for CHECK, and for people.
+//! How much of an attachment is as its ADD left it: for CHECK, `list` and `inspect`.
 
 use std::path::Path;
 
@@ -10,6 +10,7 @@ use crate::deadline::Deadline;
 use crate::libvirt::{Access, Client, Domain, DomainState};
 use crate::ovs::{Ovs, port};
 use crate::pod::identity::PodUid;
+use crate::pod::running::RunningPod;
 use crate::pod::unix_path::UnixPath;
 use crate::pod::volume::{self, Entry, Volume};
 use crate::quote;
@@ -17,25 +18,23 @@ use crate::vm::attach;
 use crate::vm::interface::{self, Target};
 
 use super::hypervisor::Hypervisor;
-use super::nic_state::{Heard, NicState, Recorded, judge};
-use super::{errors, sandbox};
-use super::{shares, unfinished};
-use crate::pod::running::RunningPod;
+use super::nic_state::{Heard, NicState, Recorded, judge, listens};
+use super::{errors, shares, unfinished};
 
-/// A part of what an ADD made: as it was, or not.
+/// Whether a part of what an ADD made is as it was.
 pub type CheckResult = Result<(), Problem>;
 
 /// What is wrong with a part.
 #[derive(Debug)]
 pub enum Problem {
-    /// It is not as it was: in words.
+    /// What is missing or different.
     Missing(String),
-    /// It could not be looked at, or is foul.
+    /// Why it could not be looked at, or is not trusted.
     Unseen(Error),
 }
 
 impl Problem {
-    /// In words.
+    /// Returns the message.
     #[must_use]
     pub fn words(&self) -> String {
         match self {
@@ -45,27 +44,26 @@ impl Problem {
     }
 }
 
-/// What the pod's libvirt tells of a NIC and its VM.
+/// What the pod's libvirt says of a NIC and its VM.
 #[derive(Debug)]
 pub struct Vm {
     /// The VM that has the NIC, or that had it, if it runs.
     pub domain: Option<Domain>,
-    /// What it is doing.
     pub state: Option<DomainState>,
     /// Whether it has the NIC as it was plugged.
     pub nic: NicState,
-    /// Who listens at its socket, and what ends that, if the VM does not have it.
+    /// Who listens at its socket, and how to end that, if the VM does not have the NIC.
     left_over: Option<String>,
     /// libvirt's version, if it could be asked: 11003000 for 11.3.0.
     pub libvirt: Option<u64>,
 }
 
-/// How the share of an attachment is, where nothing is wrong with it.
+/// The state of a share with which nothing is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShareState {
     /// It shows the pod's volume.
     Mounted,
-    /// It is gone, and no NIC of the pod needs it: kube-ovn's DEL of the last one took it, and the next ADD makes it
+    /// It is gone, and no NIC of the pod needs it: kube-ovn's DEL of the last one removed it, and the next ADD makes it
     /// again.
     NotNeeded,
 }
@@ -81,8 +79,8 @@ pub struct AttachmentState<'a> {
 }
 
 impl<'a> AttachmentState<'a> {
-    /// Looks at the pod of a record: its volume and, if the record is of a NIC, its processes. `netns` is where a call
-    /// says that they live. `None` if the record names no pod.
+    /// Looks at the pod of a record: its volume and, if a NIC is recorded, its processes. `netns` is the namespace that the
+    /// call names. Returns `None` if the record names no pod.
     #[must_use]
     pub fn of(record: &'a Record, store: &Store, netns: Option<&Path>, kubelet_dir: &Path) -> Option<Self> {
         let uid = PodUid::parse(&record.uid)?;
@@ -92,22 +90,21 @@ impl<'a> AttachmentState<'a> {
         Some(Self { record, uid, needs_share, volume, running })
     }
 
-    /// Where the pod's volume is shared.
     #[must_use]
     pub fn share(&self) -> Share {
         shares::of(self.record, &self.uid)
     }
 
-    /// Whether any process of the pod lives.
+    /// Returns true if any process of the pod lives.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.running.is_some()
     }
 
-    /// The pod's volume.
+    /// Returns the pod's volume.
     ///
     /// # Errors
-    /// That it is gone, or not what it must be.
+    /// It is gone, or not what kubelet makes.
     pub fn volume(&self) -> Result<&Volume, Problem> {
         match &self.volume {
             Ok(Some(volume)) => Ok(volume),
@@ -116,27 +113,27 @@ impl<'a> AttachmentState<'a> {
         }
     }
 
-    /// Returns whether the data plane is shown the volume, or need not be.
+    /// Returns whether the data plane sees the volume, or need not.
     ///
     /// # Errors
-    /// That it is not, and a NIC of the pod needs it.
+    /// It does not, and a NIC of the pod needs it.
     pub fn mount(&self) -> Result<ShareState, Problem> {
         let (share, volume) = (self.share(), self.volume()?);
         let looking = |error| Problem::Unseen(errors::share(&error));
         if share.is_mounted(volume).map_err(looking)? {
             return Ok(ShareState::Mounted);
         }
-        // A directory that shows something else is a fault: kube-ovn's next ADD takes it for the share.
+        // A directory that shows something else is wrong in any case: kube-ovn's next ADD takes it for the share.
         if !self.needs_share && share.is_absent().map_err(looking)? {
             return Ok(ShareState::NotNeeded);
         }
         Err(Problem::Missing(format!("{} does not show the pod's volume", share.target().display())))
     }
 
-    /// Whether the NIC's socket is in the volume.
+    /// Checks that the NIC's socket is in the volume.
     ///
     /// # Errors
-    /// That it is not.
+    /// It is not.
     pub fn socket(&self, nic: &Nic) -> CheckResult {
         let looking = |error| Problem::Unseen(errors::system("looking at the NIC's socket", &error));
         match self.volume()?.entry(&nic.socket).map_err(looking)? {
@@ -148,18 +145,18 @@ impl<'a> AttachmentState<'a> {
         }
     }
 
-    /// Whether the VM has the NIC, by what can be told without libvirt: the record, and whether a process of the pod listens at
-    /// the NIC's socket, as QEMU does while it has the NIC.
+    /// Returns whether the VM has the NIC, without asking libvirt: from the record, and from whether a process of the pod
+    /// listens at the NIC's socket, as QEMU does while it has the NIC.
     #[must_use]
     pub fn nic(&self, nic: &Nic) -> NicState {
         judge(Recorded::from(nic), Heard::Unasked, || self.listens(nic))
     }
 
     fn listens(&self, nic: &Nic) -> Result<bool, Error> {
-        self.running.as_ref().map_or(Ok(false), |running| sandbox::listens(running, &nic.path))
+        self.running.as_ref().map_or(Ok(false), |running| listens(running, &nic.path))
     }
 
-    /// Whether a data plane is connected to the NIC's socket; and whether that is so and packets pass, as far as OVS can tell.
+    /// Returns whether a data plane is connected to the NIC's socket, and whether packets also pass, as far as OVS can tell.
     pub fn data_plane(&self, nic: &Nic, ovs: &Ovs<'_>, deadline: Deadline) -> (bool, CheckResult) {
         let path = share::data_plane_path(&self.share().target().join(&nic.socket));
         let Record { container_id, ifname, pod, .. } = self.record;
@@ -167,7 +164,7 @@ impl<'a> AttachmentState<'a> {
         match self.connection(nic, deadline) {
             Ok(()) => (
                 true,
-                ovs.problem_of_connected(&port, deadline).map_or(Ok(()), |problem| Err(Problem::Missing(problem))),
+                ovs.problem_of_connected(&port, deadline).map_or(Ok(()), |trouble| Err(Problem::Missing(trouble))),
             ),
             Err(Problem::Missing(words)) if self.running.is_some() => {
                 let why = ovs.why_not_connected(&port, deadline).map_or(String::new(), |why| format!(": {why}"));
@@ -192,7 +189,7 @@ impl<'a> AttachmentState<'a> {
         })
     }
 
-    /// What the pod's libvirt tells of the NIC.
+    /// Asks the pod's libvirt about the NIC.
     #[must_use]
     pub fn vm(&self, nic: &Nic, config: &Config, deadline: Deadline) -> Vm {
         let mut vm = Vm { domain: None, state: None, nic: NicState::Absent, left_over: None, libvirt: None };
@@ -202,13 +199,13 @@ impl<'a> AttachmentState<'a> {
             Ok(mut libvirt) => {
                 let path = running.path(&nic.path);
                 let mut heard = ask(&mut libvirt.client, (nic, &path), recorded.opening, deadline, &mut vm);
-                // Whether it is left over shows once what may be under way has ended.
+                // It is only left over if that is still so once what may be under way has ended.
                 if !recorded.opening && matches!(heard, Ok(Heard::Nothing)) && running.may_listen(&nic.path) {
                     heard = ask(&mut libvirt.client, (nic, &path), true, deadline, &mut vm);
                 }
-                heard.unwrap_or_else(Heard::NoWord)
+                heard.unwrap_or_else(Heard::NoAnswer)
             }
-            Err(error) => Heard::Unreached(errors::hypervisor(&error)),
+            Err(unreached) => Heard::Unreached(unreached.into()),
         };
         let is_open = recorded.opening && matches!(heard, Heard::Unreached(_));
         if !is_open || !self.volume().is_ok_and(|volume| running.has_no_vm(volume, deadline)) {
@@ -225,7 +222,8 @@ impl<'a> AttachmentState<'a> {
     }
 }
 
-/// Asks libvirt which of its VMs has the NIC, and notes what it says of that VM. If `settled`, once what it does to them has ended.
+/// Asks libvirt which of its VMs has the NIC, and notes what it says of that VM. If `settled`, waits first until libvirt has
+/// ended what it does to them.
 fn ask(
     client: &mut Client,
     (nic, path): (&Nic, &UnixPath),
@@ -252,13 +250,13 @@ fn ask(
     let (at, shown) = holder.map_or_else(|| (recorded_one(), None), |(at, shown)| (Some(at), Some(shown)));
     vm.domain = at.map(|at| running.swap_remove(at));
     vm.state = vm.domain.as_ref().and_then(|domain| client.state(domain, deadline).ok());
-    // After all that matters.
+    // Last, because nothing depends on it.
     vm.libvirt = client.library_version(deadline).ok();
-    // A VM that could not be looked at may have it.
+    // A VM that could not be looked at may have the NIC.
     shown.map_or_else(|| unread.map_or(Ok(Heard::Nothing), Err), Ok)
 }
 
-/// The NIC that a VM shows, against the one that was plugged.
+/// Compares the NIC that a VM shows with the one that was plugged.
 fn shown(found: &interface::Nic, nic: &Nic, path: &UnixPath) -> Heard {
     let differs = |what: &str, is: &str, should: &str| {
         Heard::Different(format!(
@@ -280,7 +278,7 @@ fn shown(found: &interface::Nic, nic: &Nic, path: &UnixPath) -> Heard {
 }
 
 impl Vm {
-    /// Whether it has the NIC, as a part of what ADD made.
+    /// Checks that it has the NIC.
     ///
     /// # Errors
     /// What is wrong with it. An attach that may be under way is not missing.
@@ -290,7 +288,7 @@ impl Vm {
 }
 
 impl NicState {
-    /// As a part of what ADD made.
+    /// Checks that the VM has the NIC.
     ///
     /// # Errors
     /// What is wrong with it. An attach that may be under way is not missing.
@@ -322,7 +320,7 @@ impl NicState {
         }
     }
 
-    /// In a word, for people and for JSON.
+    /// Returns the word for this state in tables and in JSON.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {

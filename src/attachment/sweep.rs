@@ -1,7 +1,7 @@
-//! What is left on the node of pods that kubelet has no directory of any more, and of calls that were killed early or late.
+//! What is left on the node of pods whose directory kubelet has removed, and of calls that were killed early or late.
 //!
-//! kube-ovn collects neither. Whatever network it was: a pod that is gone has none. Nothing is touched but what the plugin
-//! itself, and kube-ovn before it, names and makes: `<socket_base_dir>/<uid>/<volume>`, and the plugin's own files.
+//! kube-ovn collects neither. The network doesn't matter: a pod that is gone has none. Only what the plugin, and kube-ovn
+//! before it, names and makes is touched: `<socket_base_dir>/<uid>/<volume>`, and the plugin's own files.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -14,33 +14,33 @@ use crate::cni::Error;
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::pod::identity::PodUid;
-
-use super::errors;
-use super::journal::Journal;
-use super::shares;
-use super::undo;
 use crate::pod::running::RunningPod;
 
-/// How long a call that holds the lock of a pod that is gone is waited for: it is undoing the same things.
+use super::context::PodLock;
+use super::journal::Journal;
+use super::undo::remove_device_info;
+use super::{errors, shares};
+
+/// How long to wait for a call that holds the lock of a pod that is gone: it is undoing the same things.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A look at the whole node. This process is in the host's mount namespace.
+/// A search of the whole node. This process is in the host's mount namespace.
 pub struct Sweep<'a> {
     config: &'a Config,
     store: &'a Store,
-    /// kubelet's directories: the one of the configuration, and those that other attachments were made with.
+    /// The directories of kubelet: the one in the configuration, and those that other attachments were made with.
     kubelet_dirs: BTreeSet<PathBuf>,
 }
 
 impl<'a> Sweep<'a> {
-    /// Prepares a look at the node by this configuration and these records.
+    /// Prepares a search of the node.
     pub fn new(config: &'a Config, store: &'a Store) -> Self {
         let recorded = store.pods().into_iter().flat_map(|uid| store.of_pod(&uid));
         let recorded = recorded.map(|record| config.of_attachment(record.keys.as_ref()).kubelet_dir);
         Self { config, store, kubelet_dirs: recorded.chain([config.kubelet_dir.clone()]).collect() }
     }
 
-    /// The pods of which something may have been left.
+    /// Returns the pods of which something may have been left.
     pub fn candidates(&self) -> Vec<PodUid> {
         let recorded = self.store.pods();
         let bases = recorded.iter().flat_map(|uid| self.store.of_pod(uid)).map(|record| record.socket_base_dir);
@@ -53,22 +53,20 @@ impl<'a> Sweep<'a> {
     /// Removes what is left of a pod.
     ///
     /// # Errors
-    /// That its mount or files cannot be removed, or that another call keeps its lock.
-    pub fn run(&self, uid: &PodUid, journal: &mut Journal) -> Result<(), Error> {
+    /// Its mount or files can't be removed, or another call keeps its lock.
+    pub fn run(&self, uid: &PodUid, journal: &Journal) -> Result<(), Error> {
         let gone = self.is_gone(uid);
         let patience = if gone { LOCK_PATIENCE } else { Duration::ZERO };
-        let lock = match self.store.lock(uid, Deadline::after(patience)) {
+        let _lock = match PodLock::take(self.store, uid, Deadline::after(patience)) {
             Ok(lock) => lock,
-            // The lock of a pod that lives is mostly that of a call at work.
+            // The pod runs, so a call is probably at work.
             Err(record::Error::LockTimedOut(_)) if !gone => return Ok(()),
             Err(error) => return Err(errors::record(&error)),
         };
-        let outcome = if gone { self.clean_up(uid, journal) } else { Ok(()) };
-        undo::release_lock(lock, self.store, uid);
-        outcome
+        if gone { self.clean_up(uid, journal) } else { Ok(()) }
     }
 
-    /// Whether kubelet has no directory of the pod. Where it has none of any pod, nothing can be told.
+    /// Returns true if kubelet has no directory of the pod, though it has a directory for pods.
     fn is_gone(&self, uid: &PodUid) -> bool {
         let records = self.store.of_pod(uid);
         let recorded = records.iter().map(|record| self.config.of_attachment(record.keys.as_ref()).kubelet_dir);
@@ -81,19 +79,19 @@ impl<'a> Sweep<'a> {
         if !recorded.is_empty() {
             return recorded.iter().all(is_gone_from);
         }
-        // Of this pod no record tells which of them it is.
+        // No record says which of them is the pod's.
         is_gone_from(&self.config.kubelet_dir)
             && self.kubelet_dirs.iter().all(|directory| is_absent(directory.join("pods").join(uid.as_str())))
     }
 
-    /// Whether the plugin's files about a pod tell of no attachment: a call was killed before its first or after its last
+    /// Returns true if the plugin has files of the pod, but no record: a call was killed before its first or after its last
     /// step.
     fn is_empty(&self, uid: &PodUid) -> bool {
         self.store.knows(uid) && self.store.of_pod(uid).is_empty()
     }
 
-    /// All that is left of a pod that is gone, unless some process of it still lives.
-    fn clean_up(&self, uid: &PodUid, journal: &mut Journal) -> Result<(), Error> {
+    /// Removes all that is left of a pod that is gone, unless some process of it still lives.
+    fn clean_up(&self, uid: &PodUid, journal: &Journal) -> Result<(), Error> {
         let records = self.store.of_pod(uid);
         let netns = records.iter().map(|record| record.netns.as_path()).find(|path| path.exists());
         if RunningPod::find(uid, None, netns).is_some() {
@@ -101,12 +99,12 @@ impl<'a> Sweep<'a> {
         }
         let usual = Share::new(&self.config.socket_base_dir, uid, &self.config.volume_name);
         let mut changed = !records.is_empty();
-        // One that several attachments had is gone already when it comes again.
+        // A share of several attachments comes more than once. It is gone the second time.
         for share in records.iter().map(|record| shares::of(record, uid)).chain([usual]) {
             changed |= share.remove().map_err(|error| errors::share(&error))?;
         }
         for record in &records {
-            undo::remove_device_info(Some(record), journal);
+            remove_device_info(Some(record), journal);
         }
         self.store.forget(uid).map_err(|error| errors::record(&error))?;
         if changed {

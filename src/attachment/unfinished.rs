@@ -1,7 +1,7 @@
 //! An attach that was sent, and whose end nobody has seen: the ADD that sent it ran out of time, or was killed.
 //!
-//! libvirt carries it out whenever it can, whoever has given up meanwhile. So its NIC is not gone before libvirt has answered a
-//! call that needs the VM's job, and a QEMU that waits for a back end by then is given one.
+//! libvirt carries the attach out whenever it can, even if the caller has given up. So the NIC can't be taken for gone
+//! before libvirt has answered a call that needs the VM's job. If a QEMU waits for a back end by then, it is given one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -10,42 +10,40 @@ use std::time::Duration;
 use crate::cni::Error;
 use crate::dataplane::socket_path::SocketPath;
 use crate::dataplane::standin;
-use crate::deadline::Deadline;
+use crate::pod::running::RunningPod;
 use crate::pod::volume::Volume;
 use crate::quote;
 
+use super::context::Context;
 use super::errors;
-use super::journal::Journal;
-use crate::pod::running::RunningPod;
 
-/// How long a stand-in may take to get QEMU out of its wait, and how often that is looked at.
+/// How long a stand-in may take to get QEMU out of its wait, and the pause between two looks.
 const FREED: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// The socket of a NIC.
 pub struct SocketName<'a> {
-    /// The pod's volume.
     pub volume: &'a Volume,
-    /// Its name in that.
+    /// The name of its file in the volume.
     pub name: &'a str,
     /// Its path as QEMU knows it.
     pub path: &'a str,
 }
 
-/// Does some work to end the attach, with a stand-in beside it that frees a QEMU which waits for a back end, whether libvirt answers
-/// or not. The data plane can't serve the NIC that comes of it, so `mark` records that it must go. The work is given a flag that
-/// says whether a QEMU was freed.
+/// Does `work`, which ends the attach. Meanwhile a stand-in frees a QEMU that waits for a back end, whether libvirt answers
+/// or not. The data plane can't serve the NIC that comes of it, so `mark` records that it must go. The flag that `work`
+/// gets says whether a QEMU was freed.
 ///
 /// # Errors
-/// Those of marking; the work's.
+/// Those of `mark` and `work`.
 pub fn end<T>(
+    context: &Context<'_>,
     socket: &SocketName<'_>,
     running: &RunningPod,
-    deadline: Deadline,
-    journal: &mut Journal,
     mark: impl Fn() -> Result<(), Error>,
-    work: impl FnOnce(&mut Journal, &AtomicBool) -> Result<T, Error>,
+    work: impl FnOnce(&AtomicBool) -> Result<T, Error>,
 ) -> Result<T, Error> {
+    let Context { journal, deadline, .. } = *context;
     let path = socket.volume.path().join(socket.name);
     let socket_path = SocketPath::new(socket.volume.fd(), socket.name, &path);
     let freed = AtomicBool::new(false);
@@ -59,7 +57,7 @@ pub fn end<T>(
         while is_waiting && !freed.load(Ordering::Acquire) && !patience.passed() {
             thread::sleep(LOOK_AGAIN);
         }
-        let outcome = work(journal, &freed);
+        let outcome = work(&freed);
         if freed.load(Ordering::Acquire) {
             journal.warn(format_args!("QEMU waited at {} for a back end, and was freed", quote::value(socket.path)));
             mark()?;
@@ -69,12 +67,12 @@ pub fn end<T>(
     worked.map_err(|error| errors::system("starting the stand-in", &error))?.0
 }
 
-/// Says who listens at the socket of a NIC that no VM has, with no attach under way, and what ends that. `domain` is the UUID of the
-/// VM that should have the NIC, 32 hexadecimal digits, if it is known; QEMU's own says which VM it is.
+/// Says who listens at the socket of a NIC that no VM has, with no attach under way, and how to end that. `domain` is the
+/// UUID of the VM that should have the NIC, 32 hexadecimal digits, if it is known; QEMU's own says which VM it is.
 ///
-/// QEMU keeps what a libvirt that ended in the middle of an attach had it make, and no later libvirt knows of that. Only QEMU's
-/// monitor removes it. libvirt passes commands on to that, and marks the domain as tainted for good, so this is left to a person;
-/// and what QEMU has kept may be another client's.
+/// QEMU keeps what it made for a libvirt that ended in the middle of an attach, and no later libvirt knows of that. Only
+/// QEMU's monitor removes it. A command to the monitor makes libvirt mark the domain as tainted for good, so this is left
+/// to a person. What QEMU has kept may also be another client's.
 pub fn left_over(running: &RunningPod, path: &str, alias: &str, domain: &str) -> String {
     let listener = running.listener(path);
     let name = listener.and_then(|process| process.name().ok()).unwrap_or_default();

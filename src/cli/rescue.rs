@@ -14,7 +14,7 @@ use super::screen::clean;
 use crate::attachment::journal::Journal;
 use crate::attachment::record::{Record, Store};
 use crate::attachment::rescue::{Found, Outcome, Rescue};
-use crate::attachment::sandbox;
+use crate::attachment::{context::Context, identify};
 use crate::deadline::Deadline;
 use crate::limits;
 use crate::logging;
@@ -67,7 +67,7 @@ impl Options {
         let (uid, running) = match self.pod.strip_prefix("pid:") {
             Some(pid) => {
                 let pid = pid.parse().map_err(|_| format!("{} is no process id", clean(pid)))?;
-                sandbox::of_pid(pid, config).map_err(|error| error.to_string())?
+                identify::by_pid(pid, config).map_err(|error| error.to_string())?
             }
             None => {
                 let uid = self.uid(&store)?;
@@ -81,9 +81,9 @@ impl Options {
         let wanted = self.nic.as_ref().map(|nic| sockets(nic, &records));
         let with_nic = records.iter().find(|record| record.nic.is_some());
         let config = &config.of_attachment(with_nic.or(records.first()).and_then(|record| record.keys.as_ref()));
-        let mut journal = Journal::of_command("rescue", &uid);
-        let rescue = Rescue { config, uid: &uid, running: &running, deadline };
-        let freed = rescue.run(wanted.as_ref(), &mut journal);
+        let journal = Journal::of_command("rescue", &uid);
+        let context = Context { config, uid: &uid, store: &store, journal: &journal, deadline };
+        let freed = Rescue { context, running: &running }.run(wanted.as_ref());
         let failed = match &freed {
             Ok(freed) => freed.iter().find_map(|one| one.outcome.error()),
             Err(error) => Some(error),

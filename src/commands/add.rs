@@ -1,53 +1,59 @@
-//! ADD: identify the pod, share its volume, plug the NIC, record it, reply.
+//! ADD: identify the pod, ensure the share, ask the data plane, plug the NIC, wait until packets can pass, record it, reply.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::attachment::context::Context;
+use crate::attachment::failure::Failure;
+use crate::attachment::journal::Journal;
+use crate::attachment::ledger::{self, Ledger};
+use crate::attachment::nic_spec::NicSpec;
+use crate::attachment::plug::Plug;
 use crate::attachment::record::{Record, Store};
 use crate::attachment::share::Share;
-use crate::cni::{Error, Request, Socket};
+use crate::attachment::shares::SharedVolume;
+use crate::attachment::{errors, hypervisor, identify, ports, shares};
+use crate::cni::mac::Mac;
+use crate::cni::{Error, Interface, PrevResult, Socket};
 use crate::config::{Attach, Config};
 use crate::deadline::Deadline;
 use crate::ovs::stale::Of;
 use crate::pod::identity::PodUid;
 use crate::pod::netns::Sandbox;
+use crate::pod::running::RunningPod;
 use crate::pod::volume::Volume;
 use crate::privilege::{self, Task};
 use crate::quote;
 
-use super::{enter_host, start_watchdog};
-use crate::attachment::errors::Failure;
-use crate::attachment::journal::Journal;
-use crate::attachment::ledger::{self, Ledger};
-use crate::attachment::plug::Plug;
-use crate::attachment::sandbox;
-use crate::attachment::{errors, hypervisor, ports, shares, undo};
-use crate::pod::running::RunningPod;
-
-/// Most characters of a pod's namespace and name that are recorded.
-const NAME_MAX: usize = 253;
+use super::call::Call;
+use super::host::Host;
 
 /// Answers with prevResult, after doing for the pod what its configuration asks for.
-pub fn add(request: &Request, config: &Config, journal: &mut Journal) -> Result<Option<Vec<u8>>, Error> {
-    let result = request.prev_result()?;
-    let netns = request.netns.as_deref().unwrap_or(Path::new(""));
-    let uid = match sandbox::named_uid(request, journal) {
-        Some(uid) => Some(uid),
-        None => sandbox::uid_by_processes(netns, config)?,
+pub fn add(call: &Call<'_>, result: &PrevResult<'_>, journal: &Journal) -> Result<Vec<u8>, Error> {
+    let socket = match identify_pod(call)? {
+        Some(uid) => serve(call, result, &uid, journal)?,
+        None => None,
     };
-    // This first look is all that an ADD of any other pod costs.
-    let concerned = match &uid {
-        Some(uid) => sandbox::volume(config, uid)?.is_some(),
-        None => false,
+    let socket = socket.as_ref().map(|path| Socket { ifname: call.id.ifname, path });
+    Ok(result.answer(call.version(), socket).into_bytes())
+}
+
+/// Returns the pod, if it has the volume. For any other pod this first look is all that an ADD costs.
+fn identify_pod(call: &Call<'_>) -> Result<Option<PodUid>, Error> {
+    let config = call.config;
+    let uid = match &call.uid {
+        Some(uid) => Some(uid.clone()),
+        None => identify::by_netns(netns(call), config)?,
     };
-    let mut socket = None;
-    if let (Some(uid), true) = (&uid, concerned) {
-        socket = serve(request, config, uid, netns, journal)?;
-    } else if config.attach == Attach::Always {
-        return Err(no_volume(config, uid.as_ref()));
+    match uid {
+        Some(uid) if identify::volume(config, &uid)?.is_some() => Ok(Some(uid)),
+        uid if config.attach == Attach::Always => Err(no_volume(config, uid.as_ref())),
+        _ => Ok(None),
     }
-    let socket = socket.as_ref().map(|path| Socket { ifname: &request.ifname, path });
-    Ok(Some(result.answer(request.conf.version, socket).into_bytes()))
+}
+
+fn netns<'a>(call: &Call<'a>) -> &'a Path {
+    call.netns.unwrap_or(Path::new(""))
 }
 
 fn no_volume(config: &Config, uid: Option<&PodUid>) -> Error {
@@ -58,167 +64,196 @@ fn no_volume(config: &Config, uid: Option<&PodUid>) -> Error {
             config.kubelet_dir.display()
         )),
         None => Error::try_again(
-            "CNI_ARGS has no K8S_POD_UID, and CNI_NETNS has no process of a pod that would tell it; attach \"always\" needs \
-             to know the pod.",
+            "Cannot identify the pod: CNI_ARGS has no K8S_POD_UID, and CNI_NETNS has no process of a pod; attach \"always\" \
+             needs to know the pod.",
         ),
     }
 }
 
-/// The work for a pod that has the volume. Returns where the socket of the NIC that was plugged is on the host.
-fn serve(
-    request: &Request,
-    config: &Config,
-    uid: &PodUid,
-    netns: &Path,
-    journal: &mut Journal,
-) -> Result<Option<String>, Error> {
+/// Serves a pod that has the volume. Returns the path on the host of the socket of the NIC that was plugged.
+fn serve(call: &Call<'_>, result: &PrevResult<'_>, uid: &PodUid, journal: &Journal) -> Result<Option<String>, Error> {
     journal.set_pod(uid);
+    let config = call.config;
     let deadline = Deadline::after(config.attach_timeout);
-    let sandbox = Sandbox::open(netns).map_err(|error| errors::netns(&error))?;
-    if sandbox.is_hosts() {
-        return Err(errors::netns_of_host());
-    }
-    enter_host(journal)?;
-    let has_link = sandbox.has_link(&request.ifname).map_err(|error| errors::netns(&error))?;
-    privilege::confine(Task::Mount);
-    start_watchdog(deadline, Task::Mount);
+    let sandbox = identify::sandbox(netns(call))?;
+    let host = Host::enter(journal)?;
+    // This must come before the right to enter a namespace is dropped.
+    let has_link = sandbox.has_link(call.id.ifname).map_err(|error| errors::netns(&error))?;
+    host.confine(Task::Mount, deadline);
     let store = Store::new(&config.state_dir);
-    let lock = store.lock(uid, deadline).map_err(|error| errors::record(&error))?;
+    let context = Context { config, uid, store: &store, journal, deadline };
+    let _lock = context.lock()?;
     journal.checked("lock");
+    // Look again: it is the host's namespace now, and other calls have ended.
+    let volume = identify::volume(config, uid)?.ok_or_else(|| no_volume(config, Some(uid)))?;
     let wanted = match config.attach {
         Attach::Never => false,
         Attach::Always => true,
         // kube-ovn makes a link for every NIC but a vhost-user one.
         Attach::Auto => !has_link,
     };
-    let outcome = Pod { request, config, uid, store: &store, deadline }.attach(sandbox, netns, wanted, journal);
-    undo::release_lock(lock, &store, uid);
-    outcome
+    Add { call, result, context, volume: &volume, share: &context.share() }.run(sandbox, wanted)
 }
 
-/// A pod with the volume, whose lock is held. This process is in the host's mount namespace.
-struct Pod<'a> {
-    request: &'a Request,
-    config: &'a Config,
-    uid: &'a PodUid,
-    store: &'a Store,
-    deadline: Deadline,
+/// An ADD for a pod with the volume. The pod's lock is held.
+struct Add<'a> {
+    call: &'a Call<'a>,
+    result: &'a PrevResult<'a>,
+    context: Context<'a>,
+    volume: &'a Volume,
+    share: &'a Share,
 }
 
-impl Pod<'_> {
-    /// Shares the volume and, if a NIC is `wanted` and there is a VM to have it, plugs that. Undone in reverse if it cannot
-    /// be finished. Returns the path of the NIC's socket on the host.
-    fn attach(
-        &self,
-        sandbox: Sandbox,
-        netns: &Path,
-        wanted: bool,
-        journal: &mut Journal,
-    ) -> Result<Option<String>, Error> {
-        let Self { request, config, uid, store, deadline } = *self;
-        // Again, in the host's namespace and behind the lock.
-        let volume = sandbox::volume(config, uid)?.ok_or_else(|| no_volume(config, Some(uid)))?;
-        let share = Share::new(&config.socket_base_dir, uid, &config.volume_name);
-        let before = store.find(uid, &request.container_id, &request.ifname);
-        if let Some(before) = before.as_ref().map(|before| shares::of(before, uid)).filter(|before| *before != share) {
-            return Err(moved(&before, &share));
+/// What an ADD has made so far.
+struct Made {
+    record: Record,
+    /// True if this call mounted the share, or may have.
+    mounted: bool,
+    running: Option<RunningPod>,
+}
+
+impl Add<'_> {
+    /// Shares the volume and, if a NIC is `wanted` and there is a VM for it, plugs the NIC. If that fails, undoes it. Returns
+    /// the path of the NIC's socket on the host.
+    fn run(&self, sandbox: Sandbox, wanted: bool) -> Result<Option<String>, Error> {
+        let Self { context, volume, share, .. } = *self;
+        let before = context.find(self.call.id);
+        if let Some(before) = before.as_ref().map(|before| shares::of(before, context.uid))
+            && before != *share
+        {
+            return Err(moved(&before, share));
         }
-        let is_first = before.is_none();
-        let keys = Some(config.keys(&request.conf));
-        let record = before.clone().unwrap_or_else(|| new_record(request, config, uid, netns));
-        let mut record = Record { keys, ..record };
-        record.started |= ledger::is_started(store, uid, &request.container_id);
-        // Whether a failure takes it away again. One that cannot be looked at will fail to be made, too.
-        let mut mounted = !share.is_mounted(&volume).unwrap_or(false);
-        let mut running = None;
-        let attempt = || -> Result<(), Failure> {
-            // First, so that nothing is ever there that no record tells of, wherever this call may be killed.
-            store.write(uid, &record).map_err(|error| errors::record(&error))?;
-            mounted = share.ensure(&volume).map_err(|error| errors::share(&error))?;
-            if mounted {
-                journal.changed("mount");
-            }
-            // No NIC is plugged. Ports of dead sandboxes go before kube-ovn makes one with the same path for this sandbox.
-            let end_with_the_share = |journal: &mut Journal| {
-                if is_first {
-                    let of = Of::OtherSandboxes(&request.container_id);
-                    ports::remove_stale(&config.ovsdb_socket, &share.target(), of, deadline, journal);
-                }
-                Ok(())
-            };
-            if !wanted {
-                return end_with_the_share(journal);
-            }
-            running = RunningPod::of(uid, sandbox).map_err(|error| errors::system("listing processes", &error))?;
-            journal.checked(format_args!(
-                "pod: {} processes",
-                running.as_ref().map_or(0, |running| running.processes.len())
-            ));
-            let ledger = &mut Ledger { store, uid, record: &mut record };
-            let Some(running) = &running else {
-                if ledger.record.started {
-                    return Err(has_ended().into());
-                }
-                return end_with_the_share(journal);
-            };
-            if !mounted {
-                // Nor will there be anything to unmount, should this fail.
-                privilege::narrow(Task::Talk);
-            }
-            if self.is_being_made(running, &volume, ledger, journal)? {
-                return end_with_the_share(journal);
-            }
-            let plug =
-                Plug { request, config, uid, volume: &volume, share: &share, may_mount: mounted, running, deadline };
-            plug.run(ledger, journal)
-        };
-        let outcome = attempt();
-        // A NIC that is there needs its share and the record that was made before it, though a later step failed.
-        let plugged = record.nic.as_ref().filter(|nic| nic.attached);
+        // A share that can't be looked at can't be made either.
+        let mounted = !share.is_mounted(volume).unwrap_or(false);
+        let mut made = Made { record: self.record(before.as_ref()), mounted, running: None };
+        let outcome = self.make(&mut made, before.is_none(), sandbox, wanted);
+
+        // A NIC that is plugged needs its share and its record, even if a later step failed.
+        let plugged = made.record.nic.as_ref().filter(|nic| nic.attached);
         if let Err(failure) = &outcome
             && !failure.open
             && plugged.is_none()
-            && let Err(error) =
-                shares::restore(store, (&share, &volume, mounted), before, &record, (uid, running.as_ref()))
         {
-            journal.warn(format_args!("what was done could not be undone: {error}"));
+            let shared = SharedVolume { share, volume, may_mount: made.mounted };
+            if let Err(error) = shares::restore(&context, shared, before, &made.record, made.running.as_ref()) {
+                context.journal.warn(format_args!("what was done could not be undone: {error}"));
+            }
         }
         let socket = plugged.and_then(|nic| share.target().join(&nic.socket).into_os_string().into_string().ok());
         outcome.map(|()| socket).map_err(|failure| failure.error)
     }
 
+    /// Returns the record to write: the earlier one, if there is one, with this call's keys.
+    fn record(&self, before: Option<&Record>) -> Record {
+        let (call, context) = (self.call, &self.context);
+        let new = || Record { pod: call.pod.clone(), ..context.new_record(call.id, call.netns) };
+        let mut record = Record { keys: Some(call.keys()), ..before.cloned().unwrap_or_else(new) };
+        record.started |= ledger::is_started(context, call.id.container_id);
+        record
+    }
+
+    fn make(&self, made: &mut Made, is_first: bool, sandbox: Sandbox, wanted: bool) -> Result<(), Failure> {
+        let Self { call, context, volume, share, .. } = *self;
+        let journal = context.journal;
+        // The record comes first, so that a killed call leaves nothing that no record describes.
+        context.write(&made.record)?;
+        made.mounted = share.ensure(volume).map_err(|error| errors::share(&error))?;
+        if made.mounted {
+            journal.changed("mount");
+        }
+        if wanted && self.has_vm(made, sandbox)? {
+            let Made { record, mounted, running: Some(running) } = made else { return Ok(()) };
+            let plug = Plug {
+                context,
+                nic: self.nic()?,
+                shared: SharedVolume { share, volume, may_mount: *mounted },
+                running,
+            };
+            return plug.run(&mut Ledger { context, record });
+        }
+        // No NIC is plugged. Ports of dead sandboxes go before kube-ovn makes one with the same path for this sandbox.
+        if is_first {
+            let of = Of::OtherSandboxes(call.id.container_id);
+            ports::remove_stale(&context.config.ovsdb_socket, &share.target(), of, context.deadline, journal);
+        }
+        Ok(())
+    }
+
+    /// Looks for what runs of the pod. Returns true if there is, or must be, a VM to plug the NIC into.
+    ///
+    /// # Errors
+    /// Containers have run in the sandbox, and no process is left in it.
+    fn has_vm(&self, made: &mut Made, sandbox: Sandbox) -> Result<bool, Error> {
+        let Self { context, .. } = *self;
+        let running = RunningPod::of(context.uid, sandbox);
+        made.running = running.map_err(|error| errors::system("listing processes", &error))?;
+        let count = made.running.as_ref().map_or(0, |running| running.processes.len());
+        context.journal.checked(format_args!("pod: {count} processes"));
+        let Some(running) = &made.running else {
+            if made.record.started {
+                return Err(has_ended());
+            }
+            return Ok(false);
+        };
+        if !made.mounted {
+            // A failure would leave nothing to unmount either.
+            privilege::narrow(Task::Talk);
+        }
+        Ok(!self.is_being_made(running, &mut Ledger { context, record: &mut made.record })?)
+    }
+
     /// Returns true if no container of the pod has run in the sandbox yet, so there is no VM, and the share is all that
     /// it can have. With cri-dockerd the sandbox's own process lives from the start, and with containerd 1.7 in a pod
     /// with a user namespace.
-    fn is_being_made(
-        &self,
-        running: &RunningPod,
-        volume: &Volume,
-        ledger: &mut Ledger<'_>,
-        journal: &mut Journal,
-    ) -> Result<bool, Error> {
-        let Self { config, uid, deadline, .. } = *self;
+    fn is_being_made(&self, running: &RunningPod, ledger: &mut Ledger<'_>) -> Result<bool, Error> {
+        let Context { config, uid, journal, deadline, .. } = self.context;
         if ledger.record.started {
             return Ok(false);
         }
         // A VM may have a volume for each of its NICs.
         let names: BTreeSet<String> = ledger.of_sandbox().map(|record| record.volume).collect();
-        let others = names.iter().filter(|name| volume.name() != name.as_str());
+        let others = names.iter().filter(|name| self.volume.name() != name.as_str());
         let others: Vec<Volume> =
             others.filter_map(|name| Volume::open(&config.kubelet_dir, uid.as_str(), name).ok().flatten()).collect();
-        let volumes: Vec<&Volume> = others.iter().chain([volume]).collect();
+        let volumes: Vec<&Volume> = others.iter().chain([self.volume]).collect();
         let has_volume = running.has_a_volume(uid, &volumes, deadline);
         if has_volume == Some(true) {
             ledger.start()?;
         }
-        // A VM that has no use for the volume is told so.
+        // A VM that doesn't mount the volume is not "being made": its ADD must fail, and say so.
         let is_made = has_volume != Some(false) || hypervisor::find(config, uid, running, deadline).is_ok();
         journal.checked(if is_made { "containers have run" } else { "the sandbox is being made" });
         Ok(!is_made)
     }
+
+    /// Returns the NIC that the call asks for.
+    fn nic(&self) -> Result<NicSpec<'_>, Error> {
+        let (call, config) = (self.call, self.context.config);
+        let interface = self.result.interface_of(call.id.ifname).unwrap_or_default();
+        let mtu = interface.mtu;
+        let mac = match &config.nic.mac {
+            Some(mac) => mac.to_string(),
+            None => mac_of(interface)?,
+        };
+        Ok(NicSpec { id: call.id, pod: &call.pod, mac, mtu, socket: config.socket_name(call.id.ifname)? })
+    }
 }
 
-/// Containers have run in the sandbox, and no process is left in it.
+/// Returns the MAC address in kube-ovn's result.
+fn mac_of(interface: Interface) -> Result<String, Error> {
+    let text = interface.mac.filter(|mac| !mac.is_empty()).ok_or_else(|| {
+        Error::invalid_config(
+            "Neither runtimeConfig.mac nor an interface of prevResult gives the NIC's MAC address, which the VM's NIC must \
+             share with the data plane's port.",
+        )
+    })?;
+    let mac = text.parse::<Mac>().ok().filter(Mac::is_unicast);
+    mac.map(|mac| mac.to_string()).ok_or_else(|| {
+        Error::invalid_config(format!("prevResult's MAC address {} is not the address of a NIC.", quote::value(&text)))
+    })
+}
+
+/// Returns the error for a sandbox in which containers have run, and no process is left.
 fn has_ended() -> Error {
     Error::try_again(
         "No process of the pod is left in CNI_NETNS, though its containers have run there: the VM has ended, or its \
@@ -226,7 +261,7 @@ fn has_ended() -> Error {
     )
 }
 
-/// The attachment is there, with another share than is configured now.
+/// Returns the error for an attachment whose share is not the one that is configured now.
 fn moved(before: &Share, now: &Share) -> Error {
     Error::conflict(format!(
         "This attachment was made with the pod's volume shared at {}, and the configuration now says {}: undo it first \
@@ -234,13 +269,4 @@ fn moved(before: &Share, now: &Share) -> Error {
         quote::value(&before.target().to_string_lossy()),
         quote::value(&now.target().to_string_lossy())
     ))
-}
-
-fn new_record(request: &Request, config: &Config, uid: &PodUid, netns: &Path) -> Record {
-    let attachment = (request.conf.name.as_str(), request.container_id.as_str(), request.ifname.as_str());
-    let share = (config.volume_name.as_str(), config.socket_base_dir.as_path());
-    // For people. Kubernetes' names have 253 bytes at most; of what is longer no more is kept.
-    let pod = |key| request.args.get(key).unwrap_or("-").chars().take(NAME_MAX).collect::<String>();
-    let pod = format!("{}/{}", pod("K8S_POD_NAMESPACE"), pod("K8S_POD_NAME"));
-    Record { pod, ..Record::new(attachment, uid, netns, share) }
 }

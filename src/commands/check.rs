@@ -1,37 +1,34 @@
-//! CHECK: whether what an ADD did is still so. It goes by the record: what was never made is not missed.
+//! CHECK: is what ADD made still as it was? Only what is recorded can be missing.
 
+use crate::attachment::journal::Journal;
 use crate::attachment::record::{Nic, Store};
-use crate::cni::{Error, Request};
+use crate::attachment::state::{AttachmentState, CheckResult, Problem};
+use crate::cni::Error;
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::logging;
 use crate::ovs::Ovs;
-use crate::privilege::{self, Task};
+use crate::privilege::Task;
 
-use super::{enter_host, start_watchdog};
-use crate::attachment::journal::Journal;
-use crate::attachment::sandbox;
-use crate::attachment::state::{AttachmentState, CheckResult, Problem};
+use super::call::Call;
+use super::host::Host;
 
 /// Succeeds if mount, NIC, socket and data plane are as the ADD left them.
-pub fn check(request: &Request, config: &Config, journal: &mut Journal) -> Result<(), Error> {
-    request.prev_result()?;
-    let store = Store::new(&config.state_dir);
-    let record = match sandbox::named_uid(request, journal) {
-        Some(uid) => store.find(&uid, &request.container_id, &request.ifname),
-        None => store.find_anywhere(&request.container_id, &request.ifname),
+pub fn check(call: &Call<'_>, journal: &Journal) -> Result<(), Error> {
+    let store = Store::new(&call.config.state_dir);
+    let record = match &call.uid {
+        Some(uid) => store.find(uid, call.id.container_id, call.id.ifname),
+        None => store.find_anywhere(call.id.container_id, call.id.ifname),
     };
     let Some(record) = record else { return Ok(()) };
-    let config = &config.for_attachment(&request.conf, record.keys.as_ref());
+    let config = &call.config_of(Some(&record));
     logging::set_level(config.log_level);
-    enter_host(journal)?;
-    privilege::confine(Task::Talk);
     let deadline = Deadline::after(config.attach_timeout);
-    start_watchdog(deadline, Task::Talk);
-    let Some(scene) = AttachmentState::of(&record, &store, request.netns.as_deref(), &config.kubelet_dir) else {
+    Host::enter(journal)?.confine(Task::Talk, deadline);
+    let Some(state) = AttachmentState::of(&record, &store, call.netns, &config.kubelet_dir) else {
         return Ok(());
     };
-    let missing = missing(&scene, record.nic.as_ref(), config, deadline)?;
+    let missing = missing(&state, record.nic.as_ref(), config, deadline)?;
     journal.checked("look");
     if missing.is_empty() {
         return Ok(());
@@ -39,30 +36,30 @@ pub fn check(request: &Request, config: &Config, journal: &mut Journal) -> Resul
     Err(Error::check(format!("What ADD made is not as it was: {}.", missing.join("; "))))
 }
 
-/// What is missing, each in words that begin with one of: mount, NIC, socket, data plane.
+/// Returns what is missing. Each begins with one of: mount, NIC, socket, data plane.
 fn missing(
-    scene: &AttachmentState<'_>,
+    state: &AttachmentState<'_>,
     nic: Option<&Nic>,
     config: &Config,
     deadline: Deadline,
 ) -> Result<Vec<String>, Error> {
     let mut missing = Vec::new();
-    let mut judge = |what: &str, part: CheckResult| match part {
+    let mut note = |what: &str, part: CheckResult| match part {
         Ok(()) => Ok(()),
-        // What could not be looked at is the answer only where nothing is known to be missing.
+        // A part that could not be looked at is the answer only if nothing is known to be missing.
         Err(Problem::Unseen(error)) if missing.is_empty() => Err(error),
-        Err(flaw) => {
-            missing.push(format!("{what}: {}", flaw.words()));
+        Err(problem) => {
+            missing.push(format!("{what}: {}", problem.words()));
             Ok(())
         }
     };
-    judge("mount", scene.mount().map(drop))?;
-    let (Some(nic), Ok(_)) = (nic, scene.volume()) else { return Ok(missing) };
-    // First what may be unknown: a socket that is not there yet is not missing.
-    judge("NIC", scene.vm(nic, config, deadline).part(nic))?;
-    judge("socket", scene.socket(nic))?;
-    if scene.is_alive() {
-        judge("data plane", scene.data_plane(nic, &Ovs::new(&config.ovsdb_socket), deadline).1)?;
+    note("mount", state.mount().map(drop))?;
+    let (Some(nic), Ok(_)) = (nic, state.volume()) else { return Ok(missing) };
+    // The NIC comes before its socket: one that is not plugged yet has no socket to miss.
+    note("NIC", state.vm(nic, config, deadline).part(nic))?;
+    note("socket", state.socket(nic))?;
+    if state.is_alive() {
+        note("data plane", state.data_plane(nic, &Ovs::new(&config.ovsdb_socket), deadline).1)?;
     }
     Ok(missing)
 }

@@ -1,10 +1,14 @@
-//! DEL: whose attachment it is, then undo it.
+//! DEL: identify the pod, then undo the attachment, and remove the port of a sandbox that has ended.
 
-use crate::attachment::record::{Record, Store};
+use crate::attachment::context::{Context, PodLock};
+use crate::attachment::journal::Journal;
+use crate::attachment::nic_to_detach::DetachRequest;
+use crate::attachment::record::Store;
 use crate::attachment::share::Share;
+use crate::attachment::undo::Undo;
+use crate::attachment::{errors, identify, ports};
 use crate::cni::mac::Mac;
-use crate::cni::{Error, Request};
-use crate::config::Config;
+use crate::cni::{Error, PrevResult};
 use crate::deadline::Deadline;
 use crate::logging;
 use crate::ovs::port::is_gone;
@@ -12,94 +16,76 @@ use crate::ovs::stale::Of;
 use crate::pod::identity::PodUid;
 use crate::privilege::{self, Task};
 
-use super::{enter_host, start_watchdog};
-use crate::attachment::journal::Journal;
-use crate::attachment::sandbox;
-use crate::attachment::undo::{self, Undo};
-use crate::attachment::{errors, ports};
+use super::call::Call;
+use super::host::Host;
 
-/// Undoes what an ADD of this attachment did. Nothing left is success.
-pub fn del(request: &Request, config: &Config, journal: &mut Journal) -> Result<(), Error> {
-    let store = Store::new(&config.state_dir);
-    let Some(uid) = whose(request, config, &store, journal) else { return Ok(()) };
-    if untouched(config, &store, &uid) {
+/// Undoes what an ADD of this attachment did. It is no error if nothing is left.
+pub fn del(call: &Call<'_>, result: Option<&PrevResult<'_>>, journal: &Journal) -> Result<(), Error> {
+    let store = Store::new(&call.config.state_dir);
+    let Some(uid) = identify_pod(call, &store, journal) else { return Ok(()) };
+    if is_untouched(call, &store, &uid) {
         return Ok(());
     }
     journal.set_pod(&uid);
-    // The record that counts is the one that is there once the pod's other calls are over.
-    let find = || store.find(&uid, &request.container_id, &request.ifname);
-    let with =
-        |record: Option<&Record>| config.for_attachment(&request.conf, record.and_then(|record| record.keys.as_ref()));
-    let early = with(find().as_ref());
+    let find = || store.find(&uid, call.id.container_id, call.id.ifname);
+    let early = call.config_of(find().as_ref());
     logging::set_level(early.log_level);
-    enter_host(journal)?;
-    privilege::confine(Task::Mount);
     let deadline = Deadline::after(early.detach_timeout);
-    start_watchdog(deadline, Task::Mount);
-    let lock = store.lock(&uid, deadline).map_err(|error| errors::record(&error))?;
+    Host::enter(journal)?.confine(Task::Mount, deadline);
+    let _lock = PodLock::take(&store, &uid, deadline).map_err(|error| errors::record(&error))?;
     journal.checked("lock");
+    // Read the record again: the pod's other calls have ended.
     let record = find();
-    let config = &with(record.as_ref());
-    let undo = Undo {
-        config,
-        conf: &request.conf,
-        store: &store,
-        uid: &uid,
-        network: &request.conf.name,
-        container_id: &request.container_id,
-        ifname: &request.ifname,
-        netns: request.netns.as_deref(),
-        mac: mac(request, config),
-        deadline,
-        with_dead: true,
+    let config = &call.config_of(record.as_ref());
+    let context = Context { config, uid: &uid, store: &store, journal, deadline };
+    let request = DetachRequest {
+        context,
+        id: call.id,
+        netns: call.netns,
+        mac: config.nic.mac.or_else(|| mac_in(result?, call.id.ifname)).map(|mac| mac.to_string()),
+        keys: call.keys(),
     };
+    let undo = Undo { request, with_dead: true };
     if undo.leaves_the_shares() {
         privilege::narrow(Task::Talk);
     }
     let share = undo.share(record.as_ref()).target();
-    let outcome = undo.run(journal);
-    if let Ok(lives) = outcome
-        && request.netns.as_deref().is_none_or(is_gone)
-    {
-        // kube-ovn does nothing without the namespace, and the pod's next sandbox gets a port with the same path.
-        let sandbox = request.container_id.as_str();
-        // The sandbox may live though the process by which its namespace was named has ended; then its other NICs work.
-        let of = match config.socket_name(&request.ifname) {
-            Ok(socket) if lives => Some(Of::Nic { sandbox, socket }),
-            _ => (!lives).then_some(Of::Sandbox(sandbox)),
+    let is_alive = undo.run()?;
+    if call.netns.is_none_or(is_gone) {
+        // Without the namespace kube-ovn does nothing, and the pod's next sandbox gets a port with the same path.
+        let sandbox = call.id.container_id;
+        // The sandbox may live on, though the process that named its namespace has ended. Its other NICs work then.
+        let of = match config.socket_name(call.id.ifname) {
+            Ok(socket) if is_alive => Some(Of::Nic { sandbox, socket }),
+            _ => (!is_alive).then_some(Of::Sandbox(sandbox)),
         };
         if let Some(of) = of {
             ports::remove_stale(&config.ovsdb_socket, &share, of, deadline, journal);
         }
     }
-    undo::release_lock(lock, &store, &uid);
-    outcome.map(drop)
+    Ok(())
 }
 
-/// The pod: as the runtime names it, as it was recorded, or as the sandbox's processes tell.
-fn whose(request: &Request, config: &Config, store: &Store, journal: &Journal) -> Option<PodUid> {
-    let recorded = || PodUid::parse(&store.find_anywhere(&request.container_id, &request.ifname)?.uid);
+/// Identifies the pod: as the runtime names it, as it is recorded, or from the processes of the sandbox.
+fn identify_pod(call: &Call<'_>, store: &Store, journal: &Journal) -> Option<PodUid> {
+    let recorded = || PodUid::parse(&store.find_anywhere(call.id.container_id, call.id.ifname)?.uid);
     let by_processes = || {
-        let netns = request.netns.as_deref()?;
-        // A DEL that cannot tell has nothing to undo; it must not keep a pod from going.
-        sandbox::uid_by_processes(netns, config).inspect_err(|error| journal.warn(error)).ok().flatten()
+        // If this fails there is nothing to undo, and a DEL must not keep a pod from going.
+        identify::by_netns(call.netns?, call.config).inspect_err(|error| journal.warn(error)).ok().flatten()
     };
-    sandbox::named_uid(request, journal).or_else(recorded).or_else(by_processes)
+    call.uid.clone().or_else(recorded).or_else(by_processes)
 }
 
-/// Whether nothing of this plugin's concern is there: all that a DEL of any other pod costs.
-fn untouched(config: &Config, store: &Store, uid: &PodUid) -> bool {
-    let no_volume = matches!(sandbox::volume(config, uid), Ok(None));
-    no_volume
+/// Returns true if the pod has nothing of this plugin. For most pods this look is all that a DEL costs.
+fn is_untouched(call: &Call<'_>, store: &Store, uid: &PodUid) -> bool {
+    let config = call.config;
+    matches!(identify::volume(config, uid), Ok(None))
         && !store.knows(uid)
         && !Share::new(&config.socket_base_dir, uid, &config.volume_name).has_left_something()
 }
 
-/// The NIC's MAC address, if the call tells it; it helps to recognise a NIC that was not recorded.
-fn mac(request: &Request, config: &Config) -> Option<String> {
-    let told = || {
-        let interfaces = request.prev_result().ok()?.interfaces();
-        interfaces.into_iter().find(|interface| interface.name.as_deref() == Some(&request.ifname))?.mac?.parse().ok()
-    };
-    config.nic.mac.or_else(told).map(|mac: Mac| mac.to_string())
+/// Returns the NIC's MAC address in prevResult. It helps to recognise a NIC that is not recorded.
+fn mac_in(result: &PrevResult<'_>, ifname: &str) -> Option<Mac> {
+    let mut interfaces = result.interfaces().into_iter();
+    interfaces.find(|interface| interface.name.as_deref() == Some(ifname))?.mac?.parse().ok()
 }

@@ -132,7 +132,7 @@ fn a_share_that_is_taken_while_the_data_plane_is_waited_for_is_made_again() {
     let call = add(&pod).start(&node);
     take_while_it_waits(&node, &pod);
     let told = answer(output(call));
-    assert!(told.code() == 11 && told.text().contains("was taken away"), "{told:?}");
+    assert!(told.code() == 11 && told.text().contains("was removed while"), "{told:?}");
     assert_eq!(double.count("attach"), 1);
     let _plane = DataPlane::start(&node, &pod, "net1");
     add(&pod).run(&node).succeeded();
@@ -152,7 +152,7 @@ fn an_add_that_may_no_longer_mount_says_that_the_share_was_taken_and_the_next_on
         eth0.run(&node).succeeded();
         let (answer, double) = interrupted(&node, &pod, &stop, |_| take(&node, &pod.uid));
         assert_eq!(answer.code(), 11, "{stop}: {answer:?}");
-        assert!(answer.text().contains("was taken away"), "{stop}: {answer:?}");
+        assert!(answer.text().contains("was removed while"), "{stop}: {answer:?}");
         assert_eq!((double.count("attach"), double.count("detach-alias")), (1, 1), "{stop}");
         drop(double);
         let _double = Double::start(&pod, &json!({}));
