@@ -20,9 +20,7 @@ pub struct Hypervisor {
 
 /// Why the pod's libvirt can't be reached.
 pub enum Unreached {
-    /// The pod has no daemon that is its own.
     Daemon(daemon::Error),
-    /// The daemon doesn't open a connection.
     Libvirt(libvirt::Error),
 }
 
