@@ -14,8 +14,8 @@ fn main() -> ExitCode {
     cni::serve(|request| {
         let config = match request.command {
             Command::Add | Command::Check | Command::Status => Config::parse(&request.conf)?,
-            // A runtime repeats a DEL until it passes, and a pod can't go before: a slip in the configuration must not
-            // keep it. What can be read is used, and defaults stand in for the rest.
+            // A runtime repeats a DEL until it succeeds, and the pod stays until then. So a wrong value must not make it
+            // fail: its default is used.
             Command::Del | Command::Gc => Config::parse_lenient(&request.conf),
         };
         logging::set_level(config.log_level);

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::cni::Error;
-use crate::dataplane::capabilities::Capabilities;
 use crate::deadline::Deadline;
 use crate::libvirt::{Client, Domain};
 use crate::quote;
@@ -42,47 +41,22 @@ impl Attempt<'_, '_> {
     pub fn verify(&mut self) -> Result<(), Failure> {
         match attach::mismatch(self.client, self.domain, self.asked, self.link.context.deadline) {
             Ok(None) => Ok(()),
-            Ok(Some(what)) => {
-                let (then, open) = self.take_back();
-                let error = Error::libvirt(format!("libvirt said that it plugged the NIC, but {what}, {then}."));
-                Err(Failure { error, open })
-            }
+            Ok(Some(what)) => Err(self
+                .give_up(|then| Error::libvirt(format!("libvirt said that it plugged the NIC, but {what}, {then}.")))),
             // It was plugged, as far as is known.
             Err(error) => Err(Failure::open(errors::held(&error))),
         }
     }
 
-    /// Unplugs a NIC whose share can't be kept. Returns the failure.
-    pub fn without_share(&mut self, error: Error) -> Failure {
-        let (then, open) = self.take_back();
-        let msg = format!("{} The NIC was plugged, {then}.", error.msg);
-        Failure { error: Error { msg, ..error }, open }
-    }
-
-    /// Unplugs a NIC to which the data plane may not connect. Returns the failure.
-    pub fn without_access(&mut self, lacking: &str) -> Failure {
-        let (then, open) = self.take_back();
-        Failure { error: Error::try_again(format!("The NIC was plugged, but {lacking}, {then}.")), open }
-    }
-
     /// Unplugs a NIC that has no use without a data plane. Returns the failure.
     pub fn without_data_plane(&mut self, why: &str) -> Failure {
-        let (then, open) = self.take_back();
         let link = self.link;
-        let hint = link.port.why_not_connected(link.context.deadline).unwrap_or_else(|| {
-            format!("Does OVS still run, with a port that has vhost-server-path {}?", quote::value(link.host_path))
-        });
-        Failure { error: Error::try_again(format!("The NIC was plugged, but {why}, {then}. {hint}")), open }
-    }
-
-    /// Unplugs a NIC for which QEMU needs more than its data plane offers. Returns the failure.
-    pub fn refused(&mut self, capabilities: Capabilities) -> Failure {
-        let (then, open) = self.take_back();
-        let error = Error::libvirt(format!(
-            "QEMU refuses this data plane for the VM, {then}. The data plane offers {capabilities}; QEMU's log in the pod \
-             (/var/log/libvirt/qemu) says what it misses, such as memory slots for the VM's memory regions."
-        ));
-        Failure { error, open }
+        self.give_up(|then| {
+            let hint = link.port.why_not_connected(link.context.deadline).unwrap_or_else(|| {
+                format!("Does OVS still run, with a port that has vhost-server-path {}?", quote::value(link.host_path))
+            });
+            Error::try_again(format!("The NIC was plugged, but {why}, {then}. {hint}"))
+        })
     }
 
     /// Handles an attach that failed. If libvirt may still carry it out, no stand-in is there for QEMU any more, which would
@@ -109,16 +83,11 @@ impl Attempt<'_, '_> {
         Failure { error: Error { msg, ..reported }, open }
     }
 
-    /// Unplugs the NIC again. Returns the outcome for a message, and whether the NIC may still be there.
-    fn take_back(&mut self) -> (&'static str, bool) {
-        match self.unplug() {
-            Ok(()) => ("so it was unplugged again", false),
-            Err(error) => {
-                let journal = self.link.context.journal;
-                journal.warn(format_args!("the NIC could not be unplugged again: {error}"));
-                ("and it could not be unplugged again: DEL will do it", true)
-            }
-        }
+    /// Unplugs the NIC again. Returns the failure with this error, which says what became of that.
+    pub fn give_up(&mut self, error: impl FnOnce(&str) -> Error) -> Failure {
+        let Err(kept) = self.unplug() else { return error("so it was unplugged again").into() };
+        self.link.context.journal.warn(format_args!("the NIC could not be unplugged again: {kept}"));
+        Failure::open(error("and it could not be unplugged again: DEL will do it"))
     }
 
     fn unplug(&mut self) -> Result<(), Error> {

@@ -52,12 +52,10 @@ impl<'a> Context<'a> {
         self.store.find(self.uid, id.container_id, id.ifname)
     }
 
-    /// Writes a record of the pod.
     pub fn write(&self, record: &Record) -> Result<(), Error> {
         self.store.write(self.uid, record).map_err(|error| errors::record(&error))
     }
 
-    /// Removes the record of an attachment of the pod.
     pub fn remove(&self, id: AttachmentId<'_>) -> Result<(), Error> {
         self.store.remove(self.uid, id.container_id, id.ifname).map_err(|error| errors::record(&error))
     }
@@ -80,9 +78,6 @@ impl<'a> Context<'a> {
     }
 
     /// Takes the pod's lock until the returned value is dropped.
-    ///
-    /// # Errors
-    /// Another call held it until the deadline.
     pub fn lock(&self) -> Result<PodLock<'a>, Error> {
         PodLock::take(self.store, self.uid, self.deadline).map_err(|error| errors::record(&error))
     }
@@ -98,9 +93,6 @@ pub struct PodLock<'a> {
 
 impl<'a> PodLock<'a> {
     /// Waits for the lock until the deadline.
-    ///
-    /// # Errors
-    /// Another call held it until then, or its file can't be opened.
     pub fn take(store: &'a Store, uid: &'a PodUid, deadline: Deadline) -> Result<Self, record::Error> {
         Ok(Self { lock: Some(store.lock(uid, deadline)?), store, uid })
     }

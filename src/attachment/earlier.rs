@@ -10,10 +10,9 @@ use crate::libvirt::{Client, Domain};
 use crate::pod::running::RunningPod;
 use crate::pod::volume::Volume;
 use crate::quote;
-use crate::vm::attach;
-use crate::vm::detach;
 use crate::vm::domain::Description;
 use crate::vm::interface::{Interface, Target};
+use crate::vm::{attach, detach};
 
 use super::context::Context;
 use super::errors;

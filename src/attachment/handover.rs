@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::cni::Error;
 use crate::dataplane::guard;
 use crate::dataplane::message;
 use crate::dataplane::probe::ProbedDataPlane;
@@ -34,9 +35,12 @@ pub fn plug(attempt: &mut Attempt<'_, '_>, mut data_plane: ProbedDataPlane) -> R
     let accepted = || ends().into_iter().map(|end| end.inode).collect();
     let plugged = standin::during(link.socket_path, capabilities, deadline, accepted, || {
         attempt.attach()?;
-        link.shared.ensure().map_err(|error| attempt.without_share(error))?;
+        link.shared.ensure().map_err(|error| {
+            attempt.give_up(|then| Error { msg: format!("{} The NIC was plugged, {then}.", error.msg), ..error })
+        })?;
         if let Some(lacking) = link.grant_access(data_plane.pid) {
-            return Err(attempt.without_access(&lacking));
+            let msg = |then: &str| format!("The NIC was plugged, but {lacking}, {then}.");
+            return Err(attempt.give_up(|then| Error::try_again(msg(then))));
         }
         ensure_same(attempt, &mut data_plane)
     });
@@ -47,7 +51,12 @@ pub fn plug(attempt: &mut Attempt<'_, '_>, mut data_plane: ProbedDataPlane) -> R
     outcome?;
     journal.checked(format_args!("stand-in: {} messages", served.requests));
     if served.widened {
-        return Err(attempt.refused(capabilities));
+        return Err(attempt.give_up(|then| {
+            Error::libvirt(format!(
+                "QEMU refuses this data plane for the VM, {then}. The data plane offers {capabilities}; QEMU's log in the pod \
+                 (/var/log/libvirt/qemu) says what it misses, such as memory slots for the VM's memory regions."
+            ))
+        }));
     }
     // From here on QEMU waits for the data plane's answers.
     let linked = guard::during(ends, || connect(attempt, data_plane, &served.accepted, ends));

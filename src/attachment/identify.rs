@@ -13,11 +13,8 @@ use crate::pod::volume::Volume;
 use super::errors;
 
 /// Opens the network namespace of a pod.
-///
-/// # Errors
-/// The path names no network namespace, or the host's.
-pub fn sandbox(netns: &Path) -> Result<Sandbox, Error> {
-    not_the_hosts(Sandbox::open(netns).map_err(|error| errors::netns(&error))?)
+pub fn sandbox(netns: Option<&Path>) -> Result<Sandbox, Error> {
+    not_the_hosts(Sandbox::open(netns.unwrap_or(Path::new(""))).map_err(|error| errors::netns(&error))?)
 }
 
 fn not_the_hosts(sandbox: Sandbox) -> Result<Sandbox, Error> {
@@ -26,10 +23,7 @@ fn not_the_hosts(sandbox: Sandbox) -> Result<Sandbox, Error> {
 
 /// Identifies the pod from the processes in its network namespace: for calls by hand, and for runtimes that don't set
 /// K8S_POD_UID.
-///
-/// # Errors
-/// The namespace can't be looked at, is the host's, or belongs to several pods.
-pub fn by_netns(netns: &Path, config: &Config) -> Result<Option<PodUid>, Error> {
+pub fn by_netns(netns: Option<&Path>, config: &Config) -> Result<Option<PodUid>, Error> {
     by_sandbox(&sandbox(netns)?, config)
 }
 
@@ -40,9 +34,6 @@ fn by_sandbox(sandbox: &Sandbox, config: &Config) -> Result<Option<PodUid>, Erro
 }
 
 /// Identifies the pod of a process. Returns it with what runs of it.
-///
-/// # Errors
-/// The process has ended, or belongs to no pod that can be identified.
 pub fn by_pid(pid: i32, config: &Config) -> Result<(PodUid, RunningPod), Error> {
     let process = Process::open(pid).map_err(|error| errors::system("looking at the process", &error))?;
     let sandbox = not_the_hosts(Sandbox::of(&process).map_err(|error| errors::netns(&error))?)?;
@@ -57,9 +48,6 @@ pub fn by_pid(pid: i32, config: &Config) -> Result<(PodUid, RunningPod), Error> 
 }
 
 /// Opens the pod's volume, if it has one.
-///
-/// # Errors
-/// It is not what kubelet makes.
 pub fn volume(config: &Config, uid: &PodUid) -> Result<Option<Volume>, Error> {
     Volume::open(&config.kubelet_dir, uid.as_str(), &config.volume_name).map_err(|error| errors::volume(&error))
 }

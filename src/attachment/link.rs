@@ -51,9 +51,6 @@ pub struct Link<'a> {
 
 impl Link<'_> {
     /// Makes sure that no process of the pod listens at the NIC's socket. The VM, `domain`, does not show the NIC.
-    ///
-    /// # Errors
-    /// One does, or it can't be known.
     pub fn ensure_unused(&self, (client, domain): (&mut Client, &Domain), alias: &str) -> Result<(), Error> {
         let (running, deadline) = (self.running, self.context.deadline);
         if !listens(running, self.guest_path)? {
@@ -119,9 +116,6 @@ impl Link<'_> {
     }
 
     /// Probes the data plane.
-    ///
-    /// # Errors
-    /// No data plane comes, or it does not answer.
     pub fn probe(&self) -> Result<ProbedDataPlane, Error> {
         let (sandbox, journal) = (&self.running.sandbox, self.context.journal);
         let is_foreign = |pid| Process::open(pid).is_ok_and(|process| sandbox.is_foreign(&process));

@@ -54,8 +54,8 @@ mod tests {
             attached: true,
             detaching: false,
         };
-        let told = warning(&nic(Some(1400), None)).unwrap();
-        assert!(told.contains("network is 1400") && told.contains("takes 1500"), "{told}");
+        let text = warning(&nic(Some(1400), None)).unwrap();
+        assert!(text.contains("network is 1400") && text.contains("takes 1500"), "{text}");
         assert!(warning(&nic(Some(1280), Some(1400))).is_some());
         for (network, guest) in [(None, None), (Some(1500), None), (Some(8900), None), (Some(1400), Some(1400))] {
             assert_eq!(warning(&nic(network, guest)), None);

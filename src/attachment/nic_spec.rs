@@ -139,9 +139,6 @@ impl Requested {
 
     /// Reduces the queue pairs to what the data plane offers: QEMU never finishes with a NIC that has more than its data
     /// plane.
-    ///
-    /// # Errors
-    /// The configuration names more.
     pub fn negotiate_queues(&mut self, capabilities: &Capabilities) -> Result<(), Error> {
         let offered = u16::try_from(capabilities.queues).unwrap_or(u16::MAX);
         let queues = self.interface.queues;

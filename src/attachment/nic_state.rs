@@ -87,9 +87,6 @@ pub enum Heard {
 
 /// Returns true if a process of the pod listens on the unix socket that it bound to this path, or to one that may be the
 /// same.
-///
-/// # Errors
-/// The pod's sockets can't be listed.
 pub fn listens(running: &RunningPod, path: &str) -> Result<bool, Error> {
     running.listens(path).map_err(|error| errors::system("listing the pod's unix sockets", &error))
 }

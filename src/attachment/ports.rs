@@ -25,7 +25,6 @@ pub struct Port<'a> {
     pub socket: &'a Path,
     /// The pod's share on the host.
     pub share: &'a Path,
-    /// The NIC.
     pub nic: Nic<'a>,
 }
 
@@ -33,9 +32,6 @@ impl Port<'_> {
     /// Makes sure, before the VM is touched, that nothing is wrong that waiting can't fix, and that OVN has installed
     /// the port if it manages it. Ports of dead sandboxes are removed first. No port is no error: another data plane may
     /// serve the NIC.
-    ///
-    /// # Errors
-    /// What is wrong with the port: code 11.
     pub fn ensure_ready(&self, deadline: Deadline, journal: &Journal) -> Result<(), Error> {
         let Some((mut database, snapshot)) = open(self.socket, deadline, journal) else { return Ok(()) };
         let of = Of::OtherSandboxes(self.nic.container_id);
@@ -62,9 +58,6 @@ impl Port<'_> {
     }
 
     /// Makes sure that packets pass to a NIC to which a data plane is connected.
-    ///
-    /// # Errors
-    /// Why they don't: code 11.
     pub fn ensure_passing(&self, deadline: Deadline, journal: &Journal) -> Result<(), Error> {
         let Some((mut database, snapshot)) = open(self.socket, deadline, journal) else { return Ok(()) };
         let trouble = snapshot.problem(&self.nic).filter(Problem::concerns_a_connected_nic);

@@ -22,9 +22,6 @@ const SOCKET_PATIENCE: Duration = Duration::from_secs(2);
 const SOCKET_PAUSE: Duration = Duration::from_millis(2);
 
 /// Waits until no process of the pod listens at this path. Returns whether that is so.
-///
-/// # Errors
-/// The pod's sockets can't be listed.
 pub fn is_unused(context: &Context<'_>, running: &RunningPod, path: &str) -> Result<bool, Error> {
     let patience = context.deadline.at_most(SOCKET_PATIENCE);
     loop {
@@ -40,9 +37,6 @@ pub fn is_unused(context: &Context<'_>, running: &RunningPod, path: &str) -> Res
 
 /// Asks the guest to release the NIC with this alias, and waits until it has. The caller must record the request first,
 /// because QEMU keeps it.
-///
-/// # Errors
-/// The guest has not released it by the deadline, or libvirt fails.
 pub fn release(
     context: &Context<'_>,
     running: &RunningPod,

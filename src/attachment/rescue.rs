@@ -99,9 +99,6 @@ impl Outcome {
 
 impl Rescue<'_> {
     /// Frees every VM of the pod that waits at one of these sockets, or at any socket for `None`. Returns what it found.
-    ///
-    /// # Errors
-    /// It can't be known which QEMU waits.
     pub fn run(&self, wanted: Option<&BTreeSet<String>>) -> Result<Vec<Found>, Error> {
         let Context { store, uid, journal, deadline, .. } = self.context;
         let lock = PodLock::take(store, uid, deadline.at_most(LOCK_PATIENCE));

@@ -49,9 +49,6 @@ pub struct SharedVolume<'a> {
 impl SharedVolume<'_> {
     /// Makes sure that the data plane's path leads to the pod's volume. kube-ovn's DEL of another NIC, the pod's last, may
     /// have removed the share since the ADD began.
-    ///
-    /// # Errors
-    /// It can't be mounted, or is gone and the call has given up the right to mount.
     pub fn ensure(&self) -> Result<(), Error> {
         if self.may_mount {
             return self.share.ensure(self.volume).map(drop).map_err(|error| errors::share(&error));

@@ -101,10 +101,7 @@ impl<'a> AttachmentState<'a> {
         self.running.is_some()
     }
 
-    /// Returns the pod's volume.
-    ///
-    /// # Errors
-    /// It is gone, or not what kubelet makes.
+    /// Returns the pod's volume, unless it is gone or not what kubelet makes.
     pub fn volume(&self) -> Result<&Volume, Problem> {
         match &self.volume {
             Ok(Some(volume)) => Ok(volume),
@@ -113,10 +110,7 @@ impl<'a> AttachmentState<'a> {
         }
     }
 
-    /// Returns whether the data plane sees the volume, or need not.
-    ///
-    /// # Errors
-    /// It does not, and a NIC of the pod needs it.
+    /// Returns whether the data plane sees the volume. It is an error if a NIC of the pod needs it, and it doesn't.
     pub fn mount(&self) -> Result<ShareState, Problem> {
         let (share, volume) = (self.share(), self.volume()?);
         let looking = |error| Problem::Unseen(errors::share(&error));
@@ -131,9 +125,6 @@ impl<'a> AttachmentState<'a> {
     }
 
     /// Checks that the NIC's socket is in the volume.
-    ///
-    /// # Errors
-    /// It is not.
     pub fn socket(&self, nic: &Nic) -> CheckResult {
         let looking = |error| Problem::Unseen(errors::system("looking at the NIC's socket", &error));
         match self.volume()?.entry(&nic.socket).map_err(looking)? {
@@ -278,20 +269,14 @@ fn shown(found: &interface::Nic, nic: &Nic, path: &UnixPath) -> Heard {
 }
 
 impl Vm {
-    /// Checks that it has the NIC.
-    ///
-    /// # Errors
-    /// What is wrong with it. An attach that may be under way is not missing.
+    /// Checks that it has the NIC. A NIC whose attach may be under way is not missing.
     pub fn part(self, nic: &Nic) -> CheckResult {
         self.left_over.map_or_else(|| self.nic.part(nic), |words| Err(Problem::Missing(words)))
     }
 }
 
 impl NicState {
-    /// Checks that the VM has the NIC.
-    ///
-    /// # Errors
-    /// What is wrong with it. An attach that may be under way is not missing.
+    /// Checks that the VM has the NIC. A NIC whose attach may be under way is not missing.
     pub fn part(self, nic: &Nic) -> CheckResult {
         let alias = quote::value(&nic.alias);
         match self {

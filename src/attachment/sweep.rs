@@ -51,9 +51,6 @@ impl<'a> Sweep<'a> {
     }
 
     /// Removes what is left of a pod.
-    ///
-    /// # Errors
-    /// Its mount or files can't be removed, or another call keeps its lock.
     pub fn run(&self, uid: &PodUid, journal: &Journal) -> Result<(), Error> {
         let gone = self.is_gone(uid);
         let patience = if gone { LOCK_PATIENCE } else { Duration::ZERO };

@@ -41,15 +41,15 @@ impl Undo<'_> {
         let running = running.as_ref();
         journal.checked(format_args!("pod: {} processes", running.map_or(0, |running| running.processes.len())));
 
-        if let Some(sought) = self.request.nic(record, volume, running)? {
+        if let Some(wanted) = self.request.nic(record, volume, running)? {
             let found = match running {
-                Some(running) => Unplug { request: &self.request, sought: &sought, record, volume, running }.run()?,
+                Some(running) => Unplug { request: &self.request, wanted: &wanted, record, volume, running }.run()?,
                 None => false,
             };
             // If no NIC of the plugin was found, what listens there belongs to the VM's own definition.
-            let is_ours = found || sought.origin != Origin::Migrated;
+            let is_ours = found || wanted.origin != Origin::Migrated;
             if let Some(volume) = volume.filter(|_| is_ours) {
-                remove_socket(&context, &sought.nic, volume, running)?;
+                remove_socket(&context, &wanted.nic, volume, running)?;
             }
         }
         remove_device_info(record, journal);

@@ -33,9 +33,6 @@ pub struct SocketName<'a> {
 /// Does `work`, which ends the attach. Meanwhile a stand-in frees a QEMU that waits for a back end, whether libvirt answers
 /// or not. The data plane can't serve the NIC that comes of it, so `mark` records that it must go. The flag that `work`
 /// gets says whether a QEMU was freed.
-///
-/// # Errors
-/// Those of `mark` and `work`.
 pub fn end<T>(
     context: &Context<'_>,
     socket: &SocketName<'_>,
@@ -81,9 +78,9 @@ pub fn left_over(running: &RunningPod, path: &str, alias: &str, domain: &str) ->
         Some(process) => format!("process {} ({})", process.pid(), quote::value(&name)),
         None => "a process of the pod".to_owned(),
     };
-    let told = format!("the VM does not have the NIC, but {who} listens at its socket {}", quote::value(path));
+    let problem = format!("the VM does not have the NIC, but {who} listens at its socket {}", quote::value(path));
     if listener.is_some() && !name.starts_with("qemu") {
-        return format!("{told}: end that process, or let it listen elsewhere");
+        return format!("{problem}: end that process, or let it listen elsewhere");
     }
     // The alias may be the tenant's, and an operator types the commands.
     let is_plain = alias.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
@@ -102,8 +99,8 @@ pub fn left_over(running: &RunningPod, path: &str, alias: &str, domain: &str) ->
         false => format!("{monitor}, device_del, netdev_del and chardev-remove"),
     };
     format!(
-        "{told}: QEMU keeps it where libvirt ended in the middle of an attach. Run {commands} (what is not found is gone; if another \
-         client's attach gave it another id, {monitor} 'info chardev' shows that beside the path), or restart the VM"
+        "{problem}: QEMU keeps it where libvirt ended in the middle of an attach. Run {commands} (what is not found is gone; if another \
+         client's attach gave it another id, {monitor} 'info chardev' shows it next to the path), or restart the VM"
     )
 }
 
@@ -120,7 +117,7 @@ mod tests {
     use super::dashed;
 
     #[test]
-    fn a_uuid_is_told_as_virsh_takes_it() {
+    fn a_uuid_is_written_as_virsh_takes_it() {
         assert_eq!(dashed("11111111222233334444555555555555"), "11111111-2222-3333-4444-555555555555");
         assert_eq!(dashed(""), "DOMAIN");
         assert_eq!(dashed("ä"), "DOMAIN");

@@ -21,7 +21,7 @@ use super::unfinished::{self, SocketName};
 /// A NIC that is to be unplugged.
 pub struct Unplug<'a> {
     pub request: &'a DetachRequest<'a>,
-    pub sought: &'a NicToDetach,
+    pub wanted: &'a NicToDetach,
     pub record: Option<&'a Record>,
     pub volume: Option<&'a Volume>,
     pub running: &'a RunningPod,
@@ -29,11 +29,8 @@ pub struct Unplug<'a> {
 
 impl Unplug<'_> {
     /// Makes the guest release the NIC, if there is a guest that has it. Returns whether there was one.
-    ///
-    /// # Errors
-    /// The guest has not released it, or it can't be known whether it has.
     pub fn run(&self) -> Result<bool, Error> {
-        let (context, nic) = (&self.request.context, &self.sought.nic);
+        let (context, nic) = (&self.request.context, &self.wanted.nic);
         let Some(volume) = self.volume.filter(|_| Recorded::from(nic).opening) else {
             return self.ask_libvirt();
         };
@@ -44,7 +41,7 @@ impl Unplug<'_> {
 
     fn ask_libvirt(&self) -> Result<bool, Error> {
         let Context { journal, deadline, .. } = self.request.context;
-        let (nic, origin, running) = (&self.sought.nic, self.sought.origin, self.running);
+        let (nic, origin, running) = (&self.wanted.nic, self.wanted.origin, self.running);
         let recorded = Recorded::from(nic);
         let mut libvirt = match self.request.context.libvirt(running) {
             Ok(libvirt) => libvirt,
@@ -84,7 +81,7 @@ impl Unplug<'_> {
     /// Decides whether the NIC is gone if libvirt, for the reason `why`, can't be asked.
     fn without_libvirt(&self, recorded: Recorded, why: Error, is_absent: bool) -> Result<bool, Error> {
         let Context { journal, deadline, .. } = self.request.context;
-        let (nic, running) = (&self.sought.nic, self.running);
+        let (nic, running) = (&self.wanted.nic, self.running);
         match judge(recorded, Heard::Unreached(why.clone()), || listens(running, &nic.path)) {
             NicState::Absent => {
                 if !is_absent {
@@ -100,7 +97,7 @@ impl Unplug<'_> {
     /// Makes sure that no VM shows another NIC at the socket, with another alias and MAC. It may be another client's, or come
     /// from an ADD whose record is lost and whose alias this call doesn't have.
     fn ensure_not_anothers(&self, client: &mut Client, domains: &[Domain]) -> Result<(), Error> {
-        let nic = &self.sought.nic;
+        let nic = &self.wanted.nic;
         let path = self.running.path(&nic.path);
         for domain in domains.iter().filter(|domain| domain.is_active()) {
             match attach::describe(client, domain, self.request.context.deadline) {
@@ -125,7 +122,7 @@ impl Unplug<'_> {
 
     fn unplug_from(&self, client: &mut Client, domain: &Domain) -> Result<bool, Error> {
         let context = &self.request.context;
-        let (nic, deadline) = (&self.sought.nic, context.deadline);
+        let (nic, deadline) = (&self.wanted.nic, context.deadline);
         let mac = Some(nic.mac.as_str()).filter(|mac| !mac.is_empty());
         let path = self.running.path(&nic.path);
         let target = Target { mac, path: &path, alias: &nic.alias };
@@ -142,7 +139,7 @@ impl Unplug<'_> {
     /// Records that the guest is about to be asked to release the NIC.
     fn record_removal(&self, domain: &Domain) -> Result<(), Error> {
         let DetachRequest { context, id, netns, keys, .. } = self.request;
-        let nic = Nic { detaching: true, domain: domain.uuid_digits(), ..self.sought.nic.clone() };
+        let nic = Nic { detaching: true, domain: domain.uuid_digits(), ..self.wanted.nic.clone() };
         if self.record.is_some_and(|record| record.nic.as_ref() == Some(&nic)) {
             return Ok(());
         }

@@ -1,7 +1,6 @@
 //! ADD: identify the pod, ensure the share, ask the data plane, plug the NIC, wait until packets can pass, record it, reply.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use crate::attachment::context::Context;
 use crate::attachment::failure::Failure;
@@ -43,17 +42,13 @@ fn identify_pod(call: &Call<'_>) -> Result<Option<PodUid>, Error> {
     let config = call.config;
     let uid = match &call.uid {
         Some(uid) => Some(uid.clone()),
-        None => identify::by_netns(netns(call), config)?,
+        None => identify::by_netns(call.netns, config)?,
     };
     match uid {
         Some(uid) if identify::volume(config, &uid)?.is_some() => Ok(Some(uid)),
         uid if config.attach == Attach::Always => Err(no_volume(config, uid.as_ref())),
         _ => Ok(None),
     }
-}
-
-fn netns<'a>(call: &Call<'a>) -> &'a Path {
-    call.netns.unwrap_or(Path::new(""))
 }
 
 fn no_volume(config: &Config, uid: Option<&PodUid>) -> Error {
@@ -75,7 +70,7 @@ fn serve(call: &Call<'_>, result: &PrevResult<'_>, uid: &PodUid, journal: &Journ
     journal.set_pod(uid);
     let config = call.config;
     let deadline = Deadline::after(config.attach_timeout);
-    let sandbox = identify::sandbox(netns(call))?;
+    let sandbox = identify::sandbox(call.netns)?;
     let host = Host::enter(journal)?;
     // This must come before the right to enter a namespace is dropped.
     let has_link = sandbox.has_link(call.id.ifname).map_err(|error| errors::netns(&error))?;
@@ -161,15 +156,10 @@ impl Add<'_> {
         if made.mounted {
             journal.changed("mount");
         }
-        if wanted && self.has_vm(made, sandbox)? {
-            let Made { record, mounted, running: Some(running) } = made else { return Ok(()) };
-            let plug = Plug {
-                context,
-                nic: self.nic()?,
-                shared: SharedVolume { share, volume, may_mount: *mounted },
-                running,
-            };
-            return plug.run(&mut Ledger { context, record });
+        let mounted = made.mounted;
+        if wanted && let Some((running, record)) = self.find_vm(made, sandbox)? {
+            let shared = SharedVolume { share, volume, may_mount: mounted };
+            return Plug { context, nic: self.nic()?, shared, running }.run(&mut Ledger { context, record });
         }
         // No NIC is plugged. Ports of dead sandboxes go before kube-ovn makes one with the same path for this sandbox.
         if is_first {
@@ -179,27 +169,25 @@ impl Add<'_> {
         Ok(())
     }
 
-    /// Looks for what runs of the pod. Returns true if there is, or must be, a VM to plug the NIC into.
-    ///
-    /// # Errors
-    /// Containers have run in the sandbox, and no process is left in it.
-    fn has_vm(&self, made: &mut Made, sandbox: Sandbox) -> Result<bool, Error> {
-        let Self { context, .. } = *self;
-        let running = RunningPod::of(context.uid, sandbox);
+    /// Looks for what runs of the pod. Returns it if there is, or must be, a VM to plug the NIC into.
+    fn find_vm<'m>(
+        &self,
+        made: &'m mut Made,
+        sandbox: Sandbox,
+    ) -> Result<Option<(&'m RunningPod, &'m mut Record)>, Error> {
+        let running = RunningPod::of(self.context.uid, sandbox);
         made.running = running.map_err(|error| errors::system("listing processes", &error))?;
         let count = made.running.as_ref().map_or(0, |running| running.processes.len());
-        context.journal.checked(format_args!("pod: {count} processes"));
-        let Some(running) = &made.running else {
-            if made.record.started {
-                return Err(has_ended());
-            }
-            return Ok(false);
+        self.context.journal.checked(format_args!("pod: {count} processes"));
+        let Made { record, mounted, running: Some(running) } = made else {
+            return if made.record.started { Err(has_ended()) } else { Ok(None) };
         };
-        if !made.mounted {
+        if !*mounted {
             // A failure would leave nothing to unmount either.
             privilege::narrow(Task::Talk);
         }
-        Ok(!self.is_being_made(running, &mut Ledger { context, record: &mut made.record })?)
+        let is_being_made = self.is_being_made(running, &mut Ledger { context: self.context, record })?;
+        Ok((!is_being_made).then_some((running, record)))
     }
 
     /// Returns true if no container of the pod has run in the sandbox yet, so there is no VM, and the share is all that

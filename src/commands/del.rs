@@ -70,8 +70,9 @@ pub fn del(call: &Call<'_>, result: Option<&PrevResult<'_>>, journal: &Journal) 
 fn identify_pod(call: &Call<'_>, store: &Store, journal: &Journal) -> Option<PodUid> {
     let recorded = || PodUid::parse(&store.find_anywhere(call.id.container_id, call.id.ifname)?.uid);
     let by_processes = || {
+        let netns = call.netns?;
         // If this fails there is nothing to undo, and a DEL must not keep a pod from going.
-        identify::by_netns(call.netns?, call.config).inspect_err(|error| journal.warn(error)).ok().flatten()
+        identify::by_netns(Some(netns), call.config).inspect_err(|error| journal.warn(error)).ok().flatten()
     };
     call.uid.clone().or_else(recorded).or_else(by_processes)
 }

@@ -14,9 +14,6 @@ use crate::config::Config;
 use call::Call;
 
 /// Runs the command of the request. Returns what to print, if anything.
-///
-/// # Errors
-/// What the runtime and the operator are to read.
 pub fn run(request: &Request, config: &Config) -> Result<Option<Vec<u8>>, Error> {
     let journal = call::journal(request);
     let outcome = dispatch(request, config, &journal);
