@@ -35,7 +35,7 @@ fn arguments_are_written_as_libvirt_reads_them() {
     let uri = [&[0, 0, 0, 1, 0, 0, 0, 14][..], b"qemu:///session", &[0, 0, 0, 0, 1]].concat();
     let uri = [&uri[..7], &[15], &uri[8..]].concat();
     assert_eq!(written(&Open { uri: "qemu:///session", read_only: true }), uri);
-    assert_eq!(written(&List { flags: 1 }), [0, 0, 0, 1, 0, 0, 0, 1]);
+    assert_eq!(written(&ListDomains { flags: 1 }), [0, 0, 0, 1, 0, 0, 0, 1]);
     assert_eq!(written(&Lookup { name: "vm" }), [0, 0, 0, 2, b'v', b'm', 0, 0]);
     assert_eq!(written(&IsPersistent { domain: &domain() }), vm());
     assert_eq!(written(&GetState { domain: &domain() }), [&vm()[..], &[0; 4]].concat());
@@ -47,14 +47,17 @@ fn arguments_are_written_as_libvirt_reads_them() {
 #[test]
 fn a_list_of_domains_is_a_count_the_domains_and_the_count_again() {
     let two = [&[0, 0, 0, 2][..], &vm(), &vm(), &[0, 0, 0, 2]].concat();
-    assert_eq!(read(&List { flags: 0 }, &two), Ok(vec![domain(), domain()]));
-    assert_eq!(read(&List { flags: 0 }, &[0; 8]), Ok(vec![]));
+    assert_eq!(read(&ListDomains { flags: 0 }, &two), Ok(vec![domain(), domain()]));
+    assert_eq!(read(&ListDomains { flags: 0 }, &[0; 8]), Ok(vec![]));
     for cut in 0..two.len() {
-        assert!(read(&List { flags: 0 }, &two[..cut]).is_err(), "cut at {cut}");
+        assert!(read(&ListDomains { flags: 0 }, &two[..cut]).is_err(), "cut at {cut}");
     }
     let mut lie = two;
     *lie.last_mut().unwrap() = 3;
-    assert_eq!(read(&List { flags: 0 }, &lie), Err(xdr::Error::Impossible { what: "number of domains", value: 3 }));
+    assert_eq!(
+        read(&ListDomains { flags: 0 }, &lie),
+        Err(xdr::Error::Impossible { what: "number of domains", value: 3 })
+    );
 }
 
 #[test]
@@ -102,7 +105,7 @@ fn no_bytes_make_a_decoder_panic_or_invent_anything() {
         }
         bytes.truncate(next(bytes.len() + 1));
         let whole = bytes.len();
-        if let Ok(domains) = read(&List { flags: 0 }, &bytes) {
+        if let Ok(domains) = read(&ListDomains { flags: 0 }, &bytes) {
             // What was read took at least its own size on the wire.
             let size: usize = domains.iter().map(|domain| 24 + domain.name.len()).sum();
             assert!(size + 8 <= whole);
