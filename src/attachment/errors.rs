@@ -55,7 +55,7 @@ pub fn netns(error: &sys::Error) -> Error {
 
 /// CNI_NETNS is the host's.
 pub fn netns_of_host() -> Error {
-    Error::invalid_environment("CNI_NETNS names the host's own network namespace, in which no pod's VM can be told from the host's: name the pod's.")
+    Error::invalid_environment("CNI_NETNS names the host's own network namespace: it must be the pod's.")
 }
 
 /// Maps an error of the pod's volume.
@@ -70,7 +70,7 @@ pub fn volume(error: &volume::Error) -> Error {
 pub fn identity(error: &identity::Error) -> Error {
     match error {
         identity::Error::Ambiguous(_) => Error::invalid_environment(format!(
-            "CNI_NETNS does not tell the pod: {}. Give K8S_POD_UID in CNI_ARGS.",
+            "CNI_NETNS does not identify the pod: {}. Set K8S_POD_UID in CNI_ARGS.",
             error
         )),
         identity::Error::System(error) => system("looking for the processes of CNI_NETNS", error),
@@ -170,7 +170,7 @@ fn data_plane_unknown(error: &dataplane::probe::Error, host_path: &str) -> Error
         ))
         .with_details(error),
         E::System(cause) if error.is_untrusted() => Error::untrusted_files(format!(
-            "Something is at the NIC's socket {host_path}, or is put there again and again, that is none of QEMU's sockets."
+            "Something is at the NIC's socket {host_path}, or is put there again and again, that is not a socket of QEMU."
         ))
         .with_details(cause),
         E::System(cause) => system("listening at the NIC's socket", cause),
@@ -220,5 +220,5 @@ fn refused(error: &libvirt::Error) -> Error {
     if error.refusal().is_none() {
         return libvirt(error);
     }
-    Error::libvirt("libvirt refused; its own words are in the details.").with_details(error)
+    Error::libvirt("libvirt refused; its message is in the details.").with_details(error)
 }

@@ -166,7 +166,7 @@ fn wait(client: &mut Client, alias: &str, deadline: Deadline) -> Result<bool, li
             Some(_) => {}
         }
         // Another event of this domain: it is ignored, and counts against the limit.
-        client.skip("waiting for the guest to let go")?;
+        client.skip("waiting for the guest to release the NIC")?;
         if deadline.passed() {
             return Ok(false);
         }

@@ -128,7 +128,7 @@ impl Description {
             if let Some(difference) = difference(nic, asked, queues_matter) {
                 let mac = &asked.mac;
                 return Match::Conflict(format!(
-                    "the VM has this NIC (MAC {mac}) already, but with {difference} is asked for; unplug it first"
+                    "the VM already has this NIC (MAC {mac}) with {difference}: unplug it first"
                 ));
             }
             return Match::Same(nic.clone());
@@ -206,7 +206,7 @@ impl Description {
 /// Returns a property of a NIC that differs from the request: what it is, and what was requested.
 fn difference(nic: &Nic, asked: &Interface, queues_matter: bool) -> Option<String> {
     if queues_matter && nic.queues != asked.queues {
-        return Some(format!("queues {} where {}", nic.queues, asked.queues));
+        return Some(format!("queues={}; requested {}", nic.queues, asked.queues));
     }
     let sizes = [
         ("rx_queue_size", nic.rx_queue_size, asked.rx_queue_size),
@@ -214,15 +214,15 @@ fn difference(nic: &Nic, asked: &Interface, queues_matter: bool) -> Option<Strin
     ];
     for (what, is, should) in sizes {
         if let Some(should) = should.filter(|_| is != should) {
-            let is = is.map_or("QEMU's own".to_owned(), |is| is.to_string());
-            return Some(format!("{what} {is} where {should}"));
+            let is = is.map_or("QEMU's default".to_owned(), |is| is.to_string());
+            return Some(format!("{what}={is}; requested {should}"));
         }
     }
     if let Some(model) = nic.model.as_ref().filter(|model| **model != asked.model) {
-        return Some(format!("model {} where {}", quote::value(model), asked.model));
+        return Some(format!("model={}; requested {}", quote::value(model), asked.model));
     }
     let (is, should) = nic.address.zip(asked.address)?;
-    (is != should).then(|| format!("PCI address {is} where {should}"))
+    (is != should).then(|| format!("pci_address={is}; requested {should}"))
 }
 
 /// `<vcpu current='2'>4</vcpu>`; `current` is there only if it is less.
