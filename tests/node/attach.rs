@@ -234,7 +234,7 @@ fn a_daemon_in_another_language_is_dealt_with_as_any() {
         (json!({"foreign": true, "attach": {"refuse": {"code": 68, "message": "その操作"}}}), 11, "stuck"),
         (json!({"foreign": true, "attach": {"refuse": {"code": 55, "message": "その操作"}}}), 11, "not running"),
         (json!({"foreign": true, "attach": {"refuse": {"code": 42, "message": "その操作"}}}), 11, "not running"),
-        (json!({"foreign": true, "attach": {"refuse": {"code": 67, "message": "その操作"}}}), 102, "own words"),
+        (json!({"foreign": true, "attach": {"refuse": {"code": 67, "message": "その操作"}}}), 102, "its message"),
         (json!({"foreign": true, "auth": "polkit-refused"}), 102, "möglich"),
     ] {
         let _double = Double::start(&pod, &changes);
