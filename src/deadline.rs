@@ -1,4 +1,4 @@
-//! One deadline for a whole operation: however many waits it is made of, they share one end.
+//! One deadline for a whole operation: all its waits share one end.
 
 use std::sync::mpsc;
 use std::thread;
@@ -18,51 +18,50 @@ pub struct Deadline {
 pub struct TimedOut;
 
 impl Deadline {
-    /// A deadline `span` from now.
+    /// Creates a deadline `span` from now.
     #[must_use]
     pub fn after(span: Duration) -> Self {
         let now = Instant::now();
-        // A span that overflows the clock is no bound at all; a year is as good.
+        // If the span overflows the clock, a year is as good.
         let end = now.checked_add(span).unwrap_or_else(|| now + Duration::from_secs(31_536_000));
         Self { end }
     }
 
-    /// The time left; zero once the deadline has passed.
+    /// Returns the remaining time; zero once the deadline has passed.
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.end.saturating_duration_since(Instant::now())
     }
 
-    /// Whether the deadline has passed.
+    /// Returns true if the deadline has passed.
     #[must_use]
     pub fn passed(&self) -> bool {
         self.remaining().is_zero()
     }
 
-    /// The earlier of this deadline and one `span` from now: a step inside the whole.
+    /// Returns the earlier of this deadline and one `span` from now, for a step of the operation.
     #[must_use]
     pub fn at_most(&self, span: Duration) -> Self {
         Self { end: self.end.min(Self::after(span).end) }
     }
 
-    /// Returns the moment when half of the time that is left has passed, for a step after which there must be time for what comes
-    /// next.
+    /// Returns the deadline at half of the remaining time, for a step that must leave time for the next.
     #[must_use]
     pub fn half(&self) -> Self {
         self.at_most(self.remaining() / 2)
     }
 
-    /// Does some work whose calls know no deadline, on a thread of its own, and gives what it yields as it does. The last item
-    /// is an error if the work is not done in time, or no thread can be had; the thread is left where it hangs then, and
+    /// Runs work without a deadline of its own on another thread, and yields its items as they come. The last item is
+    /// an error if the work is not done in time, or no thread can be started. A thread that hangs is left alone and
     /// ends with the process.
     pub fn bound<I>(&self, work: I) -> impl Iterator<Item = Result<I::Item, TimedOut>> + use<I>
     where
         I: Iterator<Item: Send> + Send + 'static,
     {
         let (tell, told) = mpsc::channel();
-        // Where nobody hears of it any more, it is too late.
+        // Stops once the receiver is gone: it is too late then.
         let work = move || drop(work.map(Some).chain([None]).map(|item| tell.send(item)).find(Result::is_err));
-        // Without a thread there is nobody to tell, and that is heard.
+        // If the thread can't start, the sender is dropped and the receiver gets `TimedOut`.
         drop(thread::Builder::new().spawn(work));
         let (deadline, mut ended) = (*self, false);
         std::iter::from_fn(move || {
@@ -75,13 +74,13 @@ impl Deadline {
         })
     }
 
-    /// This deadline, put off by `span`.
+    /// Returns this deadline, extended by `span`.
     #[must_use]
     pub fn and(&self, span: Duration) -> Self {
         Self { end: self.end.checked_add(span).unwrap_or(self.end) }
     }
 
-    /// The time left as a poll(2) timeout, rounded up to whole milliseconds so that a wait never spins.
+    /// Returns the remaining time as a poll(2) timeout, rounded up to milliseconds so that a wait never spins.
     #[must_use]
     pub fn poll_timeout(&self) -> PollTimeout {
         let millis = self.remaining().as_nanos().div_ceil(1_000_000);

@@ -1,22 +1,21 @@
-//! How a text that others chose is shown: in a record of the log, in the words of an error.
+//! Shows untrusted text in log records and error messages.
 //!
-//! There is one convention, logfmt's. A value of plain characters stands as it is; any other stands in double quotes,
-//! in which `"` and `\` have a backslash before them. So what is between quotes is somebody's text, and what is not is
-//! this plugin's own: neither a `key=value` nor the end of a list can be forged. Characters that steer a terminal, a line
-//! or a reader's eye are spelt out wherever they are, and every text has a longest length.
+//! It follows logfmt. A value of plain characters is unchanged; any other is in double quotes, with a backslash before
+//! `"` and `\`. So text in quotes is untrusted, and text outside is the plugin's own: neither a `key=value` nor the end
+//! of a list can be forged. Control and invisible characters are escaped, and every text has a limit.
 
 use std::fmt::{self, Write};
 
-/// Longest value that is shown whole, in bytes as it is shown: a pod's namespace and name have at most 317.
+/// Longest value that is shown whole, in bytes as shown. A pod's namespace and name have at most 317.
 const VALUE_MAX: usize = 384;
 
-/// Longest text that is shown whole, in bytes as it is shown.
+/// Longest text that is shown whole, in bytes as shown.
 const TEXT_MAX: usize = 1024;
 
-/// Longest words of a library that are shown whole, likewise.
+/// Longest message of a library that is shown whole, in bytes as shown.
 const WORDS_MAX: usize = 300;
 
-/// A value: as it is if it is plain, else in quotes.
+/// Returns a value unchanged if it is plain, else in quotes.
 #[must_use]
 pub fn value(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./@+:,|".contains(c);
@@ -25,13 +24,13 @@ pub fn value(text: &str) -> String {
     if is_plain && !text.ends_with([':', ',']) { text.to_owned() } else { cut(text, VALUE_MAX) }
 }
 
-/// A text in words, such as another program's message: always in quotes.
+/// Returns a text, such as another program's message, in quotes.
 #[must_use]
 pub fn text(text: &str) -> String {
     cut(text, TEXT_MAX)
 }
 
-/// In quotes, and cut where it would be longer than `max` bytes, with an ellipsis for the rest.
+/// Returns the text in quotes, cut to `max` bytes with an ellipsis for the rest.
 #[must_use]
 pub fn cut(text: &str, max: usize) -> String {
     let mut line = LogLine::new(max);
@@ -49,22 +48,22 @@ pub fn cut(text: &str, max: usize) -> String {
     line.text
 }
 
-/// One line of at most `max` bytes and an ellipsis, whatever the text holds.
+/// Returns the text as one line of at most `max` bytes and an ellipsis.
 #[must_use]
 pub fn line(text: &str, max: usize) -> String {
     let mut line = LogLine::new(max);
-    // It fails where it is full, which is what an ellipsis tells.
+    // It fails when it is full; the ellipsis shows that.
     let _ = line.write_str(text);
     line.text
 }
 
-/// A library's words about a text that it could not read, which it quotes at any length.
+/// Returns a library's message about a text that it could not read. The message may quote the text at any length.
 #[must_use]
 pub fn words(error: &dyn fmt::Display) -> String {
     line(&error.to_string(), WORDS_MAX)
 }
 
-/// A line that is written to: it takes so many bytes and no more.
+/// A line with a limit of bytes.
 #[derive(Debug)]
 pub struct LogLine {
     text: String,
@@ -73,19 +72,19 @@ pub struct LogLine {
 }
 
 impl LogLine {
-    /// An empty one that takes `max` bytes.
+    /// Creates an empty line of at most `max` bytes.
     #[must_use]
     pub fn new(max: usize) -> Self {
         Self { text: String::new(), max, is_cut: false }
     }
 
-    /// What was written.
+    /// Returns the text.
     #[must_use]
     pub fn into_text(self) -> String {
         self.text
     }
 
-    /// Whether nothing more is taken; what would have been is told by an ellipsis.
+    /// Returns true if the line is full; an ellipsis then ends it.
     fn is_full(&mut self) -> bool {
         if !self.is_cut && self.text.len() >= self.max {
             self.text.push('…');
@@ -104,7 +103,7 @@ impl LogLine {
 }
 
 impl Write for LogLine {
-    /// Fails where the line is full, so that a text of megabytes is not even formatted to its end.
+    /// Fails when the line is full, so that a text of megabytes is not formatted to its end.
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for c in text.chars() {
             if self.is_full() {

@@ -9,7 +9,7 @@ use vhostuser_hotplug::libvirt::jobs::GetJobStats;
 use vhostuser_hotplug::libvirt::message::{FRAME_MAX, FRAME_MIN, Frame, LENGTH_SIZE, frame, frame_length};
 use vhostuser_hotplug::libvirt::procedures::{
     AuthList, AuthPolkit, AuthType, Call, DOMAINS_MAX, Domain, DomainState, GetState, GetXml, IsPersistent,
-    LibraryVersion, List,
+    LibraryVersion, ListDomains,
 };
 use vhostuser_hotplug::libvirt::xdr::{self, Reader, Writer};
 
@@ -49,7 +49,7 @@ fn as_answers(payload: &[u8]) {
     });
     answer::<AuthPolkit>(payload, |done, writer| writer.u32((*done).into()));
     answer::<LibraryVersion>(payload, |version, writer| writer.opaque(&version.to_be_bytes()));
-    answer::<List>(payload, |domains, writer| {
+    answer::<ListDomains>(payload, |domains, writer| {
         assert!(domains.len() <= DOMAINS_MAX);
         let count = u32::try_from(domains.len()).unwrap();
         writer.u32(count);

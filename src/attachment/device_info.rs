@@ -1,9 +1,9 @@
-//! The device-information file, by which a NIC's socket gets into the pod's network-status annotation (Network Plumbing
-//! Working Group, Device Information Specification 1.1.0; `runtimeConfig.CNIDeviceInfoFile`).
+//! The device-information file, from which a NIC's socket gets into the pod's network-status annotation (Network
+//! Plumbing Working Group, Device Information Specification 1.1.0; `runtimeConfig.CNIDeviceInfoFile`).
 //!
-//! Mode and path are those of the application in the pod (section 3.1.5, and app-netutil, which opens the path there):
-//! QEMU makes the socket, so the mode is "server". The file is the runtime's to name and, after DEL, to delete; it may
-//! hold what a device plugin told before, which stays (section 5.1.2).
+//! Mode and path are those for the application in the pod (section 3.1.5, and app-netutil, which opens the path there):
+//! QEMU makes the socket, so the mode is "server". The runtime names the file and deletes it after DEL. It may have
+//! contents of a device plugin, which stay (section 5.1.2).
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -21,7 +21,7 @@ const VERSION: &str = "1.1.0";
 /// Longest file that is compared with what was written, in bytes.
 const FILE_LIMIT: u64 = 64 << 10;
 
-/// What was told of a NIC, and where.
+/// The device information of a NIC, and its file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceInfo {
     /// The file, an absolute path that the runtime gave.
@@ -31,7 +31,7 @@ pub struct DeviceInfo {
 }
 
 impl DeviceInfo {
-    /// Writes the file, whole or not at all, unless there is one. Returns whether it now tells of this NIC; if not, it is
+    /// Writes the file atomically, unless it exists. Returns true if it now describes this NIC, false if it is
     /// another's.
     ///
     /// # Errors
@@ -45,12 +45,12 @@ impl DeviceInfo {
             let path = path.to_owned();
             move |error: std::io::Error| sys::Error::of(call, &path, &error)
         };
-        // A call that was killed may have left it, as another name of the file itself.
+        // A call that was killed may have left it, as a hard link of the file.
         file::remove(&beside)?;
-        // For all to read, as the specification's own library leaves it: it holds no secret.
+        // Readable for all, as the specification's own library does: it has no secrets.
         let file = OpenOptions::new().write(true).create_new(true).mode(0o444).open(&beside);
         let written = file.and_then(|mut file| file.write_all(self.text().as_bytes()).and_then(|()| file.sync_all()));
-        // Not rename(2), which would replace another's.
+        // Not rename(2), which would replace another file.
         let linked = written.map_err(fail("write", &beside)).map(|()| std::fs::hard_link(&beside, &self.file));
         file::remove(&beside)?;
         match linked? {
@@ -60,7 +60,7 @@ impl DeviceInfo {
         }
     }
 
-    /// Removes the file, if it is the one that was written. Returns whether it was.
+    /// Removes the file if its contents are what was written. Returns true if it did.
     ///
     /// # Errors
     /// Those of reading and removing it.
@@ -79,7 +79,7 @@ impl DeviceInfo {
         info.to_string()
     }
 
-    /// Whether the file is there and tells of this NIC.
+    /// Returns true if the file exists and describes this NIC.
     fn is_there(&self) -> Result<bool, sys::Error> {
         let file = match File::open(&self.file) {
             Ok(file) => file,

@@ -1,4 +1,6 @@
-//! The errors of the rooms below, told to the runtime: which code, which sentence.
+//! Maps the errors of the lower modules to CNI codes and messages. Only here an error gets its code.
+//!
+//! An error's text contains that of its cause. `source()` is for code that looks for the cause, not for printing.
 
 use crate::cni::Error;
 use crate::cni::error::code;
@@ -10,7 +12,7 @@ use super::{hypervisor, record, share};
 
 /// A NIC was not plugged.
 pub struct Failure {
-    /// What the runtime is told.
+    /// The error that the runtime gets.
     pub error: Error,
     /// The NIC may still be plugged later, so its share and record must stay.
     pub open: bool,
@@ -28,7 +30,7 @@ impl From<vm::error::Error> for Failure {
     }
 }
 
-/// A text as a sentence: the rooms below say theirs as parts of one.
+/// Makes a text a sentence: the lower modules write theirs as parts of one.
 pub fn sentence(text: &str) -> String {
     let mut characters = text.chars();
     let first = characters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
@@ -36,7 +38,7 @@ pub fn sentence(text: &str) -> String {
     format!("{first}{}{stop}", characters.as_str())
 }
 
-/// A system call on the host's own files failed.
+/// Maps the error of a system call on the host's own files.
 pub fn system(doing: &str, error: &sys::Error) -> Error {
     if error.is_without_openat2() {
         let what =
@@ -46,19 +48,17 @@ pub fn system(doing: &str, error: &sys::Error) -> Error {
     Error::io(format!("{} failed.", sentence(doing).trim_end_matches('.'))).with_details(error)
 }
 
-/// CNI_NETNS is not to be used.
+/// CNI_NETNS can't be used.
 pub fn netns(error: &sys::Error) -> Error {
     Error::invalid_environment("CNI_NETNS does not name a network namespace that can be used.").with_details(error)
 }
 
-/// CNI_NETNS is no pod's.
+/// CNI_NETNS is the host's.
 pub fn netns_of_host() -> Error {
-    Error::invalid_environment(
-        "CNI_NETNS names the host's own network namespace, in which no pod's VM can be told from the host's: name the pod's.",
-    )
+    Error::invalid_environment("CNI_NETNS names the host's own network namespace: it must be the pod's.")
 }
 
-/// The pod's volume.
+/// Maps an error of the pod's volume.
 pub fn volume(error: &volume::Error) -> Error {
     match error {
         volume::Error::Untrusted { .. } => Error::untrusted_files(sentence(&error.to_string())),
@@ -66,18 +66,18 @@ pub fn volume(error: &volume::Error) -> Error {
     }
 }
 
-/// The pod's identity.
+/// Maps an error of identifying the pod.
 pub fn identity(error: &identity::Error) -> Error {
     match error {
         identity::Error::Ambiguous(_) => Error::invalid_environment(format!(
-            "CNI_NETNS does not tell the pod: {}. Give K8S_POD_UID in CNI_ARGS.",
+            "CNI_NETNS does not identify the pod: {}. Set K8S_POD_UID in CNI_ARGS.",
             error
         )),
         identity::Error::System(error) => system("looking for the processes of CNI_NETNS", error),
     }
 }
 
-/// The share.
+/// Maps an error of the share.
 pub fn share(error: &share::Error) -> Error {
     if error.is_untrusted() {
         return Error::untrusted_files(format!(
@@ -87,7 +87,7 @@ pub fn share(error: &share::Error) -> Error {
     Error::io("The pod's volume could not be shared with the data plane.").with_details(error)
 }
 
-/// The records and the lock.
+/// Maps an error of the records or the lock.
 pub fn record(error: &record::Error) -> Error {
     match error {
         record::Error::LockTimedOut(_) => Error::try_again(sentence(&error.to_string())),
@@ -95,7 +95,7 @@ pub fn record(error: &record::Error) -> Error {
     }
 }
 
-/// The pod's libvirt daemon.
+/// Maps an error of finding the pod's libvirt daemon.
 pub fn daemon(error: &daemon::Error) -> Error {
     match error {
         daemon::Error::Absent { .. } => Error::try_again(
@@ -116,7 +116,7 @@ impl From<hypervisor::Error> for Error {
     }
 }
 
-/// The connection to libvirt, before anything was asked of a VM.
+/// Maps an error of the connection to libvirt, before a call on a VM.
 pub fn libvirt(error: &libvirt::Error) -> Error {
     let retry = error.is_retryable();
     let broken = "The pod's libvirt daemon cannot be spoken to.";
@@ -127,8 +127,8 @@ pub fn libvirt(error: &libvirt::Error) -> Error {
     }
 }
 
-/// The data plane, before the VM was touched. `host_path` is the socket's path as the data plane knows it; `why` returns the
-/// reason, if OVS knows it.
+/// Maps an error of the probe, before the VM was touched. `host_path` is the socket's path for the data plane; `why`
+/// returns the reason, if OVS knows it.
 pub fn data_plane(error: &dataplane::probe::Error, host_path: &str, why: impl FnOnce() -> Option<String>) -> Error {
     use dataplane::probe::Error as E;
     let host_path = quote::value(host_path);
@@ -151,7 +151,7 @@ pub fn data_plane(error: &dataplane::probe::Error, host_path: &str, why: impl Fn
     }
 }
 
-/// The same without a reason.
+/// As [`data_plane`], without a reason.
 fn data_plane_unknown(error: &dataplane::probe::Error, host_path: &str) -> Error {
     use dataplane::probe::Error as E;
     match error {
@@ -171,14 +171,14 @@ fn data_plane_unknown(error: &dataplane::probe::Error, host_path: &str) -> Error
         ))
         .with_details(error),
         E::System(cause) if error.is_untrusted() => Error::untrusted_files(format!(
-            "Something is at the NIC's socket {host_path}, or is put there again and again, that is none of QEMU's sockets."
+            "Something is at the NIC's socket {host_path}, or is put there again and again, that is not a socket of QEMU."
         ))
         .with_details(cause),
         E::System(cause) => system("listening at the NIC's socket", cause),
     }
 }
 
-/// Plugging and unplugging.
+/// Maps an error of plugging or unplugging.
 pub fn vm(error: &vm::error::Error) -> Error {
     use vm::error::Error as E;
     match error {
@@ -191,7 +191,8 @@ pub fn vm(error: &vm::error::Error) -> Error {
     }
 }
 
-/// What libvirt does at once unless another operation holds the VM (for 30 s, then it is error 68).
+/// Maps an error of a call that libvirt answers at once, unless another operation holds the VM (after 30 s that is
+/// error 68).
 pub fn held(error: &vm::error::Error) -> Error {
     match error {
         vm::error::Error::Libvirt(error @ libvirt::Error::TimedOut { .. }) => busy(error),
@@ -208,7 +209,7 @@ fn busy(error: &libvirt::Error) -> Error {
     .with_details(error)
 }
 
-/// What libvirt refused to do to a VM.
+/// Maps a refusal of libvirt.
 fn refused(error: &libvirt::Error) -> Error {
     if error.is_no_domain() || error.is_wrong_state() {
         return Error::try_again("The VM is not running (any more), or has not arrived from another host yet.")
@@ -220,5 +221,5 @@ fn refused(error: &libvirt::Error) -> Error {
     if error.refusal().is_none() {
         return libvirt(error);
     }
-    Error::libvirt("libvirt refused; its own words are in the details.").with_details(error)
+    Error::libvirt("libvirt refused; its message is in the details.").with_details(error)
 }

@@ -1,4 +1,4 @@
-//! The pod's libvirt, reached: found, proved to be the pod's own, and opened.
+//! Connects to the pod's libvirt: finds the daemon, verifies that it is the pod's own, and opens it.
 
 use crate::config::{Config, LibvirtUri};
 use crate::deadline::Deadline;
@@ -9,7 +9,7 @@ use crate::pod::process::Process;
 
 use crate::pod::running::RunningPod;
 
-/// The pod's libvirt, open.
+/// An open connection to the pod's libvirt.
 pub struct Hypervisor {
     /// The connection.
     pub client: Client,
@@ -42,7 +42,7 @@ pub fn find(config: &Config, uid: &PodUid, running: &RunningPod, deadline: Deadl
 }
 
 impl Hypervisor {
-    /// Finds the pod's daemon, makes sure that it is the pod's, and opens it.
+    /// Finds and verifies the pod's daemon, and opens it.
     pub fn reach(
         config: &Config,
         uid: &PodUid,

@@ -65,7 +65,7 @@ impl Config {
         let Some(keys) = keys else { return self.clone() };
         let recorded = NetConf::of_keys(keys);
         // What is wrong in the call's own keys has been logged.
-        let config = Reader { conf, recorded: Some(&recorded), faults: Vec::new() }.config();
+        let config = Reader { conf, recorded: Some(&recorded), errors: Vec::new() }.config();
         Self {
             volume_name: self.volume_name.clone(),
             socket_base_dir: self.socket_base_dir.clone(),

@@ -1,8 +1,8 @@
-//! The plugin's own keys in the network configuration: their defaults, and what a wrong value says.
+//! The plugin's own keys in the network configuration: their defaults, and the errors of wrong values.
 //!
 //! The keys are those of the contract's table (snake_case, like kube-ovn's); the first three are kube-ovn's keys
-//! repeated, because a plugin sees its own object of the conflist alone. Keys that aren't known are ignored. A value
-//! that can't be is error 7 with key and value.
+//! repeated, because a plugin sees only its own object of the conflist. Unknown keys are ignored. An invalid value is
+//! error 7, with key and value.
 
 mod attachment;
 #[cfg(test)]
@@ -26,11 +26,9 @@ use crate::vm::interface::PciAddress;
 
 /// The name of this plugin's object in `args.cni`.
 const PLUGIN: &str = "vhostuser-hotplug";
-/// What `state_dir` is if it isn't given. Whatever it is, the pods' locks are here, and the names of other state
-/// directories.
+/// The default of `state_dir`. The pods' locks and the names of other state directories are always here.
 pub const STATE_DIR: &str = "/run/vhostuser-hotplug";
-/// What `libvirt_sockets` is if it isn't given: the sockets of virtqemud and libvirtd, as libvirt names them and as
-/// Debian's does.
+/// The default of `libvirt_sockets`: the sockets of virtqemud and libvirtd in libvirt and in Debian.
 const LIBVIRT_SOCKETS: [&str; 4] = [
     "/var/run/libvirt/virtqemud-sock",
     "/var/run/libvirt/libvirt-sock",
@@ -54,21 +52,21 @@ pub enum Attach {
     Auto,
     /// For every attachment.
     Always,
-    /// Never: the directory is shared with OVS, and no more.
+    /// Never: the directory is only shared with OVS.
     Never,
 }
 
 /// How many pairs of queues the NIC gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queues {
-    /// One for each vCPU, as far as the data plane goes along, and at most 16.
+    /// One for each vCPU, if the data plane has as many, and at most 16.
     Auto,
     /// This many, 1 to 128.
     Pairs(u16),
 }
 
 impl Queues {
-    /// Most pairs that can be asked for.
+    /// Most pairs that can be requested.
     pub const MAX: u16 = 128;
 }
 
@@ -84,7 +82,7 @@ pub enum Model {
 }
 
 impl Model {
-    /// The name of the model in libvirt's XML.
+    /// Returns the name of the model in libvirt's XML.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -98,7 +96,7 @@ impl Model {
 /// Which of libvirt's drivers to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LibvirtUri {
-    /// The system driver, and if the daemon won't have that, the session driver.
+    /// The system driver, or the session driver if the daemon refuses that.
     Auto,
     /// `qemu:///system`
     System,
@@ -106,14 +104,14 @@ pub enum LibvirtUri {
     Session,
 }
 
-/// What concerns one NIC alone: `args.cni["vhostuser-hotplug"]` and `runtimeConfig`.
+/// The keys of one NIC: `args.cni["vhostuser-hotplug"]` and `runtimeConfig`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nic {
     /// `alias`: libvirt's name for the NIC, `ua-` and then letters, digits, `_` and `-`.
     pub alias: Option<String>,
     /// `pci_address`: the NIC's place in the VM.
     pub pci_address: Option<PciAddress>,
-    /// `queues`: goes before the key of the same name that concerns all NICs.
+    /// `queues`: takes precedence over the key of the same name for all NICs.
     pub queues: Option<Queues>,
     /// `runtimeConfig.mac`, which a runtime sends to a plugin that declares the capability `mac`.
     pub mac: Option<Mac>,
@@ -158,39 +156,39 @@ pub struct Config {
     pub detach_timeout: Duration,
     /// `log_level`
     pub log_level: LevelFilter,
-    /// What concerns this NIC alone.
+    /// The keys of this NIC.
     pub nic: Nic,
     /// `vhost_user_socket_name`; [`Config::socket_name`] has the name that counts.
     socket_name: Option<String>,
 }
 
 impl Config {
-    /// The plugin's keys in `conf`.
+    /// Reads the plugin's keys in `conf`.
     ///
     /// # Errors
     /// The first wrong value: code 7, with key and value.
     pub fn parse(conf: &NetConf) -> Result<Self, Error> {
-        let mut reader = Reader { conf, recorded: None, faults: Vec::new() };
+        let mut reader = Reader { conf, recorded: None, errors: Vec::new() };
         let config = reader.config();
-        reader.faults.into_iter().next().map_or(Ok(config), Err)
+        reader.errors.into_iter().next().map_or(Ok(config), Err)
     }
 
-    /// The plugin's keys in `conf`, with the defaults in place of wrong values, which are logged. It is for commands
-    /// that undo: failing over a value that they may not even need would keep the runtime from taking a pod down.
+    /// Reads the plugin's keys in `conf`, with defaults for wrong values, which are logged. It is for commands that
+    /// undo: an error about a value that they may not need would keep the runtime from deleting a pod.
     #[must_use]
     pub fn parse_lenient(conf: &NetConf) -> Self {
-        let mut reader = Reader { conf, recorded: None, faults: Vec::new() };
+        let mut reader = Reader { conf, recorded: None, errors: Vec::new() };
         let config = reader.config();
-        for fault in reader.faults {
-            log::warn!("{fault}; the default is used");
+        for error in reader.errors {
+            log::warn!("{error}; the default is used");
         }
         config
     }
 
-    /// The file name of the socket of interface `ifname`.
+    /// Returns the file name of the socket of interface `ifname`.
     ///
     /// # Errors
-    /// The sockets aren't named after their interfaces, and `vhost_user_socket_name` is missing: code 7.
+    /// Code 7 if the sockets aren't named after their interfaces and `vhost_user_socket_name` is missing.
     pub fn socket_name<'a>(&'a self, ifname: &'a str) -> Result<&'a str, Error> {
         match self.consumption {
             Consumption::Kubevirt => Ok(ifname),
@@ -202,7 +200,7 @@ impl Config {
         }
     }
 
-    /// The queues of this NIC: its own value if it has one, else the one for all.
+    /// Returns the queues of this NIC: its own value, else the one for all NICs.
     #[must_use]
     pub fn queues(&self) -> Queues {
         self.nic.queues.unwrap_or(self.queues)
@@ -210,18 +208,18 @@ impl Config {
 }
 
 impl Default for Config {
-    /// What holds where nothing is configured.
+    /// Returns the defaults.
     fn default() -> Self {
-        Reader { conf: &NetConf::empty(), recorded: None, faults: Vec::new() }.config()
+        Reader { conf: &NetConf::empty(), recorded: None, errors: Vec::new() }.config()
     }
 }
 
-/// Reads value after value, and notes each wrong one instead of stopping at it.
+/// Reads the values, and collects the errors instead of stopping at the first.
 struct Reader<'a> {
     conf: &'a NetConf,
     /// The keys in the record of the attachment that the call is about.
     recorded: Option<&'a NetConf>,
-    faults: Vec<Error>,
+    errors: Vec<Error>,
 }
 
 impl<'a> Reader<'a> {
@@ -234,7 +232,7 @@ impl<'a> Reader<'a> {
                 .unwrap_or_else(|| "vhostuser-sockets".to_owned()),
             consumption: self
                 .key("vhost_user_socket_consumption", |value| {
-                    // As in kube-ovn: one word has a meaning, and any other text, none included, is the other mode.
+                    // As in kube-ovn: any other text, even an empty one, is the other mode.
                     let kubevirt = value.decoded::<String>()? == "kubevirt";
                     Ok(Some(if kubevirt { Consumption::Kubevirt } else { Consumption::Named }))
                 })
@@ -273,7 +271,7 @@ impl<'a> Reader<'a> {
             state_dir: self.path("state_dir", STATE_DIR),
             ovsdb_socket: self.path("ovsdb_socket", "/run/openvswitch/db.sock"),
             attach_timeout: self.key("attach_timeout", Value::seconds).unwrap_or(Duration::from_secs(20)),
-            // With kube-ovn's part and the grace, it fits into the minute after which CRI-O ends a call.
+            // With kube-ovn's part and the grace period it fits into the minute after which CRI-O ends a call.
             detach_timeout: self.key("detach_timeout", Value::seconds).unwrap_or(Duration::from_secs(40)),
             log_level: self
                 .key("log_level", |value| {
@@ -295,7 +293,7 @@ impl<'a> Reader<'a> {
     fn nic(&mut self) -> Nic {
         let ours = self.conf.at(&["args", "cni", PLUGIN]).unwrap_or("{}");
         if !ours.starts_with('{') {
-            self.faults.push(wrong_value("args.cni.vhostuser-hotplug", ours, "it must be an object"));
+            self.errors.push(wrong_value("args.cni.vhostuser-hotplug", ours, "it must be an object"));
         }
         let alias = match self.recorded {
             Some(keys) => keys.at(&["args", "cni", PLUGIN, "alias"]),
@@ -324,7 +322,7 @@ impl<'a> Reader<'a> {
         self.key(key, Value::path).unwrap_or_else(|| PathBuf::from(default))
     }
 
-    /// The first value of this key that can be: in the call's configuration, or in the attachment's record.
+    /// Returns the first valid value of this key: from the call's configuration or the attachment's record.
     fn key<T>(&mut self, key: &'static str, read: impl Fn(Value<'a>) -> Result<Option<T>, Error>) -> Option<T> {
         let own = self.conf.raw(key);
         let recorded = self.recorded.map(|keys| keys.raw(key));
@@ -342,8 +340,8 @@ impl<'a> Reader<'a> {
         raw: Option<&'a str>,
         read: impl FnOnce(Value<'a>) -> Result<Option<T>, Error>,
     ) -> Option<T> {
-        read(Value { key, raw: raw? }).unwrap_or_else(|fault| {
-            self.faults.push(fault);
+        read(Value { key, raw: raw? }).unwrap_or_else(|error| {
+            self.errors.push(error);
             None
         })
     }

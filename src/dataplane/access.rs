@@ -1,8 +1,8 @@
-//! The data plane's right to connect to QEMU's socket, which is the right to write to its file (unix(7)).
+//! The data plane's permission to connect to QEMU's socket: it must be able to write to the file (unix(7)).
 //!
 //! QEMU makes the socket with mode 0755, so an OVS that isn't root and has no `CAP_DAC_OVERRIDE` can't connect. The
-//! plugin gives that one user the right with an entry in the file's access control list, through a handle on the
-//! socket, and changes nothing for anybody else.
+//! plugin adds an entry for that user to the file's access control list, through a handle on the socket. It changes
+//! nothing for other users.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,10 +20,10 @@ use crate::sys;
 const STATUS_LIMIT: u64 = 1 << 20;
 /// The bit of `CAP_DAC_OVERRIDE` in `CapEff`.
 const DAC_OVERRIDE: u64 = 1 << 1;
-/// The right to write, among the three bits of a class of users.
+/// The write bit of a class of users.
 const WRITE: u16 = 0o2;
 
-/// Who a process is to a file system.
+/// The credentials of a process for file access.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
     uid: u32,
@@ -36,18 +36,18 @@ impl Credentials {
     /// Reads the credentials of a process.
     ///
     /// # Errors
-    /// Those of reading its `status`, and `ENODATA` if that lacks them.
+    /// Those of reading its `status`; `ENODATA` if a field is missing.
     pub fn of(process: &Process) -> Result<Self, sys::Error> {
         let path = process.path("status");
         let text = sys::read_text(&path, STATUS_LIMIT)?;
-        // In a user namespace apart, a capability says nothing about the host's files.
+        // In another user namespace a capability does not apply to the host's files.
         let is_hosts = process.is_in_hosts_user_namespace();
         Self::parse(&text, is_hosts).ok_or_else(|| sys::Error::of("read", &path, &Errno::ENODATA.into()))
     }
 
     fn parse(status: &str, is_hosts: bool) -> Option<Self> {
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        // The real, effective, saved and file system's ids.
+        // Real, effective, saved and file system id.
         let of_files = |name: &str| field(name)?.split_whitespace().nth(3)?.parse().ok();
         let capabilities = u64::from_str_radix(field("CapEff")?.trim(), 16).ok()?;
         Some(Self {
@@ -72,25 +72,15 @@ impl Credentials {
     }
 }
 
-/// What became of a data plane's right to connect.
+/// The data plane's permission to connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteAccess {
-    /// It had it.
+    /// It had the permission.
     There,
-    /// It was given it.
-    Given {
-        /// The data plane's user.
-        uid: u32,
-    },
-    /// It lacks it, and could not be given it.
-    Lacking {
-        /// The data plane's user.
-        uid: u32,
-        /// The file's owner, group and mode.
-        file: (u32, u32, u32),
-        /// Why it could not be given.
-        error: sys::Error,
-    },
+    /// The plugin granted the permission.
+    Given { uid: u32 },
+    /// The permission is missing and could not be granted.
+    Lacking { uid: u32, file: (u32, u32, u32), error: sys::Error },
 }
 
 impl fmt::Display for WriteAccess {
@@ -107,8 +97,7 @@ impl fmt::Display for WriteAccess {
     }
 }
 
-/// Makes sure that a process may connect to the socket at a seat. `None` if there is no socket, or the process has
-/// ended.
+/// Makes sure that a process may connect to the socket. Returns `None` if there is no socket, or the process has ended.
 ///
 /// # Errors
 /// Those of looking at the socket and at the process.
@@ -161,10 +150,10 @@ impl Acl {
     const GROUP: u16 = 0x04;
     const MASK: u16 = 0x10;
     const OTHERS: u16 = 0x20;
-    /// The id of entries that need none.
+    /// The id in entries that have none.
     const NOBODY: u32 = u32::MAX;
 
-    /// Reads the list of a file; without one, its mode says the same.
+    /// Reads the list of a file. Without one, builds the list from its mode.
     fn of(fd: BorrowedFd<'_>, stat: &FileStat) -> Result<Self, sys::Error> {
         let list = sys::acl(fd)?;
         Ok(Self::parse(&list).unwrap_or_else(|| {
@@ -189,7 +178,7 @@ impl Acl {
         rights(Self::USER, uid) & rights(Self::MASK, Self::NOBODY) & WRITE != 0
     }
 
-    /// Returns the list with the right to read and write for one user more.
+    /// Returns the list with an added entry that lets this user read and write.
     fn with(mut self, uid: u32) -> Self {
         self.0.insert((Self::USER, uid), WRITE | 4);
         let named = self.0.iter().filter(|((tag, _), _)| ![Self::OWNER, Self::MASK, Self::OTHERS].contains(tag));
@@ -247,14 +236,14 @@ mod tests {
         let (_listener, socket) = scratch.socket_path().listen().unwrap();
         std::fs::set_permissions(&scratch.path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let list = || Acl::of(socket.handle(), &sys::stat(socket.handle()).unwrap()).unwrap();
-        // The user of OVS may change while QEMU keeps its socket.
+        // The user of OVS may change while QEMU's socket stays.
         for (uid, other) in [(65534, 107), (107, 99)] {
             assert!(!list().lets_write(uid));
             sys::set_acl(socket.handle(), &list().with(uid).bytes()).unwrap();
             assert!(list().lets_write(uid) && !list().lets_write(other));
         }
         assert!(list().lets_write(65534), "the first one keeps it");
-        // The group's bits show the mask from now on; the group's own rights are as they were.
+        // The mode's group bits now show the mask. The group's own entry is unchanged.
         assert_eq!(sys::stat(socket.handle()).unwrap().st_mode & 0o777, 0o775);
         assert_eq!(list().0.get(&(Acl::GROUP, Acl::NOBODY)), Some(&5));
     }

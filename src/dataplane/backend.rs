@@ -1,13 +1,12 @@
-//! The back end's answers while it stands in for a data plane: all that QEMU may ask a NIC's back end, answered at once
-//! and truthfully for a data plane that has not moved a packet yet.
+//! The answers of the stand-in's back end. It answers at once everything that QEMU may ask a NIC's back end, as a data
+//! plane would that has not moved a packet yet.
 
 use std::collections::BTreeMap;
 
 use super::capabilities::{Capabilities, protocol};
 use super::message::{self, LAST_REQUEST, Message, request};
 
-/// Most rings whose base is kept; as many as 256 queue pairs and a control queue of each have. QEMU passes a ring's
-/// index in 8 bits wherever a descriptor goes with it.
+/// Most rings whose base is stored. QEMU passes a ring's index in 8 bits where a descriptor goes with it.
 const RING_LIMIT: u32 = 1024;
 
 /// The state of a back end that moves no packets.
@@ -15,22 +14,22 @@ const RING_LIMIT: u32 = 1024;
 pub struct BackEnd {
     capabilities: Capabilities,
     offered: u64,
-    agreed: u64,
+    negotiated: u64,
     status: u64,
     started: bool,
-    /// How often the handshake has come to the first ring.
+    /// How often the handshake has reached the first ring.
     handshakes: u32,
     bases: BTreeMap<u32, u32>,
 }
 
 impl BackEnd {
-    /// One that offers what this data plane offers.
+    /// Creates a back end that offers what this data plane offers.
     #[must_use]
     pub fn new(capabilities: Capabilities) -> Self {
         Self {
             capabilities,
             offered: capabilities.stand_in(),
-            agreed: 0,
+            negotiated: 0,
             status: 0,
             started: false,
             handshakes: 0,
@@ -38,54 +37,54 @@ impl BackEnd {
         }
     }
 
-    /// The answer to a message, if it has one.
+    /// Returns the answer to a message, if it needs one.
     ///
-    /// Setting something is answered only where the front end waits for it (REPLY_ACK, "Need reply"), with 0 for
-    /// success; asking for something always.
+    /// A "get" request is always answered. A "set" request is answered only if the front end waits for it (REPLY_ACK,
+    /// "Need reply"), with 0 for success.
     ///
     /// # Errors
-    /// [`message::Error::Protocol`] for what cannot be answered, or was not offered: the connection is to be closed then, so that
-    /// the front end does not wait.
+    /// [`message::Error::Protocol`] for a request that was not offered or can't be answered. The caller must close the
+    /// connection, so that the front end does not wait.
     ///
-    /// [`message::Error::HandshakeRepeated`] where QEMU makes its handshake twice on one connection, and the connection is to be closed, too. It does
-    /// so if it has refused a back end before: its loop (`net_vhost_user_init`) then hears of the connection by the event handler
-    /// that the first round has left, and once more when it sets the handler again. Each time it watches the connection for its
-    /// end, and forgets the first watch: after that connection QEMU 10.0 spins on a closed descriptor, and crashes once the NIC has
-    /// gone and the descriptor is another's. A connection that ends in the second handshake takes the first watch along, and the
-    /// attach has succeeded all the same.
+    /// [`message::Error::HandshakeRepeated`] if QEMU repeats its handshake on one connection. The caller must close it
+    /// too. QEMU does so after it has refused a back end: its loop (`net_vhost_user_init`) sees the connection in the
+    /// event handler that the first round left, and again when it sets the handler anew. Both times it installs a watch
+    /// for the end of the connection and forgets the first one. After that connection QEMU 10.0 spins on a closed
+    /// descriptor, and crashes once the NIC is unplugged and the descriptor is reused. If the connection ends during
+    /// the second handshake, the first watch is removed with it, and the attach still succeeds.
     pub fn answer(&mut self, message: &Message) -> Result<Option<Message>, message::Error> {
         let word = |value: u64| Ok(Some(message.reply(&value.to_ne_bytes())));
         if message.is_reply || !(1..=LAST_REQUEST).contains(&message.request) {
-            return Err(nonsense(message));
+            return Err(unexpected(message));
         }
         match message.request {
             request::GET_FEATURES => return word(self.capabilities.features),
             request::GET_PROTOCOL_FEATURES => return word(self.offered),
             request::GET_QUEUE_NUM => return word(self.capabilities.queues),
             request::GET_MAX_MEM_SLOTS => {
-                return word(self.capabilities.memory_slots.ok_or_else(|| nonsense(message))?);
+                return word(self.capabilities.memory_slots.ok_or_else(|| unexpected(message))?);
             }
             request::GET_STATUS => return word(self.status),
-            // Answered whether asked for or not, once the log's memory comes as a descriptor.
-            request::SET_LOG_BASE if self.agreed & protocol::LOG_SHMFD != 0 => return word(0),
+            // Always answered, once the log's memory comes as a descriptor.
+            request::SET_LOG_BASE if self.negotiated & protocol::LOG_SHMFD != 0 => return word(0),
             request::GET_VRING_BASE => {
-                let (ring, _) = message.ring().ok_or_else(|| nonsense(message))?;
-                // Nothing was taken from the ring: it stands where it was set.
+                let (ring, _) = message.ring().ok_or_else(|| unexpected(message))?;
+                // Nothing was taken from the ring, so the base is unchanged.
                 let base = self.bases.get(&ring).copied().unwrap_or_default();
                 return Ok(Some(message.reply(&[ring.to_ne_bytes(), base.to_ne_bytes()].concat())));
             }
             // GET_CONFIG, CREATE_CRYPTO_SESSION, POSTCOPY_ADVISE, _LISTEN and _END, GET_INFLIGHT_FD, GET_SHARED_OBJECT,
-            // SET_DEVICE_STATE_FD, CHECK_DEVICE_STATE, GET_SHMEM_CONFIG: none of them was offered, and each would wait
-            // for an answer of its own.
-            24 | 26 | 28..=31 | 41..=44 => return Err(nonsense(message)),
+            // SET_DEVICE_STATE_FD, CHECK_DEVICE_STATE, GET_SHMEM_CONFIG: none of them was offered, and the front end
+            // would wait for an answer of another form.
+            24 | 26 | 28..=31 | 41..=44 => return Err(unexpected(message)),
             request::SET_PROTOCOL_FEATURES => {
-                self.agreed = message.word().ok_or_else(|| nonsense(message))? & self.offered;
+                self.negotiated = message.word().ok_or_else(|| unexpected(message))? & self.offered;
             }
-            request::SET_STATUS => self.status = message.word().ok_or_else(|| nonsense(message))? & 0xff,
+            request::SET_STATUS => self.status = message.word().ok_or_else(|| unexpected(message))? & 0xff,
             request::SET_VRING_BASE => {
-                let (ring, base) = message.ring().ok_or_else(|| nonsense(message))?;
+                let (ring, base) = message.ring().ok_or_else(|| unexpected(message))?;
                 if ring >= RING_LIMIT {
-                    return Err(nonsense(message));
+                    return Err(unexpected(message));
                 }
                 self.bases.insert(ring, base);
             }
@@ -99,26 +98,26 @@ impl BackEnd {
             // Rings, eventfds, MTU, RARP…: nothing here uses them.
             _ => {}
         }
-        if message.needs_reply && self.agreed & protocol::REPLY_ACK != 0 {
+        if message.needs_reply && self.negotiated & protocol::REPLY_ACK != 0 {
             return word(0);
         }
         Ok(None)
     }
 
-    /// Whether the guest's driver has begun to start the NIC: QEMU says then what features it took and where its memory is
-    /// (hw/virtio/vhost.c, `vhost_dev_start`), and before never.
+    /// Returns true if the guest's driver has begun to start the NIC. Only then QEMU sends the features that the guest
+    /// took, and its memory (hw/virtio/vhost.c, `vhost_dev_start`).
     #[must_use]
     pub fn is_started(&self) -> bool {
         self.started
     }
 }
 
-/// Whether a message that may come with a descriptor is about ring 0: the ring is in the lower 8 bits.
+/// Returns true if a message that may carry a descriptor is about ring 0. The ring is in the lower 8 bits.
 fn is_of_first_ring(message: &Message) -> bool {
     message.word().is_some_and(|word| word & 0xff == 0)
 }
 
-fn nonsense(message: &Message) -> message::Error {
+fn unexpected(message: &Message) -> message::Error {
     let kind = if message.is_reply { "a reply to request" } else { "request" };
     message::Error::Protocol(format!(
         "{kind} {} of {} bytes, which it cannot send here",

@@ -1,29 +1,30 @@
-//! What a data plane offers, as it says itself.
+//! What a data plane offers.
 
 use std::fmt;
 
 use super::message::{self, Connection, Message, request};
 use crate::deadline::Deadline;
 
-/// `VHOST_USER_F_PROTOCOL_FEATURES`: the virtio feature bit by which a back end says that it has protocol features.
+/// `VHOST_USER_F_PROTOCOL_FEATURES`: the virtio feature bit of a back end that has protocol features.
 pub(super) const F_PROTOCOL_FEATURES: u64 = 1 << 30;
 
-/// `VIRTIO_F_IOMMU_PLATFORM` (virtio 1.0, 6): QEMU takes a back end that offers it only with BACKEND_REQ beside it.
+/// `VIRTIO_F_IOMMU_PLATFORM` (virtio 1.0, 6): QEMU accepts a back end that offers it only if it also offers
+/// BACKEND_REQ.
 pub(super) const F_IOMMU_PLATFORM: u64 = 1 << 33;
 
-/// What every virtio network device and its migration take: `VIRTIO_NET_F_MRG_RXBUF`, `_STATUS`, `_CTRL_VQ` and `_MQ`,
-/// `VHOST_F_LOG_ALL`, `VHOST_USER_F_PROTOCOL_FEATURES` and `VIRTIO_F_VERSION_1`. Without the log, QEMU must be able to forbid
-/// a migration, and refuses the back end where it can't.
+/// The features that every virtio network device and its migration need: `VIRTIO_NET_F_MRG_RXBUF`, `_STATUS`,
+/// `_CTRL_VQ` and `_MQ`, `VHOST_F_LOG_ALL`, `VHOST_USER_F_PROTOCOL_FEATURES` and `VIRTIO_F_VERSION_1`. Without the log
+/// QEMU blocks migration, and refuses the back end if it can't.
 const WIDE: u64 = 1 << 15 | 1 << 16 | 1 << 17 | 1 << 22 | 1 << 26 | F_PROTOCOL_FEATURES | 1 << 32;
 
 /// `MAX_QUEUE_NUM` (include/net/net.h): QEMU gives no NIC more queue pairs.
 const WIDE_QUEUES: u64 = 1024;
 
-/// `MEMORY_DEVICES_SAFE_MAX_MEMSLOTS` (include/hw/mem/memory-device.h): with fewer, QEMU refuses a back end beside some memory
-/// devices, however few slots are in use.
+/// `MEMORY_DEVICES_SAFE_MAX_MEMSLOTS` (include/hw/mem/memory-device.h): with some memory devices QEMU refuses a back
+/// end with fewer slots, however few are in use.
 const WIDE_MEMORY_SLOTS: u64 = 509;
 
-/// Most queue pairs and memory slots that are believed: virtio numbers queues with 16 bits.
+/// Most queue pairs and memory slots that are accepted: virtio numbers queues with 16 bits.
 const COUNT_LIMIT: u64 = 1 << 15;
 
 /// Memory slots of a back end without CONFIGURE_MEM_SLOTS (QEMU's `VHOST_MEMORY_BASELINE_NREGIONS`).
@@ -44,7 +45,7 @@ pub(super) mod protocol {
     pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
     pub const STATUS: u64 = 1 << 16;
 
-    /// Those that the plugin takes as front end.
+    /// The features that the plugin uses as a front end.
     pub const TAKEN: u64 = MQ | REPLY_ACK | CONFIGURE_MEM_SLOTS;
 }
 
@@ -53,54 +54,54 @@ pub(super) mod protocol {
 pub struct Capabilities {
     /// Virtio features.
     pub features: u64,
-    /// Vhost-user protocol features; none if it does not know of such.
+    /// Vhost-user protocol features; 0 if it has none.
     pub protocol_features: u64,
-    /// Queue pairs, 1 to 32768. A NIC with more would keep QEMU in a loop for ever.
+    /// Queue pairs, 1 to 32768. More would put QEMU into an endless loop.
     pub queues: u64,
-    /// Memory regions that it can have added one by one, if it offers that.
+    /// Memory regions that can be added one by one, if it offers that.
     pub memory_slots: Option<u64>,
 }
 
 impl Capabilities {
-    /// What a data plane offers that has nothing.
+    /// A data plane that offers nothing.
     pub const NONE: Self = Self { features: 0, protocol_features: 0, queues: 1, memory_slots: None };
 
-    /// Asks the data plane at the other end of the line, as QEMU would as front end, in QEMU's order.
+    /// Asks the data plane at the other end, as QEMU does and in QEMU's order.
     ///
     /// # Errors
-    /// Any [`message::Error`], among them that an answer cannot be true.
-    pub fn learn(line: &mut Connection, deadline: Deadline) -> Result<Self, message::Error> {
-        let features = line.ask(request::GET_FEATURES, deadline)?;
+    /// Any [`message::Error`], also for an implausible answer.
+    pub fn learn(connection: &mut Connection, deadline: Deadline) -> Result<Self, message::Error> {
+        let features = connection.ask(request::GET_FEATURES, deadline)?;
         let mut capabilities = Self { features, protocol_features: 0, queues: 1, memory_slots: None };
         if features & F_PROTOCOL_FEATURES == 0 {
             return Ok(capabilities);
         }
-        capabilities.protocol_features = line.ask(request::GET_PROTOCOL_FEATURES, deadline)?;
-        // What follows may be asked only by one who took the feature.
+        capabilities.protocol_features = connection.ask(request::GET_PROTOCOL_FEATURES, deadline)?;
+        // The next questions are allowed only after taking the feature.
         let taken = capabilities.protocol_features & protocol::TAKEN;
-        line.send(&Message::ask(request::SET_PROTOCOL_FEATURES, &taken.to_ne_bytes()), deadline)?;
+        connection.send(&Message::ask(request::SET_PROTOCOL_FEATURES, &taken.to_ne_bytes()), deadline)?;
         if taken & protocol::MQ != 0 {
-            capabilities.queues = believable("queue pairs", line.ask(request::GET_QUEUE_NUM, deadline)?)?;
+            capabilities.queues = believable("queue pairs", connection.ask(request::GET_QUEUE_NUM, deadline)?)?;
         }
         if taken & protocol::CONFIGURE_MEM_SLOTS != 0 {
-            let slots = believable("memory slots", line.ask(request::GET_MAX_MEM_SLOTS, deadline)?)?;
+            let slots = believable("memory slots", connection.ask(request::GET_MAX_MEM_SLOTS, deadline)?)?;
             capabilities.memory_slots = Some(slots);
         }
         Ok(capabilities)
     }
 
-    /// The same, and all besides that a QEMU may miss in its back end (`vhost_dev_init` in hw/virtio/vhost.c,
-    /// `vhost_user_backend_init` in hw/virtio/vhost-user.c). No data plane can be expected to keep to it, so what QEMU makes of it
-    /// must go.
+    /// Adds everything that QEMU may require of a back end (`vhost_dev_init` in hw/virtio/vhost.c,
+    /// `vhost_user_backend_init` in hw/virtio/vhost-user.c). No data plane has all of it, so a NIC that QEMU plugs with
+    /// it must be unplugged again.
     #[must_use]
     pub fn widened(&self) -> Self {
         use protocol as p;
         Self {
-            // With an IOMMU, QEMU asks for more still.
+            // With an IOMMU QEMU requires even more.
             features: (self.features | WIDE) & !F_IOMMU_PLATFORM,
             protocol_features: self.protocol_features | p::MQ | p::LOG_SHMFD | p::REPLY_ACK | p::CONFIGURE_MEM_SLOTS,
             queues: self.queues.max(WIDE_QUEUES),
-            // QEMU refuses fewer slots than it was offered before.
+            // QEMU refuses fewer slots than before.
             memory_slots: Some(self.memory_slots.unwrap_or(0).max(WIDE_MEMORY_SLOTS)),
         }
     }
@@ -115,9 +116,9 @@ impl Capabilities {
         u32::try_from(slots).unwrap_or(u32::MAX)
     }
 
-    /// Returns true if a NIC of this data plane can have `VIRTIO_F_ACCESS_PLATFORM`. With PCI, QEMU refuses a device that is to have
-    /// it and whose back end doesn't (`virtio_bus_device_plugged`, hw/virtio/virtio-bus.c), though only an IOMMU of the VM's needs
-    /// anything of the back end (`vhost_dev_has_iommu`, hw/virtio/vhost.c).
+    /// Returns true if a NIC of this data plane can have `VIRTIO_F_ACCESS_PLATFORM`. With PCI, QEMU refuses a device
+    /// with this feature if its back end lacks it (`virtio_bus_device_plugged`, hw/virtio/virtio-bus.c), although only
+    /// a vIOMMU needs the back end for it (`vhost_dev_has_iommu`, hw/virtio/vhost.c).
     #[must_use]
     pub const fn has_access_platform(&self) -> bool {
         self.features & F_IOMMU_PLATFORM != 0
@@ -136,13 +137,13 @@ impl Capabilities {
         None
     }
 
-    /// The protocol features that a stand-in offers for this data plane: those that it can keep to, and no others. QEMU
-    /// agrees on them anew when the data plane itself connects, so that less is no loss; the virtio features, which the
-    /// guest sees, must be exactly the data plane's.
+    /// Returns the protocol features that a stand-in offers for this data plane: those that it can serve. QEMU
+    /// negotiates them again when the data plane connects, so offering less does no harm. The virtio features, which
+    /// the guest sees, must be exactly the data plane's.
     ///
-    /// Left out are those that bring an answer with a descriptor (INFLIGHT_SHMFD, PAGEFAULT, SHARED_OBJECT,
-    /// DEVICE_STATE), another layout (XEN_MMAP) or another channel (INBAND_NOTIFICATIONS, BACKEND_REQ and what rides on
-    /// it), and CONFIG, which QEMU does not take from a NIC's back end.
+    /// It leaves out those that need an answer with a descriptor (INFLIGHT_SHMFD, PAGEFAULT, SHARED_OBJECT,
+    /// DEVICE_STATE), another layout (XEN_MMAP) or another channel (INBAND_NOTIFICATIONS, BACKEND_REQ and what depends
+    /// on it), and CONFIG, which QEMU does not use with a NIC.
     #[must_use]
     pub fn stand_in(&self) -> u64 {
         use protocol as p;

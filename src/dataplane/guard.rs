@@ -1,19 +1,19 @@
-//! The guard: frees a VM that waits for a data plane which hangs while it is connected.
+//! The guard frees a VM that waits for a connected data plane that hangs.
 //!
-//! QEMU asks its back end, and waits for the answer without end and with its global lock held: in the handshake, when the
-//! guest's driver starts or stops the NIC, and so also when the NIC is unplugged. A data plane that is killed ends that
-//! wait, since its connection closes; one that is stopped (SIGSTOP, a debugger) or stuck does not, and no command to QEMU
-//! or libvirt does either. What does is closing the connection: QEMU takes that as a link that went down, and the data
-//! plane connects again when it is back.
+//! QEMU waits for its back end's answers without a timeout and with its global lock held: in the handshake, when the
+//! guest's driver starts or stops the NIC, and when the NIC is unplugged. If the data plane is killed, its connection
+//! closes and the wait ends. If it is stopped (SIGSTOP, a debugger) or stuck, the wait does not end, and no command to
+//! QEMU or libvirt helps. Only closing the connection does: QEMU then sets the link down, and the data plane reconnects
+//! when it is back.
 //!
-//! So while it is the plugin that makes QEMU speak with the data plane, a guard looks whether a thread of QEMU's waits in
-//! a call on its end of the connection (`/proc/<pid>/task/<tid>/syscall`, proc(5)). If the data plane's process is stopped
-//! then, or the wait has lasted longer than any handshake does, it takes a duplicate of QEMU's end (pidfd_getfd(2), Linux
-//! 5.6) and shuts it down. Both need what ptrace(2) needs, which root on the host has (unless `kernel.yama.ptrace_scope`
-//! is 3): without it, the guard guards nothing, and all else works the same.
+//! So while the plugin makes QEMU talk to the data plane, a guard watches whether a QEMU thread waits in a call on its
+//! end of the connection (`/proc/<pid>/task/<tid>/syscall`, proc(5)). If the data plane's process is stopped then, or
+//! the wait takes longer than any handshake, the guard takes a duplicate of QEMU's end (pidfd_getfd(2), Linux 5.6) and
+//! shuts it down. Both need the permissions of ptrace(2), which root on the host has (unless `kernel.yama.ptrace_scope`
+//! is 3). Without them the guard does nothing, and everything else works.
 //!
-//! QEMU's descriptors are the tenant's. A duplicate is used only if it is the very socket that was accepted at the NIC's
-//! path, so that the worst a tenant gets by tricks is its own connection closed.
+//! QEMU's descriptors are not trusted. A duplicate is used only if it is the socket that was accepted at the NIC's
+//! path, so a tenant can only get its own connection closed.
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -27,21 +27,21 @@ use crate::deadline::Deadline;
 use crate::pod::socket_end::{SocketEnd, is_stopped};
 use crate::sys;
 
-/// How often QEMU's threads are looked at: a part of the time that the VM stands still.
+/// How often QEMU's threads are checked. The VM may hang for that long.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// How long an answer may take of a data plane that is not stopped. Mapping a large VM's memory takes some time.
+/// How long a running data plane may take to answer. Mapping a large VM's memory takes some time.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How many looks are made with the connections that were found at one, and how many if none was.
+/// How many checks use one list of connections; fewer if the list is empty.
 const LOOKS: u32 = 40;
 const LOOKS_FOR_NEW: u32 = 4;
 
-/// Does some work under guard, and tells how many connections had to be shut down. `ends` tells QEMU's ends of all
+/// Does some work under guard. Returns how many connections were shut down. `ends` returns QEMU's ends of all
 /// connections at the NIC's socket.
 ///
 /// # Errors
-/// That no thread could be made; the work is not begun then.
+/// If no thread can be started; the work is not done then.
 pub fn during<T>(ends: impl Fn() -> Vec<SocketEnd> + Send, work: impl FnOnce() -> T) -> Result<(T, u32), sys::Error> {
     during_with(PATIENCE, ends, work)
 }
@@ -64,7 +64,7 @@ fn during_with<T>(
 
 fn guard(patience: Duration, ends: &impl Fn() -> Vec<SocketEnd>, leave: &UnixStream) -> u32 {
     let mut cut = 0_u32;
-    // The ends, each with the time since when it has been seen waited on.
+    // The ends, each with the time since when a thread has waited on it.
     let mut seen: Vec<(SocketEnd, Option<Instant>)> = Vec::new();
     let mut looks = 0_u32;
     loop {
@@ -76,7 +76,7 @@ fn guard(patience: Duration, ends: &impl Fn() -> Vec<SocketEnd>, leave: &UnixStr
         }
         looks = looks.saturating_sub(1);
         for (end, since) in &mut seen {
-            // A pod may have many threads, and the guard must not be what is waited for.
+            // A pod may have many threads; the guard must not delay the end of the work.
             if is_over(leave, Duration::ZERO) {
                 return cut;
             }
@@ -96,7 +96,7 @@ fn guard(patience: Duration, ends: &impl Fn() -> Vec<SocketEnd>, leave: &UnixStr
     }
 }
 
-/// Whether the work is done, or is so within this time: then its end of the connection has closed.
+/// Returns true if the work ends within this time: then its end of the connection is closed.
 pub(super) fn is_over(leave: &UnixStream, within: Duration) -> bool {
     let mut leaving = [PollFd::new(leave.as_fd(), PollFlags::POLLIN)];
     poll(&mut leaving, Deadline::after(within).poll_timeout()) != Ok(0)
@@ -128,7 +128,7 @@ mod tests {
     fn a_wait_that_lasts_too_long_is_ended() {
         let (qemu, _data_plane) = UnixStream::pair().unwrap();
         let ends = || vec![end(&qemu)];
-        // Read through the very descriptor, as QEMU does.
+        // Reads from the same descriptor, as QEMU does.
         let (read, cut) = during_with(Duration::from_millis(100), ends, || (&qemu).read(&mut [0]).unwrap()).unwrap();
         assert_eq!((read, cut), (0, 1));
     }

@@ -1,9 +1,10 @@
-//! The socket's name in the pod's volume, through a handle on that: what is there, listening on it, connecting to it.
+//! The socket's name in the pod's volume: what is there, listening on it, connecting to it. Everything goes through a
+//! handle on the volume.
 //!
-//! The pod may put anything at the name at any time. Nothing here follows a link: bind(2) makes the name anew or fails,
-//! connecting goes through a handle on what was found to be a socket, and no mode of a file is changed at all
-//! ([`super::access`] adds an entry to a socket's access control list, through a handle). What is removed is removed by
-//! its name in the volume: whoever swaps it in the moment before loses a file of their own.
+//! The pod may put anything at the name at any time. Nothing here follows a link: bind(2) creates the name or fails,
+//! connecting uses a handle on a file that is a socket, and no file mode is changed ([`super::access`] adds an entry to
+//! a socket's access control list, through a handle). Files are removed by their name in the volume: a tenant that
+//! swaps them just before only loses its own file.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -17,10 +18,10 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::sys::{self, Walk};
 
-/// How many connections wait to be taken. Only one data plane has the port; the rest is for those that are refused.
+/// Length of the listen queue. Only one data plane has the port; the rest is for refused connections.
 const BACKLOG: i32 = 8;
 
-/// A name in a directory that is held open.
+/// A name in an open directory.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketPath<'a> {
     directory: BorrowedFd<'a>,
@@ -28,7 +29,7 @@ pub struct SocketPath<'a> {
     path: &'a Path,
 }
 
-/// A socket's file: a handle on it, which keeps its inode's number from being given to another.
+/// A handle on a socket's file. It prevents reuse of the inode number.
 #[derive(Debug)]
 pub struct SocketFile {
     handle: OwnedFd,
@@ -36,7 +37,7 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    /// The handle.
+    /// Returns the handle.
     #[must_use]
     pub fn handle(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()
@@ -44,19 +45,20 @@ impl SocketFile {
 }
 
 impl<'a> SocketPath<'a> {
-    /// The name, a single path component, in the directory; `path` is the name's path on the host, for messages.
+    /// Creates it from a directory and a name, which is a single path component. `path` is its path on the host, for
+    /// messages.
     #[must_use]
     pub fn new(directory: BorrowedFd<'a>, name: &'a str, path: &'a Path) -> Self {
         Self { directory, name, path }
     }
 
-    /// The path on the host, for messages.
+    /// Returns the path on the host, for messages.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.path
     }
 
-    /// The socket's file at the name. `None` if there is nothing.
+    /// Returns the socket's file at the name. `None` if there is nothing.
     ///
     /// # Errors
     /// `ENOTSOCK` for anything else, a symbolic link included; else openat2(2)'s.
@@ -74,14 +76,14 @@ impl<'a> SocketPath<'a> {
         Ok(Some(SocketFile { object: (stat.st_dev, stat.st_ino), handle }))
     }
 
-    /// Listens at the name, which must be free. Every user may connect: a data plane need not run as root.
+    /// Listens at the name, which must be free. Every user may connect, because a data plane need not run as root.
     ///
     /// # Errors
     /// bind(2)'s (`EADDRINUSE` if something is at the name) and listen(2)'s.
     pub fn listen(&self) -> Result<(UnixListener, SocketFile), sys::Error> {
         let failed = |call| move |errno| self.failed(call, errno);
         let own = unix_socket().map_err(failed("socket"))?;
-        // The file takes over the mode that its socket has (net/unix/af_unix.c, unix_bind_bsd): it is never another's.
+        // The file gets its socket's mode (net/unix/af_unix.c, unix_bind_bsd), so no other file's mode is changed.
         fchmod(&own, Mode::from_bits_truncate(0o666)).map_err(failed("fchmod"))?;
         let address = UnixAddr::new(&sys::link(self.directory).join(self.name)).map_err(failed("bind"))?;
         sys::without_umask(|| bind(own.as_raw_fd(), &address)).map_err(failed("bind"))?;
@@ -99,8 +101,7 @@ impl<'a> SocketPath<'a> {
         }
     }
 
-    /// Connects to whoever listens on the socket at the name, without waiting: `None` as long as there is nobody, or
-    /// others wait to be taken already.
+    /// Connects to the socket at the name without waiting. Returns `None` if nobody listens, or the queue is full.
     ///
     /// # Errors
     /// As [`SocketPath::file`], and connect(2)'s.
@@ -116,12 +117,12 @@ impl<'a> SocketPath<'a> {
         }
     }
 
-    /// Removes the name if this file is what it stands for.
+    /// Removes the name if it still names this file.
     ///
     /// # Errors
     /// Those of looking, and unlinkat(2)'s.
     pub fn remove(&self, file: &SocketFile) -> Result<bool, sys::Error> {
-        // What is not a socket any more is not ours.
+        // It is no longer a socket, so it is not ours.
         let there = match self.file() {
             Err(error) if error.errno() == Errno::ENOTSOCK => return Ok(false),
             there => there?,
@@ -136,9 +137,8 @@ impl<'a> SocketPath<'a> {
         }
     }
 
-    /// Makes a directory at the name, if nothing is there, so that nobody can listen at it: QEMU unlinks the name
-    /// before it binds, and fails if that can't be done (`unix_listen_saddr`, util/qemu-sockets.c). Returns whether it
-    /// was made.
+    /// Makes a directory at the name if nothing is there, so that nobody can listen at it: QEMU unlinks the name before
+    /// it binds, and fails if it can't (`unix_listen_saddr`, util/qemu-sockets.c). Returns true if it was made.
     ///
     /// # Errors
     /// mkdirat(2)'s.
@@ -150,19 +150,19 @@ impl<'a> SocketPath<'a> {
         }
     }
 
-    /// Whether a directory such as [`SocketPath::block`] makes is at the name: root's alone.
+    /// Returns true if a directory as made by [`SocketPath::block`] is at the name.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
         let stat = fstatat(self.directory, self.name, AtFlags::AT_SYMLINK_NOFOLLOW);
-        // It may have got the volume's set-group-ID bit.
+        // It may have inherited the volume's set-group-ID bit.
         stat.is_ok_and(|stat| {
             let is_directory = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR;
             is_directory && stat.st_mode & 0o777 == 0o700 && stat.st_uid == 0
         })
     }
 
-    /// Removes the directory that [`SocketPath::block`] made. Anything else stays, a directory that holds something included.
-    /// Returns whether it was there.
+    /// Removes the directory that [`SocketPath::block`] made. Anything else stays, even a directory with contents.
+    /// Returns true if it was there.
     ///
     /// # Errors
     /// unlinkat(2)'s.
@@ -186,7 +186,7 @@ fn unix_socket() -> Result<OwnedFd, Errno> {
     socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)
 }
 
-/// A directory of a test's own, gone with the value.
+/// A test's directory, removed when dropped.
 #[cfg(test)]
 pub(super) mod scratch {
     use std::path::PathBuf;
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn one_connects_only_while_one_listens() {
-        let scratch = Scratch::new("seat-connect");
+        let scratch = Scratch::new("socket-connect");
         let socket_path = scratch.socket_path();
         assert!(socket_path.connect().unwrap().is_none());
         let (listener, file) = socket_path.listen().unwrap();
@@ -242,7 +242,7 @@ mod tests {
         std::thread::scope(|scope| {
             for number in 0..8 {
                 scope.spawn(move || {
-                    let scratch = Scratch::new(&format!("seat-at-once-{number}"));
+                    let scratch = Scratch::new(&format!("socket-at-once-{number}"));
                     for _ in 0..200 {
                         let (_listener, file) = scratch.socket_path().listen().unwrap();
                         assert_eq!(std::fs::metadata(&scratch.path).unwrap().permissions().mode() & 0o777, 0o666);
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_is_not_waited_for() {
-        let scratch = Scratch::new("seat-full");
+        let scratch = Scratch::new("socket-full");
         let (_listener, _file) = scratch.socket_path().listen().unwrap();
         let waiting: Vec<_> = std::iter::from_fn(|| scratch.socket_path().connect().unwrap()).take(64).collect();
         assert!(waiting.len() < 64, "{}", waiting.len());
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn what_is_at_the_name_already_stays() {
-        let scratch = Scratch::new("seat-taken");
+        let scratch = Scratch::new("socket-taken");
         let socket_path = scratch.socket_path();
         let target = scratch.path.with_file_name("target");
         std::os::unix::fs::symlink(&target, &scratch.path).unwrap();
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_name_is_blocked_and_freed_if_nothing_is_in_it() {
-        let scratch = Scratch::new("seat-blocked");
+        let scratch = Scratch::new("socket-blocked");
         let socket_path = scratch.socket_path();
         assert!(socket_path.block().unwrap() && scratch.path.is_dir() && !socket_path.block().unwrap());
         assert_eq!(socket_path.listen().unwrap_err().errno(), Errno::EADDRINUSE);
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_socket_that_took_the_place_of_ours_stays() {
-        let scratch = Scratch::new("seat-swapped");
+        let scratch = Scratch::new("socket-swapped");
         let socket_path = scratch.socket_path();
         let (_listener, file) = socket_path.listen().unwrap();
         std::fs::remove_file(&scratch.path).unwrap();

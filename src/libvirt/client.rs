@@ -1,7 +1,7 @@
-//! The calls as a caller wants them.
+//! The client: one method for each libvirt call.
 //!
-//! After an error that leaves a call's outcome open (a timeout, a lost connection) the daemon may still do what was
-//! asked: connect again and read the domain's XML before concluding anything.
+//! After a timeout or a lost connection the daemon may still do what it was asked. Connect again and read the domain's
+//! XML before concluding anything.
 
 use std::fmt;
 use std::os::unix::net::UnixStream;
@@ -12,7 +12,7 @@ use super::error::Error;
 use super::events::{Arrival, Event, EventKind, Subscribe};
 use super::jobs::{GetJobStats, Operation};
 use super::procedures::{
-    AuthList, AuthPolkit, AuthType, Call, Domain, DomainState, GetState, GetXml, IsPersistent, LibraryVersion, List,
+    AuthList, AuthPolkit, AuthType, Call, Domain, DomainState, GetState, GetXml, IsPersistent, LibraryVersion, ListDomains,
     Open,
 };
 use crate::deadline::Deadline;
@@ -20,14 +20,14 @@ use crate::deadline::Deadline;
 /// The hypervisor connection to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Uri {
-    /// `qemu:///system`: what a daemon run by root serves; such a daemon accepts the other one too.
+    /// `qemu:///system`: served by a daemon that runs as root. Such a daemon accepts `qemu:///session` too.
     System,
-    /// `qemu:///session`: the only one that a daemon run by another user serves.
+    /// `qemu:///session`: the only URI that a daemon of another user serves.
     Session,
 }
 
 impl Uri {
-    /// As it is sent.
+    /// Returns the URI as it is sent.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -46,28 +46,25 @@ impl fmt::Display for Uri {
 /// What a connection may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Everything.
     Full,
-    /// To look: the daemon refuses every change. Asked for by a flag, which any socket honours
-    /// (`remoteDispatchConnectOpen`); a daemon run by another user than root has no socket of its own for it.
+    /// Read-only: the daemon refuses every change. It is a flag of the open call, which every socket honours
+    /// (`remoteDispatchConnectOpen`): a daemon of another user than root has no read-only socket.
     ReadOnly,
 }
 
-/// Which of a domain's two descriptions.
+/// Selects the definition to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Xml {
-    /// The one that runs.
     Live,
-    /// The one that its next start uses. For a domain that is not persistent libvirt gives the live one, reduced.
+    /// The one for the next start. For a transient domain libvirt returns a reduced live one.
     Persistent,
 }
 
-/// Which of a domain's two descriptions a change applies to.
+/// Selects the definition to change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// The one that runs.
     Live,
-    /// The one that its next start uses.
+    /// The one for the next start.
     Config,
 }
 
@@ -103,12 +100,12 @@ impl Subscription {
 }
 
 impl Client {
-    /// Authenticates over `stream`, which is connected to a daemon, and opens the first of `uris` that the daemon serves,
-    /// for no more than `access`. A daemon that has just started answers only once it has probed its QEMUs, which can take
-    /// minutes. libvirt allows another try on the same connection after a refused one.
+    /// Authenticates on a stream that is connected to a daemon, and opens the first of `uris` that the daemon serves, for no
+    /// more than `access`. A daemon that has just started answers only after it has probed its QEMU binaries, which can
+    /// take minutes. libvirt allows another open on the same connection after a refused one.
     ///
     /// # Errors
-    /// [`Error::Authentication`] when the daemon asks for more than none or polkit; the last refusal when it serves none of
+    /// [`Error::Authentication`] if the daemon asks for anything but none or polkit; the last refusal if it serves none of
     /// the URIs; those of [`Connection::call`].
     pub fn open_any(
         stream: UnixStream,
@@ -122,8 +119,9 @@ impl Client {
         for uri in uris {
             match connection.call(&Open { uri: uri.as_str(), read_only: access == Access::ReadOnly }, deadline) {
                 Ok(()) => return Ok((Self { connection, subscriptions: Vec::new() }, *uri)),
-                // libvirt has no error number for the wrong one of the two. Root's daemon takes both, any other the session's,
-                // which is the last: it tells what is wrong, if something else is (`virConnectValidateURIPath`, src/driver.c).
+                // libvirt has no error number for the wrong URI (`virConnectValidateURIPath`, src/driver.c). Root's
+                // daemon accepts both, any other only the session's, which comes last. So the last error is the one
+                // that matters.
                 Err(error @ Error::Refused(_)) if !error.is_authentication() => refused = error,
                 Err(error) => return Err(error),
             }
@@ -131,7 +129,7 @@ impl Client {
         Err(refused)
     }
 
-    /// The daemon's version, such as 11003000 for 11.3.0.
+    /// Returns the daemon's version, such as 11003000 for 11.3.0.
     ///
     /// # Errors
     /// Those of [`Connection::call`].
@@ -139,39 +137,39 @@ impl Client {
         self.connection.call(&LibraryVersion, deadline)
     }
 
-    /// The active domains (running or paused), at most 16384, in at most the bytes of one frame.
+    /// Returns the active domains (running or paused): at most 16384, and at most one frame.
     ///
     /// # Errors
     /// Those of [`Connection::call`].
     pub fn running_domains(&mut self, deadline: Deadline) -> Result<Vec<Domain>, Error> {
-        self.connection.call(&List { flags: 1 }, deadline) // VIR_CONNECT_LIST_DOMAINS_ACTIVE
+        self.connection.call(&ListDomains { flags: 1 }, deadline) // VIR_CONNECT_LIST_DOMAINS_ACTIVE
     }
 
-    /// All domains, those too that are only stored, within the same bounds.
+    /// Returns all domains, including those that are not running, within the same bounds.
     ///
     /// # Errors
     /// Those of [`Connection::call`].
     pub fn domains(&mut self, deadline: Deadline) -> Result<Vec<Domain>, Error> {
-        self.connection.call(&List { flags: 0 }, deadline)
+        self.connection.call(&ListDomains { flags: 0 }, deadline)
     }
 
-    /// What a domain is doing. Answers at once even while an attach is stuck.
+    /// Returns the state of a domain. libvirt answers at once, even while an attach hangs.
     ///
     /// # Errors
-    /// A refusal with [`Error::is_no_domain`] when it is gone; those of [`Connection::call`].
+    /// A refusal with [`Error::is_no_domain`] if it no longer exists; those of [`Connection::call`].
     pub fn state(&mut self, domain: &Domain, deadline: Deadline) -> Result<DomainState, Error> {
         self.connection.call(&GetState { domain }, deadline)
     }
 
-    /// Whether a domain outlives its process.
+    /// Returns true if a domain is persistent.
     ///
     /// # Errors
-    /// A refusal with [`Error::is_no_domain`] when it is gone; those of [`Connection::call`].
+    /// A refusal with [`Error::is_no_domain`] if it no longer exists; those of [`Connection::call`].
     pub fn is_persistent(&mut self, domain: &Domain, deadline: Deadline) -> Result<bool, Error> {
         self.connection.call(&IsPersistent { domain }, deadline)
     }
 
-    /// The XML of a domain, at most 4 MiB. libvirt 11.0 to 11.4 waits for a running job first, up to 30 s.
+    /// Returns the XML of a domain, at most 4 MiB. libvirt 11.0 to 11.4 first waits up to 30 s for a running job.
     ///
     /// # Errors
     /// A refusal with [`Error::is_no_domain`] or [`Error::is_busy`]; those of [`Connection::call`].
@@ -183,11 +181,11 @@ impl Client {
         self.connection.call(&GetXml { domain, flags }, deadline)
     }
 
-    /// The long job that a domain is busy with, if it is; until it ends, most calls that change the domain wait. Itself it
-    /// waits for a short one that is at work, up to 30 s.
+    /// Returns the long job of a domain, if there is one. Until it ends, most calls that change the domain wait. This
+    /// call itself waits up to 30 s for a running short job.
     ///
     /// # Errors
-    /// A refusal with [`Error::is_busy`], or with [`Error::is_wrong_state`] while the domain still arrives from another host;
+    /// A refusal with [`Error::is_busy`], or with [`Error::is_wrong_state`] while the domain is still migrating in;
     /// those of [`Connection::call`].
     pub fn operation(&mut self, domain: &Domain, deadline: Deadline) -> Result<Option<Operation>, Error> {
         self.connection.call(&GetJobStats { domain }, deadline)
@@ -201,12 +199,12 @@ impl Client {
         self.connection.call(&Attach { domain, xml, flags: scope.flags() }, deadline)
     }
 
-    /// Asks the guest to let go of the device with `alias`, and does not wait for it: the device is gone when
-    /// [`EventKind::DeviceRemoved`] says so, or the XML.
+    /// Asks the guest to release the device with this alias, and does not wait for it. The device is gone when
+    /// [`EventKind::DeviceRemoved`] arrives or the XML no longer shows it.
     ///
     /// # Errors
-    /// Refusals with [`Error::is_internal`] if there is no such device, if the guest has yet to answer an earlier request, or if
-    /// QEMU does not pass it on; with [`Error::is_busy`], and others; those of [`Connection::call`].
+    /// Refusals with [`Error::is_internal`] if there is no such device, if the guest has not answered an earlier
+    /// request yet, or if QEMU does not forward it; with [`Error::is_busy`], and others; those of [`Connection::call`].
     pub fn detach_alias(
         &mut self,
         domain: &Domain,
@@ -226,8 +224,8 @@ impl Client {
         self.connection.call(&Detach { domain, xml, flags: scope.flags() }, deadline)
     }
 
-    /// Subscribes to a kind of event of a domain, for as long as the connection lives. Subscribe before causing what
-    /// is waited for: past events are not repeated.
+    /// Subscribes to a kind of event of a domain until the connection ends. Subscribe before you cause the event: past
+    /// events are not repeated.
     ///
     /// # Errors
     /// A refusal with [`Error::is_unsupported`] before libvirt 1.2.2; one with code 8 for the same subscription twice;
@@ -238,7 +236,7 @@ impl Client {
         Ok(())
     }
 
-    /// The next event of a subscription, whether it waits already or arrives; None at the deadline.
+    /// Returns the next event of a subscription, queued or new; `None` at the deadline.
     ///
     /// # Errors
     /// Those of [`Connection::next_event`].
@@ -248,7 +246,7 @@ impl Client {
                 return Ok(Some(arrival.event));
             }
             self.connection.skip("waiting for an event")?;
-            // Events that nobody asked for, without a pause, must not outlast the deadline.
+            // A stream of unwanted events must not outlast the deadline.
             if deadline.passed() {
                 break;
             }
@@ -256,16 +254,16 @@ impl Client {
         Ok(None)
     }
 
-    /// Counts an event that means nothing to the caller: a connection brings so many and no more.
+    /// Counts an event that the caller ignores. Their number is limited for each connection.
     ///
     /// # Errors
-    /// [`Error::Protocol`] when it is one too many.
+    /// [`Error::Protocol`] over the limit.
     pub fn skip(&mut self, doing: &'static str) -> Result<(), Error> {
         self.connection.skip(doing)
     }
 }
 
-/// Shows the daemon who calls, in the ways that a unix socket allows.
+/// Authenticates by one of the methods that a unix socket allows.
 fn authenticate(connection: &mut Connection, deadline: Deadline) -> Result<(), Error> {
     let types = connection.call(&AuthList, deadline)?;
     if types.contains(&AuthType::None) {
@@ -298,7 +296,7 @@ mod tests {
     use super::super::xdr::Writer;
     use super::*;
 
-    /// DEVICE_REMOVED of a domain for a subscription, as it is on the wire.
+    /// Builds a DEVICE_REMOVED message, as it is on the wire.
     fn removed(callback: i32, uuid: [u8; 16]) -> Vec<u8> {
         let mut writer = Writer::new();
         for word in [0x2000_8086, 1, 333, 2, 1, 0, callback] {
@@ -321,7 +319,7 @@ mod tests {
         let foreign = [removed(2, [9; 16]), removed(3, [8; 16])].concat();
         theirs.write_all(&[&foreign[..], &removed(3, [9; 16])].concat()).unwrap();
         let now = || Deadline::after(Duration::ZERO);
-        // One at a time once the deadline has passed, so that a flood of foreign ones cannot hold the wait.
+        // After the deadline only one is handled at a time, so a flood of foreign events cannot prolong the wait.
         assert_eq!(client.next_event(now()).unwrap(), None);
         assert_eq!(client.next_event(now()).unwrap(), None);
         assert!(

@@ -3,7 +3,7 @@
 use super::procedures::{Call, Domain};
 use super::xdr::{self, Reader, Writer};
 
-/// What three calls have in common: a domain, a text that names the device, and where it applies.
+/// Writes what the three calls have in common: domain, device and flags.
 fn encode(writer: &mut Writer, domain: &Domain, device: &str, flags: u32) -> Result<(), xdr::Error> {
     domain.encode(writer)?;
     writer.string(device)?;
@@ -11,14 +11,11 @@ fn encode(writer: &mut Writer, domain: &Domain, device: &str, flags: u32) -> Res
     Ok(())
 }
 
-/// Attaches a device (since libvirt 0.7.7). With a vhost-user server socket QEMU stands still until a data plane
-/// connects, and so does this call.
+/// Attaches a device (since libvirt 0.7.7). With a vhost-user server socket QEMU and this call block until a data plane
+/// connects.
 pub struct Attach<'a> {
-    /// The domain.
     pub domain: &'a Domain,
-    /// The device's element.
     pub xml: &'a str,
-    /// `virDomainDeviceModifyFlags`.
     pub flags: u32,
 }
 
@@ -39,11 +36,8 @@ impl Call for Attach<'_> {
 /// Detaches the device that an element describes (since 0.7.7). The daemon waits up to 5 s for the guest and then
 /// reports success with the device still there.
 pub struct Detach<'a> {
-    /// The domain.
     pub domain: &'a Domain,
-    /// The element.
     pub xml: &'a str,
-    /// `virDomainDeviceModifyFlags`.
     pub flags: u32,
 }
 
@@ -61,13 +55,10 @@ impl Call for Detach<'_> {
     }
 }
 
-/// Asks the guest to let go of the device with an alias (since 4.4.0), and does not wait for it.
+/// Asks the guest to release the device with an alias (since 4.4.0), and does not wait for it.
 pub struct DetachAlias<'a> {
-    /// The domain.
     pub domain: &'a Domain,
-    /// The alias.
     pub alias: &'a str,
-    /// `virDomainDeviceModifyFlags`.
     pub flags: u32,
 }
 

@@ -1,14 +1,14 @@
-//! What can go wrong, in sentences, and what may be concluded from it.
+//! Errors of the client, and what a caller may conclude from them.
 //!
-//! A refusal is told by its number alone. Its message is for people: a daemon says it in the language of its locale, and each
-//! release in its own words. Where the number says too little, the domain's XML says the rest.
+//! A refusal is identified by its number only. Its message depends on the daemon's locale and release. Where the number
+//! says too little, read the domain's XML.
 
 use std::io;
 
 use super::xdr::{self, Reader};
 use crate::quote;
 
-/// The longest message of a daemon that is kept, in characters.
+/// Longest message of a daemon, in characters; the rest is cut off.
 pub const MESSAGE_MAX: usize = 512;
 
 /// Error numbers of libvirt (`virErrorNumber` in `include/libvirt/virterror.h`).
@@ -29,89 +29,54 @@ mod code {
 /// An error of the client. `doing` reads after "while", such as "asking for the XML of a domain".
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The deadline passed first. Whether the daemon did or will do what was asked is unknown, unless nothing was sent.
     #[error("libvirt did not answer in time while {doing}")]
-    TimedOut {
-        /// What was being done.
-        doing: &'static str,
-    },
-    /// The daemon closed the connection.
+    TimedOut { doing: &'static str },
     #[error("libvirt closed the connection while {doing}")]
-    Disconnected {
-        /// What was being done.
-        doing: &'static str,
-    },
-    /// The socket failed.
+    Disconnected { doing: &'static str },
     #[error("the socket to libvirt failed while {doing}: {source}")]
-    Io {
-        /// What was being done.
-        doing: &'static str,
-        /// How it failed.
-        source: io::Error,
-    },
-    /// The daemon broke the protocol.
+    Io { doing: &'static str, source: io::Error },
     #[error("libvirt broke its protocol while {doing}: {what}")]
-    Protocol {
-        /// What was being done.
-        doing: &'static str,
-        /// What was wrong.
-        what: String,
-    },
-    /// A value given by the caller cannot be sent; nothing was.
+    Protocol { doing: &'static str, what: String },
     #[error("nothing was asked of libvirt while {doing}: {what}")]
-    Argument {
-        /// What was being done.
-        doing: &'static str,
-        /// What is wrong with the value.
-        what: String,
-    },
-    /// An earlier call on this connection failed half-way, so that what comes next on it cannot be trusted.
+    Argument { doing: &'static str, what: String },
     #[error("the connection to libvirt is of no use for {doing} any more, since earlier {because}")]
-    Unusable {
-        /// What was being done.
-        doing: &'static str,
-        /// What had failed before.
-        because: String,
-    },
-    /// The daemon wants to be shown who calls, in a way that is not supported or did not work.
+    Unusable { doing: &'static str, because: String },
     #[error("{0}")]
     Authentication(String),
-    /// The daemon answered with an error.
     #[error(transparent)]
     Refused(#[from] Box<Refusal>),
 }
 
 /// An error as the daemon reports it (`remote_error` in `remote_protocol.x`).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("libvirt refused while {doing}: {} (libvirt error {code}, domain {domain})", self.words())]
+#[error("libvirt refused while {doing}: {} (libvirt error {code}, domain {domain})", self.quoted())]
 pub struct Refusal {
-    /// What was being done.
     pub doing: &'static str,
     /// libvirt's error number (`virErrorNumber`).
     pub code: i32,
-    /// The part of libvirt that raised it (`virErrorDomain`); not reliable as a key.
+    /// The part of libvirt that raised it (`virErrorDomain`). Don't rely on it.
     pub domain: i32,
-    /// The message's first 512 characters: the peer's text, not fit for a log before [`quote::text`].
+    /// The message's first 512 characters. The peer chose it: quote it with [`quote::text`] before logging.
     pub message: Option<String>,
     /// The first of the two numbers that go with the error: errno for error 38, else mostly -1.
     pub number: i32,
 }
 
 impl Refusal {
-    /// Returns the message fit for a log.
-    fn words(&self) -> String {
+    /// Returns the message in quotes, for a log.
+    fn quoted(&self) -> String {
         self.message.as_deref().map_or("it does not say why".to_owned(), quote::text)
     }
 
-    /// Reads a `remote_error` to its last byte.
+    /// Reads a `remote_error`.
     ///
     /// # Errors
-    /// A [`xdr::Error`] where it is not one.
+    /// If it is not one.
     pub fn decode(doing: &'static str, reader: &mut Reader<'_>) -> Result<Self, xdr::Error> {
         let (code, domain) = (reader.i32()?, reader.i32()?);
         let message = reader.option(Reader::string)?.map(|text| text.chars().take(MESSAGE_MAX).collect());
         reader.i32()?; // level: warning or error
-        // The domain and, below, the network that the error is about: libvirt fills them in for no call made here.
+        // The domain and, below, the network of the error. libvirt sets neither for the calls made here.
         reader.option(|r| Ok((r.string()?, r.opaque::<16>()?, r.i32()?)))?;
         for _ in 0..3 {
             reader.option(Reader::string)?; // the message's parts, which the message holds already
@@ -124,8 +89,7 @@ impl Refusal {
 }
 
 impl Error {
-    /// Whether the same call may succeed later without anybody changing what is asked: the daemon was away, slow or
-    /// busy, or the guest has not finished something.
+    /// Returns true if the same call may succeed later: the daemon was away, slow or busy.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -135,7 +99,7 @@ impl Error {
         }
     }
 
-    /// The daemon's error, if the daemon answered with one.
+    /// Returns the daemon's error, if it answered with one.
     #[must_use]
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
@@ -148,51 +112,52 @@ impl Error {
         self.refusal().is_some_and(|refusal| refusal.code == code)
     }
 
-    /// The domain does not exist (42).
+    /// Returns true if the domain does not exist (42).
     #[must_use]
     pub fn is_no_domain(&self) -> bool {
         self.code_is(code::NO_DOMAIN)
     }
 
-    /// The domain is not running, or not persistent, and the call needs it to be (55).
+    /// Returns true if the domain is not running, or not persistent, and the call needs it to be (55).
     #[must_use]
     pub fn is_wrong_state(&self) -> bool {
         self.code_is(code::OPERATION_INVALID)
     }
 
-    /// The call does not go with what libvirt does to the domain (84): to ask a domain that arrives from another host what it is
-    /// busy with, for instance.
+    /// Returns true if libvirt does not support the call in this situation (84), such as job statistics of a domain
+    /// that is migrating in.
     #[must_use]
     pub fn is_not_for_now(&self) -> bool {
         self.code_is(code::OPERATION_UNSUPPORTED)
     }
 
-    /// The device to detach is not there (99). A detach by alias says [`Error::is_internal`] instead.
+    /// Returns true if the device to detach is not there (99). A detach by alias returns [`Error::is_internal`]
+    /// instead.
     #[must_use]
     pub fn is_device_missing(&self) -> bool {
         self.code_is(code::DEVICE_MISSING)
     }
 
-    /// libvirt has no number of its own for the reason (1): QEMU refused a command, for instance, or a detach by alias found
-    /// no such device.
+    /// Returns true for libvirt's internal error (1), which has many reasons: QEMU refused a command, for instance, or
+    /// a detach by alias found no such device.
     #[must_use]
     pub fn is_internal(&self) -> bool {
         self.code_is(code::INTERNAL_ERROR)
     }
 
-    /// Another operation holds the domain, and did so for libvirt's own 30 s (68).
+    /// Returns true if another operation held the domain for libvirt's own 30 s (68).
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.code_is(code::OPERATION_TIMEOUT)
     }
 
-    /// The daemon does not know the procedure (39), or its driver does not have it (3).
+    /// Returns true if the daemon does not know the procedure (39), or its driver does not support it (3).
     #[must_use]
     pub fn is_unsupported(&self) -> bool {
         self.code_is(code::RPC) || self.code_is(code::NO_SUPPORT)
     }
 
-    /// The daemon does not let this caller in.
+    /// Returns true if the daemon does not admit this caller.
     #[must_use]
     pub fn is_authentication(&self) -> bool {
         let codes = [code::AUTH_FAILED, code::AUTH_CANCELLED, code::AUTH_UNAVAILABLE];
@@ -204,7 +169,7 @@ impl Error {
 mod tests {
     use super::*;
 
-    /// What libvirt 11.3 sends for a lookup of an unknown domain, to the last byte.
+    /// Returns what libvirt 11.3 sends for a lookup of an unknown domain, to the last byte.
     fn no_domain() -> Vec<u8> {
         let mut bytes = vec![0, 0, 0, 42, 0, 0, 0, 10, 0, 0, 0, 1, 0, 0, 0, 6];
         bytes.extend_from_slice(b"gone x\0\0");

@@ -1,6 +1,6 @@
-//! What the daemon says without being asked, once it has been asked to.
+//! Events that the daemon sends after a subscription.
 //!
-//! The calls with callback numbers (316 and its messages, since libvirt 1.2.2), not their predecessors.
+//! These are the calls with callback numbers (316 and its messages, since libvirt 1.2.2), not their predecessors.
 
 use super::procedures::{Call, Domain};
 use super::xdr::{self, Reader, Writer};
@@ -10,18 +10,17 @@ use super::xdr::{self, Reader, Writer};
 pub enum EventKind {
     /// The domain starts, stops, pauses, …
     Lifecycle,
-    /// A device was attached.
     DeviceAdded,
-    /// A device is gone: the guest has let go and QEMU has removed it. A domain that dies sends none of these.
+    /// The guest has released a device and QEMU has removed it. A domain that dies sends none of these.
     DeviceRemoved,
-    /// The guest refused to let a device go. QEMU never says so of a PCI device on x86: there, a refusal is silence.
+    /// The guest refused to release a device. QEMU never sends this for a PCI device on x86.
     DeviceRemovalFailed,
 }
 
 impl EventKind {
     const ALL: [Self; 4] = [Self::Lifecycle, Self::DeviceAdded, Self::DeviceRemoved, Self::DeviceRemovalFailed];
 
-    /// The number to subscribe with (`virDomainEventID`).
+    /// Returns the number to subscribe with (`virDomainEventID`).
     fn id(self) -> i32 {
         match self {
             Self::Lifecycle => 0,
@@ -31,7 +30,7 @@ impl EventKind {
         }
     }
 
-    /// The procedure number that its messages carry.
+    /// Returns the procedure number of its messages.
     fn procedure(self) -> i32 {
         match self {
             Self::Lifecycle => 318,
@@ -41,7 +40,7 @@ impl EventKind {
         }
     }
 
-    /// The kind whose messages carry `procedure`; None for one that nothing here subscribes to.
+    /// Returns the kind whose messages have this procedure number; `None` if nothing here subscribes to it.
     #[must_use]
     pub fn of_procedure(procedure: i32) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.procedure() == procedure)
@@ -55,11 +54,9 @@ pub enum Change {
     Defined,
     /// Its definition was removed.
     Undefined,
-    /// It started.
     Started,
     /// Its vCPUs stopped.
     Suspended,
-    /// Its vCPUs go on.
     Resumed,
     /// It is gone, whatever the reason.
     Stopped,
@@ -69,7 +66,6 @@ pub enum Change {
     GuestSuspended,
     /// It crashed; the process may still be there.
     Crashed,
-    /// A change that this client does not know.
     Other(i32),
 }
 
@@ -93,40 +89,28 @@ impl From<i32> for Change {
 /// Something that happened to a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The domain itself changed.
     Lifecycle {
-        /// The domain.
         domain: Domain,
-        /// What became of it.
         change: Change,
-        /// Why, a number whose meaning depends on the change.
+        /// The reason: a number whose meaning depends on the change.
         detail: i32,
     },
-    /// A device was attached.
     DeviceAdded {
-        /// The domain.
         domain: Domain,
-        /// The device's alias.
         alias: String,
     },
-    /// A device is gone.
     DeviceRemoved {
-        /// The domain.
         domain: Domain,
-        /// The device's alias.
         alias: String,
     },
-    /// A device was not let go.
     DeviceRemovalFailed {
-        /// The domain.
         domain: Domain,
-        /// The device's alias.
         alias: String,
     },
 }
 
 impl Event {
-    /// The domain that it happened to.
+    /// Returns the domain that it happened to.
     #[must_use]
     pub fn domain(&self) -> &Domain {
         match self {
@@ -137,7 +121,7 @@ impl Event {
         }
     }
 
-    /// Its kind.
+    /// Returns its kind.
     #[must_use]
     pub fn kind(&self) -> EventKind {
         match self {
@@ -149,20 +133,19 @@ impl Event {
     }
 }
 
-/// An event as it arrives: with the number of the subscription that it belongs to.
+/// An event with the number of its subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arrival {
     /// The number that the subscription was given.
     pub callback: i32,
-    /// The event.
     pub event: Event,
 }
 
 impl Arrival {
-    /// Reads the message of a `kind` of event to its last byte.
+    /// Reads the message of an event.
     ///
     /// # Errors
-    /// A [`xdr::Error`] where it is not one.
+    /// If it is not one.
     pub fn decode(kind: EventKind, payload: &[u8]) -> Result<Self, xdr::Error> {
         let mut reader = Reader::new(payload);
         let callback = reader.i32()?;
@@ -178,11 +161,9 @@ impl Arrival {
     }
 }
 
-/// Subscribes to one kind of event of one domain. The answer is the subscription's number; the first is 0.
+/// Subscribes to one kind of event of one domain. The reply is the subscription's number; the first is 0.
 pub struct Subscribe<'a> {
-    /// The kind.
     pub kind: EventKind,
-    /// The domain.
     pub domain: &'a Domain,
 }
 

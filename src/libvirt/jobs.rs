@@ -1,5 +1,5 @@
-//! What a domain is busy with. While one of libvirt's long jobs (a migration, a save, …) is at work, a call that changes the
-//! domain waits in the daemon for up to 30 s, and goes on waiting there when its caller has given up.
+//! The long job of a domain (a migration, a save, …). While it runs, a call that changes the domain waits in the daemon
+//! for up to 30 s, even after its caller has given up.
 
 use std::fmt;
 
@@ -8,9 +8,9 @@ use super::xdr::{self, Reader, Writer};
 
 /// The most parameters in one answer (`REMOTE_DOMAIN_JOB_STATS_MAX`).
 const PARAMETERS_MAX: usize = 64;
-/// The least that a parameter takes on the wire: an empty name, a type, a value of one word.
+/// Smallest parameter on the wire: an empty name, a type, a value of one word.
 const PARAMETER_SIZE_MIN: usize = 12;
-/// The parameter that tells the operation (`VIR_DOMAIN_JOB_OPERATION`, since 3.3.0).
+/// The parameter with the operation (`VIR_DOMAIN_JOB_OPERATION`, since 3.3.0).
 const OPERATION: &str = "operation";
 
 /// A long job (`virDomainJobOperation`).
@@ -20,9 +20,9 @@ pub enum Operation {
     MigrationOut,
     /// The VM is on its way from another host.
     MigrationIn,
-    /// A backup of its disks: the one operation during which libvirt lets other calls change the domain.
+    /// A backup of its disks. It is the only operation during which other calls may change the domain.
     Backup,
-    /// A save, a restore, a snapshot, a dump; or one that this client does not know.
+    /// A save, a restore, a snapshot, a dump; or an unknown one.
     Other(i32),
 }
 
@@ -51,9 +51,8 @@ impl fmt::Display for Operation {
     }
 }
 
-/// Asks for the long job of a domain (since libvirt 1.0.3). It waits for short ones that are at work.
+/// Asks for the long job of a domain (since libvirt 1.0.3). It waits for running short jobs.
 pub struct GetJobStats<'a> {
-    /// The domain.
     pub domain: &'a Domain,
 }
 
@@ -72,12 +71,12 @@ impl Call for GetJobStats<'_> {
         let kind = reader.i32()?;
         let parameters = reader.array(PARAMETERS_MAX, PARAMETER_SIZE_MIN, parameter)?;
         let named = parameters.into_iter().flatten().next();
-        // virDomainJobType: bounded or unbounded. Else there is none, or it has ended.
+        // virDomainJobType: bounded or unbounded. Any other value means no job.
         Ok([1, 2].contains(&kind).then(|| named.unwrap_or(0).into()))
     }
 }
 
-/// A `remote_typed_param`: its value if it is the operation.
+/// Reads a `remote_typed_param`. Returns its value if it is the operation.
 fn parameter(reader: &mut Reader<'_>) -> Result<Option<i32>, xdr::Error> {
     let name = reader.string()?;
     // virTypedParameterType
@@ -101,7 +100,7 @@ mod tests {
         reader.finish().map(|()| operation)
     }
 
-    /// An answer of this type with one parameter of each type before the operation.
+    /// Returns an answer of this type with one parameter of each type before the operation.
     fn answer(kind: i32, operation: i32) -> Vec<u8> {
         let mut writer = Writer::new();
         writer.i32(kind);

@@ -11,7 +11,7 @@ pub const REMOTE_PROGRAM: u32 = 0x2000_8086;
 pub const KEEPALIVE_PROGRAM: u32 = 0x6b65_6570;
 /// The only version of both programs.
 pub const PROGRAM_VERSION: u32 = 1;
-/// Keepalive: "are you there?", answered with [`KEEPALIVE_PONG`].
+/// A keepalive ping, answered with [`KEEPALIVE_PONG`].
 pub const KEEPALIVE_PING: i32 = 1;
 /// Keepalive: the answer.
 pub const KEEPALIVE_PONG: i32 = 2;
@@ -20,28 +20,24 @@ pub const KEEPALIVE_PONG: i32 = 2;
 pub const LENGTH_SIZE: usize = 4;
 /// The header of a frame, in bytes.
 pub const HEADER_SIZE: usize = 24;
-/// The least that a frame's length word may say.
+/// Smallest valid length of a frame.
 pub const FRAME_MIN: usize = LENGTH_SIZE + HEADER_SIZE;
-/// The most that a frame's length word may say here: the longest string libvirt can send (a domain's XML) and 64 KiB
-/// for what surrounds it. libvirt's own limit is 32 MiB, which none of the calls made here can need.
+/// Largest accepted length of a frame: the longest string that libvirt can send (a domain's XML) and 64 KiB for the
+/// rest. libvirt's own limit is 32 MiB, which no call made here needs.
 pub const FRAME_MAX: usize = FRAME_MIN + STRING_MAX + 65_536;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A call, from client to server.
     Call,
-    /// The answer to a call.
     Reply,
-    /// Said unasked: an event, or keepalive.
+    /// An event, or keepalive.
     Message,
-    /// A part of a stream.
     Stream,
     /// A call that carries file descriptors.
     CallWithFds,
     /// An answer that carries file descriptors.
     ReplyWithFds,
-    /// A hole in a stream.
     StreamHole,
 }
 
@@ -90,15 +86,13 @@ impl Status {
 pub struct Header {
     /// [`REMOTE_PROGRAM`], [`KEEPALIVE_PROGRAM`] or one unknown here.
     pub program: u32,
-    /// The program's version.
     pub version: u32,
     /// The procedure within the program.
     pub procedure: i32,
     /// What the frame is.
     pub kind: Kind,
-    /// The number the caller gave its call; a reply repeats it. Events carry 1, keepalive 0.
+    /// The caller's number of the call; a reply repeats it. Events have 1, keepalive 0.
     pub serial: u32,
-    /// How the call went.
     pub status: Status,
 }
 
@@ -125,19 +119,18 @@ impl Header {
     }
 }
 
-/// A frame that has arrived whole.
+/// A complete frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// Its header.
     pub header: Header,
     bytes: Vec<u8>,
 }
 
 impl Frame {
-    /// Takes apart the bytes of a frame, length word included.
+    /// Parses the bytes of a frame, including the length.
     ///
     /// # Errors
-    /// [`xdr::Error::Short`] below [`FRAME_MIN`] bytes, [`xdr::Error::Impossible`] for a type or status that the protocol lacks.
+    /// [`xdr::Error::Short`] below [`FRAME_MIN`] bytes, [`xdr::Error::Impossible`] for an unknown type or status.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, xdr::Error> {
         let mut reader = Reader::new(&bytes);
         reader.u32()?;
@@ -145,17 +138,17 @@ impl Frame {
         Ok(Self { header, bytes })
     }
 
-    /// What follows the header.
+    /// Returns the bytes after the header.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         self.bytes.get(FRAME_MIN..).unwrap_or_default()
     }
 }
 
-/// The whole length of a frame that begins with `word`, in bytes.
+/// Returns the length of a frame that begins with `word`, in bytes.
 ///
 /// # Errors
-/// [`xdr::Error::Impossible`] when it is below [`FRAME_MIN`] or over [`FRAME_MAX`].
+/// [`xdr::Error::Impossible`] if it is below [`FRAME_MIN`] or over [`FRAME_MAX`].
 pub fn frame_length(word: [u8; LENGTH_SIZE]) -> Result<usize, xdr::Error> {
     let word = u32::from_be_bytes(word);
     usize::try_from(word)
@@ -164,10 +157,10 @@ pub fn frame_length(word: [u8; LENGTH_SIZE]) -> Result<usize, xdr::Error> {
         .ok_or(xdr::Error::Impossible { what: "frame length", value: word.into() })
 }
 
-/// The bytes of a frame to be sent.
+/// Returns the bytes of a frame to be sent.
 ///
 /// # Errors
-/// [`xdr::Error::LongString`] when header and payload are over [`FRAME_MAX`].
+/// [`xdr::Error::LongString`] if header and payload are over [`FRAME_MAX`].
 pub fn frame(header: &Header, payload: &[u8]) -> Result<Vec<u8>, xdr::Error> {
     let length = FRAME_MIN.saturating_add(payload.len());
     let word =
@@ -180,10 +173,10 @@ pub fn frame(header: &Header, payload: &[u8]) -> Result<Vec<u8>, xdr::Error> {
     Ok(bytes)
 }
 
-/// The answer to a keepalive ping.
+/// Returns the answer to a keepalive ping.
 ///
 /// # Errors
-/// None in practice; those of [`frame`].
+/// Those of [`frame`]; none in practice.
 pub fn pong() -> Result<Vec<u8>, xdr::Error> {
     let header = Header {
         program: KEEPALIVE_PROGRAM,

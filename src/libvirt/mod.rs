@@ -1,24 +1,26 @@
-//! A client of its own for libvirt's remote protocol over a connected unix socket: synchronous, without threads, and
-//! made for a daemon that is not trusted.
+//! A client for libvirt's remote protocol over a connected unix socket: synchronous, without threads, and made for a
+//! daemon that is not trusted.
 //!
-//! It knows libvirt and nothing else: no pods, no CNI, no vhost-user. Each layer rests on the one above it in this list:
+//! It knows nothing of pods, CNI or vhost-user. Each module uses only those above it in this list:
 //!
-//! | room | what it holds |
+//! | module | what it does |
 //! |---|---|
 //! | `xdr` | XDR words, strings, options, with every bound checked |
 //! | `message` | a frame: its length, its header, its kinds |
 //! | `procedures` | the numbers, arguments and results of each call |
-//! | `devices` | those of them that change a domain's devices |
-//! | `jobs` | the one that tells what a domain is busy with |
-//! | `events` | what the daemon says without being asked |
+//! | `devices` | the calls that change a domain's devices |
+//! | `jobs` | the call that returns a domain's long job |
+//! | `events` | events and the subscription to them |
 //! | `connection` | one socket, one call at a time, one deadline per call |
-//! | `client` | the calls as a caller wants them |
+//! | `client` | one method for each call |
 //!
 //! # What a lying daemon can and cannot do
-//! Every wait ends at the caller's [`Deadline`](crate::deadline::Deadline), whatever trickles in meanwhile. At most
-//! [`FRAME_MAX`](message::FRAME_MAX) bytes of a frame are kept, and memory grows with the bytes that arrive, never with
-//! what a length claims. Events that wait to be read are bounded in number and bytes, and so is everything that is
-//! skipped. File descriptors are never accepted. What the daemon says in words is made fit for a log first.
+//! Every wait ends at the caller's [`Deadline`](crate::deadline::Deadline), however slowly data arrives. At most
+//! [`FRAME_MAX`](message::FRAME_MAX) bytes of a frame are kept. Memory grows with the bytes that arrive, never with the
+//! length that a header claims. Queued events are bounded in number and bytes, and so are skipped messages. File
+//! descriptors are never accepted. The daemon's texts are quoted before they are logged.
+
+#![allow(missing_docs, reason = "a field that its name explains needs no comment")]
 
 pub mod client;
 pub mod connection;

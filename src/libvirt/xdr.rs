@@ -1,7 +1,7 @@
-//! XDR (RFC 4506) as far as libvirt uses it: big-endian words, strings and fixed opaque data padded to whole words.
+//! The part of XDR (RFC 4506) that libvirt uses: big-endian words, and strings and fixed opaque data padded to whole
+//! words.
 //!
-//! The reader gives out only what the input really holds: a length is compared with the bytes that are left before
-//! anything is taken, and nothing is reserved ahead.
+//! The reader compares each length with the remaining bytes before it takes anything, and reserves no memory ahead.
 
 /// The longest string libvirt itself allows on the wire, in bytes (`REMOTE_STRING_MAX` in `remote_protocol.x`).
 pub const STRING_MAX: usize = 4_194_304;
@@ -12,46 +12,22 @@ const WORD: usize = 4;
 /// Bytes that are not valid XDR, or a value that can't be sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The input ends before the value does.
     #[error("a value needs {needed} bytes where {left} are left")]
-    Short {
-        /// Bytes that the value needs.
-        needed: usize,
-        /// Bytes that are left.
-        left: usize,
-    },
-    /// A string is longer than [`STRING_MAX`].
+    Short { needed: usize, left: usize },
     #[error("a string of {0} bytes is over the limit of {STRING_MAX}")]
     LongString(usize),
-    /// An array has more elements than its type allows.
     #[error("an array of {count} elements is over the limit of {most}")]
-    LongArray {
-        /// The count that the input claims.
-        count: usize,
-        /// The most that the type allows.
-        most: usize,
-    },
-    /// Padding that is not zero.
+    LongArray { count: usize, most: usize },
     #[error("padding is not zero")]
     Padding,
-    /// A string that is not UTF-8.
     #[error("a string is not UTF-8")]
     NotUtf8,
-    /// A string with a NUL byte, which no C peer can mean.
     #[error("a string holds a NUL byte")]
     Nul,
-    /// A word that must be 0 or 1 and is neither.
     #[error("a flag is {0}, neither 0 nor 1")]
     NotBool(u32),
-    /// A word outside the values that it may have.
     #[error("{value} is not a possible {what}")]
-    Impossible {
-        /// What the word stands for.
-        what: &'static str,
-        /// Its value.
-        value: i64,
-    },
-    /// Bytes after the last value.
+    Impossible { what: &'static str, value: i64 },
     #[error("{0} bytes follow the last value")]
     Trailing(usize),
 }
@@ -63,13 +39,13 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A reader at the start of `bytes`.
+    /// Creates a reader at the start of `bytes`.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
-    /// The number of bytes not read yet.
+    /// Returns the number of unread bytes.
     #[must_use]
     pub fn left(&self) -> usize {
         self.rest.len()
@@ -82,7 +58,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// `N` bytes of fixed opaque data.
+    /// Reads `N` bytes of fixed opaque data.
     ///
     /// # Errors
     /// [`Error::Short`]; [`Error::Padding`] when the padding to a whole word is not zero.
@@ -91,7 +67,7 @@ impl<'a> Reader<'a> {
         bytes.try_into().map_err(|_| Error::Short { needed: N, left: bytes.len() })
     }
 
-    /// `count` bytes and the zeroes that pad them to a whole word.
+    /// Takes `count` bytes and the zeros that pad them to a whole word.
     fn padded(&mut self, count: usize) -> Result<&'a [u8], Error> {
         let bytes = self.take(count)?;
         let padding = self.take(padding(count))?;
@@ -101,7 +77,7 @@ impl<'a> Reader<'a> {
         Ok(bytes)
     }
 
-    /// An unsigned word.
+    /// Reads an unsigned word.
     ///
     /// # Errors
     /// [`Error::Short`].
@@ -109,7 +85,7 @@ impl<'a> Reader<'a> {
         self.opaque().map(u32::from_be_bytes)
     }
 
-    /// A signed word; also an enumeration.
+    /// Reads a signed word; also an enumeration.
     ///
     /// # Errors
     /// [`Error::Short`].
@@ -117,7 +93,7 @@ impl<'a> Reader<'a> {
         self.opaque().map(i32::from_be_bytes)
     }
 
-    /// An unsigned double word ("unsigned hyper").
+    /// Reads an unsigned double word ("unsigned hyper").
     ///
     /// # Errors
     /// [`Error::Short`].
@@ -125,7 +101,7 @@ impl<'a> Reader<'a> {
         self.opaque().map(u64::from_be_bytes)
     }
 
-    /// A flag: a word that is 0 or 1.
+    /// Reads a flag: a word that is 0 or 1.
     ///
     /// # Errors
     /// [`Error::Short`], [`Error::NotBool`].
@@ -137,7 +113,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A string, borrowed from the input.
+    /// Reads a string, borrowed from the input.
     ///
     /// # Errors
     /// [`Error::Short`], [`Error::LongString`], [`Error::Padding`], [`Error::NotUtf8`], [`Error::Nul`].
@@ -153,7 +129,7 @@ impl<'a> Reader<'a> {
         Ok(text)
     }
 
-    /// A value that may be absent.
+    /// Reads a value that may be absent.
     ///
     /// # Errors
     /// Those of [`Reader::bool`] and of `value`.
@@ -161,10 +137,11 @@ impl<'a> Reader<'a> {
         if self.bool()? { value(self).map(Some) } else { Ok(None) }
     }
 
-    /// An array of at most `most` elements, each of which takes at least `smallest` bytes on the wire.
+    /// Reads an array of at most `most` elements, each of at least `smallest` bytes on the wire.
     ///
     /// # Errors
-    /// [`Error::LongArray`]; [`Error::Short`] at once when the count cannot fit into what is left; those of `element`.
+    /// [`Error::LongArray`]; [`Error::Short`] at once if the count can't fit into the remaining bytes; those of
+    /// `element`.
     pub fn array<T>(
         &mut self,
         most: usize,
@@ -182,7 +159,7 @@ impl<'a> Reader<'a> {
         (0..count).map(|_| element(self)).collect()
     }
 
-    /// Says that everything has been read.
+    /// Checks that everything has been read.
     ///
     /// # Errors
     /// [`Error::Trailing`].
@@ -201,38 +178,38 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// An empty writer.
+    /// Creates an empty writer.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What has been written.
+    /// Returns the bytes.
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 
-    /// Fixed opaque data, padded.
+    /// Writes fixed opaque data, padded.
     pub fn opaque(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         self.bytes.resize(self.bytes.len().saturating_add(padding(bytes.len())), 0);
     }
 
-    /// An unsigned word.
+    /// Writes an unsigned word.
     pub fn u32(&mut self, value: u32) {
         self.opaque(&value.to_be_bytes());
     }
 
-    /// A signed word.
+    /// Writes a signed word.
     pub fn i32(&mut self, value: i32) {
         self.opaque(&value.to_be_bytes());
     }
 
-    /// A string.
+    /// Writes a string.
     ///
     /// # Errors
-    /// [`Error::LongString`], [`Error::Nul`]: the daemon would drop the connection, or read half of it.
+    /// [`Error::LongString`], [`Error::Nul`]: the daemon would close the connection, or read half of it.
     pub fn string(&mut self, value: &str) -> Result<(), Error> {
         if value.contains('\0') {
             return Err(Error::Nul);
@@ -246,7 +223,7 @@ impl Writer {
         Ok(())
     }
 
-    /// A string that is present where it may be absent.
+    /// Writes an optional string that is present.
     ///
     /// # Errors
     /// Those of [`Writer::string`].
@@ -256,12 +233,13 @@ impl Writer {
     }
 }
 
-/// The bytes that pad `count` to a whole word.
+/// Returns the bytes that pad `count` to a whole word.
 fn padding(count: usize) -> usize {
     (WORD - count % WORD) % WORD
 }
 
-/// A length off the wire as an index; where it does not fit, the largest index fails every later bound.
+/// Converts a length from the wire to an index. One that does not fit becomes the largest index, which fails every
+/// later check.
 fn index(length: u32) -> usize {
     usize::try_from(length).unwrap_or(usize::MAX)
 }

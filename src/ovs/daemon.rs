@@ -1,4 +1,4 @@
-//! Whether ovs-vswitchd runs and its main loop answers, by its control socket (`ovs-appctl version`, unixctl).
+//! Checks that ovs-vswitchd runs and its main loop answers, through its control socket (`ovs-appctl version`, unixctl).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,19 +9,19 @@ use serde_json::json;
 use super::rpc::{Connection, Error};
 use crate::deadline::Deadline;
 
-/// How long the main loop may take to answer. It may stand still for a second when it registers a port anew.
+/// How long the main loop may take to answer. It may block for a second when it registers a port anew.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Most control sockets that are tried: a process that is killed leaves its own behind.
+/// Most control sockets that are tried. A killed process leaves its own behind.
 const SOCKETS_MAX: usize = 16;
-/// Most entries of OVS's directory that are looked at.
+/// Most entries of OVS's directory that are read.
 const ENTRIES_MAX: usize = 4096;
 
-/// How ovs-vswitchd is.
+/// The state of ovs-vswitchd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It answers; its pid, if that is known.
+    /// It answers. Has its pid, if known.
     Answers(Option<i32>),
-    /// It has a control socket and doesn't answer; its pid, if that is known.
+    /// It has a control socket and doesn't answer. Has its pid, if known.
     Hangs(Option<i32>),
     /// No process listens at a control socket.
     Gone,
@@ -41,7 +41,7 @@ impl fmt::Display for State {
     }
 }
 
-/// Asks the ovs-vswitchd whose control socket is beside OVSDB's socket.
+/// Asks the ovs-vswitchd whose control socket is in the directory of OVSDB's socket.
 #[must_use]
 pub fn state(database: &Path, deadline: Deadline) -> State {
     let sockets = database.parent().map(control_sockets).unwrap_or_default();
@@ -61,7 +61,8 @@ pub fn state(database: &Path, deadline: Deadline) -> State {
     state
 }
 
-/// The control sockets in a directory: `ovs-vswitchd.PID.ctl`; Debian's DPDK build is named `ovs-vswitchd-dpdk`.
+/// Returns the control sockets in a directory: `ovs-vswitchd.PID.ctl`; Debian's DPDK build is named
+/// `ovs-vswitchd-dpdk`.
 fn control_sockets(directory: &Path) -> Vec<PathBuf> {
     let Ok(listing) = std::fs::read_dir(directory) else { return Vec::new() };
     let is_control_socket = |name: &str| {
@@ -86,7 +87,7 @@ mod tests {
         let database = base.join("db.sock");
         let state = || state(&database, Deadline::after(Duration::from_millis(50)));
         assert_eq!(state(), State::Gone);
-        // Of a process that was killed.
+        // As a killed process leaves it.
         drop(UnixListener::bind(base.join("ovs-vswitchd.77.ctl")).unwrap());
         drop(UnixListener::bind(base.join("ovsdb-server.78.ctl")).unwrap());
         assert_eq!(state(), State::Gone);

@@ -1,4 +1,4 @@
-//! The rows of OVSDB's database `Open_vSwitch` that say how a vhost-user port does (ovs-vswitchd.conf.db(5)).
+//! The rows of the database `Open_vSwitch` about vhost-user ports (ovs-vswitchd.conf.db(5)).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use super::rpc::{Connection, Error};
 use crate::deadline::Deadline;
 
-/// The types of a vhost-user port: OVS connects to the socket, or (deprecated) listens there.
+/// The type of a vhost-user port for which OVS connects to the socket.
 pub const CLIENT: &str = "dpdkvhostuserclient";
-/// The type whose socket OVS itself makes, which no QEMU in server mode can be linked to.
+/// The deprecated type for which OVS listens at the socket. QEMU in server mode can't use it.
 pub const SERVER: &str = "dpdkvhostuser";
 
-/// The keys that are kept of the columns `options`, `external_ids` and `other_config`.
+/// The keys that are read of the columns `options`, `external_ids` and `other_config`.
 const KEYS: [&str; 10] = [
     "vhost-server-path",
     "iface-id",
@@ -31,15 +31,15 @@ const KEYS: [&str; 10] = [
     "dpdk-init",
     "ovn-remote",
 ];
-/// The key that stands before `ovn-remote` where several OVN controllers share a node has the chassis' name after it.
+/// The prefix of a key that takes precedence over `ovn-remote` if several OVN controllers share a node; the chassis'
+/// name follows.
 const REMOTE_OF_CHASSIS: &str = "ovn-remote-";
 
-/// A column of key-value pairs, of which only those that matter here are kept.
+/// A column of key-value pairs, reduced to `KEYS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Map(BTreeMap<String, String>);
 
 impl Map {
-    /// Returns the value of a key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(String::as_str).filter(|value| !value.is_empty())
@@ -91,7 +91,7 @@ fn optional<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> 
     Optional::deserialize(deserializer).map(|optional| optional.0)
 }
 
-/// The same of a text; an empty one counts as none.
+/// As [`optional`]; an empty text counts as none.
 fn optional_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(optional(deserializer)?.filter(|text: &String| !text.is_empty()))
 }
@@ -113,24 +113,20 @@ impl<'de> Deserialize<'de> for Uuid {
     }
 }
 
-/// A row of the table `Interface`: a port, as people call it.
+/// A row of the table `Interface`, usually called a port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Interface {
     #[serde(rename = "_uuid")]
     uuid: Uuid,
-    /// Its name.
     pub name: String,
-    /// Its type.
     #[serde(rename = "type")]
     pub kind: String,
-    /// `options`
     pub options: Map,
-    /// `external_ids`
     pub external_ids: Map,
-    /// What went wrong when OVS made it; never empty.
+    /// OVS's error when it made the port; never empty.
     #[serde(deserialize_with = "optional_text")]
     pub error: Option<String>,
-    /// Its number; -1 if OVS could not make it, none if OVS has not tried.
+    /// Its number; -1 if OVS could not make it, `None` if OVS has not tried.
     #[serde(deserialize_with = "optional")]
     pub ofport: Option<i64>,
     /// "up" while a virtual machine uses it.
@@ -141,16 +137,12 @@ pub struct Interface {
 /// The only row of the table `Open_vSwitch`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Switch {
-    /// `external_ids`
     pub external_ids: Map,
-    /// `other_config`
     pub other_config: Map,
-    /// Whether DPDK is there; ovs-vswitchd sets it when it starts.
+    /// Whether DPDK is available; ovs-vswitchd sets it when it starts.
     pub dpdk_initialized: bool,
-    /// The version of OVS.
     #[serde(deserialize_with = "optional")]
     pub ovs_version: Option<String>,
-    /// The version of DPDK.
     #[serde(deserialize_with = "optional")]
     pub dpdk_version: Option<String>,
 }
@@ -165,10 +157,9 @@ impl Switch {
     }
 }
 
-/// What OVSDB says at one moment.
+/// The rows of OVSDB at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The switch.
     pub switch: Switch,
     /// All its vhost-user ports.
     pub ports: Vec<Interface>,
@@ -196,7 +187,7 @@ impl Database {
     /// Reads the switch and its vhost-user ports.
     ///
     /// # Errors
-    /// Those of asking.
+    /// Those of [`Connection::call`].
     pub fn snapshot(&mut self, deadline: Deadline) -> Result<Snapshot, Error> {
         let columns = ["_uuid", "name", "type", "options", "external_ids", "error", "ofport", "link_state"];
         let ports_of = |kind: &str| json!({"op": "select", "table": "Interface", "where": [["type", "==", kind]], "columns": columns});
@@ -206,10 +197,10 @@ impl Database {
         parse(&text)
     }
 
-    /// Removes a port from its bridge, if the row is still as it was judged. Returns whether it was.
+    /// Removes a port from its bridge, if its row has not changed. Returns true if it did.
     ///
     /// # Errors
-    /// Those of asking.
+    /// Those of [`Connection::call`].
     pub fn remove(&mut self, port: &Interface, deadline: Deadline) -> Result<bool, Error> {
         let by = |column: &str, function: &str, value: &Value| json!([[column, function, value]]);
         let select = |table: &str, column: &str, value: &Uuid| {
@@ -224,7 +215,7 @@ impl Database {
             json!({"op": "wait", "timeout": 0, "table": "Interface", "where": by("_uuid", "==", &port.uuid.as_json()),
                    "columns": [column], "until": until, "rows": [{column: value}]})
         };
-        // A column is compared as a whole, and the kept keys are only a part: other keys may be set meanwhile.
+        // "==" would compare the whole column, but only some keys were read: other keys may change meanwhile.
         let keys = |column: &str, map: &Map| {
             json!({"op": "wait", "timeout": 0, "table": "Interface", "columns": ["name"], "until": "==",
                    "where": [["_uuid", "==", port.uuid.as_json()], [column, "includes", map.as_json()]],
@@ -250,12 +241,12 @@ impl Database {
         }
     }
 
-    /// Returns the results of operations, none of which failed.
+    /// Runs operations and returns their results, if none failed.
     fn transact(&mut self, operations: &[Value], deadline: Deadline) -> Result<String, Error> {
         let params: Value = [json!("Open_vSwitch")].into_iter().chain(operations.iter().cloned()).collect();
         let text = self.0.call("transact", &params, deadline)?;
         let results: Vec<&RawValue> = serde_json::from_str(&text).map_err(unreadable)?;
-        // After one that failed all others are null; a commit that failed has a result more.
+        // After a failed one all others are null. A failed commit adds one more result.
         let failed = results.iter().find(|result| serde_json::from_str::<Failed<'_>>(result.get()).is_ok());
         let failed = failed.or_else(|| results.get(operations.len())).map(|failed| failed.get().to_owned());
         match failed {
@@ -297,16 +288,16 @@ fn only_row(text: &str) -> Result<Option<Uuid>, Error> {
     Ok(rows.pop().filter(|_| rows.is_empty()).map(|row| row.uuid))
 }
 
-/// Reads the answer to the questions of [`Database::snapshot`].
+/// Parses the answer to [`Database::snapshot`].
 ///
 /// # Errors
-/// [`Error::Protocol`] for what is no such answer.
+/// [`Error::Protocol`] for an invalid answer.
 pub fn parse(text: &str) -> Result<Snapshot, Error> {
     let answers: Answers = serde_json::from_str(text).map_err(unreadable)?;
     Ok(answers.0)
 }
 
-/// The results of the three questions.
+/// The results of the three queries.
 struct Answers(Snapshot);
 
 impl<'de> Deserialize<'de> for Answers {

@@ -1,14 +1,16 @@
-//! What Open vSwitch says of a NIC's port, asked over OVSDB's unix socket (RFC 7047).
+//! Open vSwitch's view of a NIC's port, read from OVSDB over its unix socket (RFC 7047).
 //!
-//! OVS isn't required: where nothing listens at the socket, another data plane may serve the NIC, and nothing is
-//! missing. Where OVSDB answers, its answer counts.
+//! OVS isn't required: if nothing listens at the socket, another data plane may serve the NIC. If OVSDB answers, its
+//! answer counts.
 //!
 //! - [`rpc`]: one JSON-RPC connection, bounded in bytes and in time
-//! - [`database`]: the rows that matter, and the removal of a port
+//! - [`database`]: the rows that are read, and the removal of a port
 //! - [`path`]: whether two paths name the same socket
-//! - [`port`]: what is wrong with a NIC's port, in words
+//! - [`port`]: problems of a NIC's port
 //! - [`stale`]: ports of dead sandboxes
 //! - [`daemon`]: whether ovs-vswitchd runs and answers
+
+#![allow(missing_docs, reason = "a field that its name explains needs no comment")]
 
 pub mod daemon;
 pub mod database;
@@ -32,10 +34,10 @@ use rpc::Error;
 /// How long OVSDB may take to answer. It needs 1 ms.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The time that questions need at least.
+/// Least time for a query.
 const LEAST: Duration = Duration::from_millis(200);
 
-/// OVS at one moment: it is asked at most once.
+/// The state of OVS. It is queried at most once.
 #[derive(Debug)]
 pub struct Ovs<'a> {
     socket: &'a Path,
@@ -44,13 +46,13 @@ pub struct Ovs<'a> {
 }
 
 impl<'a> Ovs<'a> {
-    /// OVS whose OVSDB listens at this socket.
+    /// Creates it for the OVSDB at this socket.
     #[must_use]
     pub fn new(socket: &'a Path) -> Self {
         Self { socket, snapshot: OnceCell::new(), vswitchd: OnceCell::new() }
     }
 
-    /// Returns what OVSDB says.
+    /// Returns the rows of OVSDB.
     ///
     /// # Errors
     /// Those of asking; [`Error::Absent`] if there is no OVSDB.
@@ -62,7 +64,7 @@ impl<'a> Ovs<'a> {
         self.snapshot.get_or_init(ask).as_ref()
     }
 
-    /// Returns how ovs-vswitchd is.
+    /// Returns the state of ovs-vswitchd.
     pub fn vswitchd(&self, deadline: Deadline) -> State {
         *self.vswitchd.get_or_init(|| daemon::state(self.socket, deadline))
     }
@@ -76,7 +78,7 @@ impl<'a> Ovs<'a> {
     /// Returns why no data plane is connected to a NIC, as far as OVS can tell. `None` if there is no OVS.
     pub fn why_not_connected(&self, nic: &Nic<'_>, deadline: Deadline) -> Option<String> {
         if deadline.remaining() < LEAST {
-            // What doesn't answer at once would be taken for one that hangs.
+            // With so little time a slow answer would look like a hang.
             return None;
         }
         let database = match self.snapshot(deadline) {

@@ -1,4 +1,4 @@
-//! Whether two paths name the same socket, however they are spelled.
+//! Compares the paths of sockets, however they are spelled.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::sys;
 
-/// A socket's path, to be compared with others.
+/// A socket's path that can be compared with others.
 #[derive(Clone, Debug)]
 pub struct SocketPath {
     plain: PathBuf,
@@ -14,7 +14,7 @@ pub struct SocketPath {
 }
 
 impl SocketPath {
-    /// Looks at the directory of a path on the host.
+    /// Reads device and inode of the path's directory on the host.
     #[must_use]
     pub fn new(path: &Path) -> Self {
         let plain = plain(path);
@@ -46,13 +46,13 @@ fn file_name(path: &Path) -> Option<&OsStr> {
     path.file_name()
 }
 
-/// Device and inode of a directory, links followed.
+/// Returns device and inode of a directory, through symbolic links.
 fn object(directory: &Path) -> Option<(u64, u64)> {
     let handle = sys::open_no_magiclinks(directory).ok()?;
     sys::object(handle.as_fd()).ok()
 }
 
-/// The path without `//`, `.` and the detour by `/var`.
+/// Returns the path without `//`, `.` and `/var` before `/run`.
 fn plain(path: &Path) -> PathBuf {
     let parts: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
     parts.strip_prefix("/var/run").map_or_else(|_| parts.clone(), |below| Path::new("/run").join(below))

@@ -1,7 +1,7 @@
-//! A JSON-RPC 1.0 connection over a unix socket, as OVSDB (RFC 7047, section 4) and OVS's daemons (`unixctl`) have it.
+//! A JSON-RPC 1.0 connection over a unix socket, as used by OVSDB (RFC 7047, section 4) and OVS's daemons (`unixctl`).
 //!
-//! The peer isn't trusted. Connecting never blocks, every wait ends at one deadline, and what is read is bounded: an
-//! answer of at most [`MESSAGE_MAX`] bytes, and at most [`SKIPPED_MAX`] other messages before it.
+//! The peer isn't trusted. Connecting never blocks, every wait ends at one deadline, and input is bounded: an answer of
+//! at most [`MESSAGE_MAX`] bytes, and at most [`SKIPPED_MAX`] other messages before it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -31,28 +31,21 @@ const CHUNK: usize = 64 << 10;
 /// How long to wait before connecting again to a peer whose backlog is full.
 const BACKLOG: Duration = Duration::from_millis(10);
 
-/// Why there is no answer.
+/// A call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// There is no socket.
     #[error("there is no such socket")]
     Absent,
-    /// There is a socket, and nothing listens at it: its process was killed.
     #[error("nothing listens there")]
     Deserted,
-    /// The peer accepts no connection, or doesn't answer in time.
     #[error("it did not answer in time")]
     Silent,
-    /// The peer closed the connection.
     #[error("it closed the connection")]
     Closed,
-    /// The peer broke the protocol.
     #[error("it broke the protocol: {0}")]
     Protocol(String),
-    /// The peer refused the request.
     #[error("it refused the request: {}", quote::text(.0))]
     Refused(String),
-    /// A system call failed.
     #[error(transparent)]
     System(#[from] sys::Error),
 }
@@ -61,7 +54,7 @@ fn broken(what: impl fmt::Display) -> Error {
     Error::Protocol(what.to_string())
 }
 
-/// A message of the peer: an answer, or a request of its own.
+/// A message of the peer: an answer or a request.
 #[derive(Deserialize)]
 struct Message<'a> {
     #[serde(borrow, default)]
@@ -76,7 +69,6 @@ struct Message<'a> {
     error: Option<&'a RawValue>,
 }
 
-/// A connection.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
@@ -118,7 +110,7 @@ impl Connection {
     /// Calls a method and returns the JSON text of its result.
     ///
     /// # Errors
-    /// Any [`Error`]; the connection is of no use after one.
+    /// Any [`Error`]; the connection is unusable after one.
     pub fn call(&mut self, method: &str, params: &serde_json::Value, deadline: Deadline) -> Result<String, Error> {
         let request = serde_json::json!({"method": method, "params": params, "id": 0});
         self.send(request.to_string().as_bytes(), deadline)?;
@@ -161,7 +153,6 @@ impl Connection {
         Ok(())
     }
 
-    /// Returns the next message.
     fn receive(&mut self, deadline: Deadline) -> Result<Vec<u8>, Error> {
         let mut chunk = vec![0; CHUNK];
         loop {
@@ -295,7 +286,7 @@ mod tests {
         assert_eq!(scan.end(whole), Ok(Some(whole.len())));
     }
 
-    /// What a call returns when the peer answers with these bytes, and what the peer read.
+    /// Returns the result of a call if the peer answers with these bytes, and what the peer read.
     fn answered(bytes: &[u8]) -> (Result<String, Error>, String) {
         let (here, mut there) = UnixStream::pair().unwrap();
         here.set_nonblocking(true).unwrap();

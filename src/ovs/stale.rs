@@ -1,7 +1,7 @@
-//! Ports of earlier sandboxes, which are removed before they do harm.
+//! Finds ports of earlier sandboxes, so that they are removed before they do harm.
 //!
-//! A port outlives its sandbox where kube-ovn gets no DEL, or one with no CNI_NETNS: always when the node has been
-//! reset. The pod's next sandbox gets a port with the same path, and two such ports break DPDK for good
+//! A port outlives its sandbox if kube-ovn gets no DEL, or one without CNI_NETNS: always after a node reset. The pod's
+//! next sandbox gets a port with the same path, and two such ports break DPDK until it is restarted
 //! (lib/vhost/socket.c). So the first port is removed while it is the only one.
 
 use std::path::Path;
@@ -10,16 +10,15 @@ use super::database::{CLIENT, Interface, Snapshot};
 use super::path::SocketPath;
 use super::port::{dead_netns, sandbox_of};
 
-/// Whose ports are removed.
+/// Selects the ports to remove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Of<'a> {
-    /// Those of all sandboxes but this one.
+    /// The ports of all sandboxes except this one.
     OtherSandboxes(&'a str),
-    /// Those of this sandbox.
+    /// The ports of this sandbox.
     Sandbox(&'a str),
-    /// That of one NIC.
+    /// The port of one NIC.
     Nic {
-        /// Its sandbox.
         sandbox: &'a str,
         /// The name of its socket in the share.
         socket: &'a str,
@@ -27,7 +26,8 @@ pub enum Of<'a> {
 }
 
 /// Returns the ports in a pod's share that certainly belong to a dead sandbox and can be removed while OVS runs:
-/// kube-ovn made them, their network namespace is gone, no VM is connected, and no other port has the very same path.
+/// kube-ovn made them, their network namespace is gone, no VM is connected, and no other port has exactly the same
+/// path.
 #[must_use]
 pub fn stale<'a>(snapshot: &'a Snapshot, share: &Path, of: Of<'_>) -> Vec<&'a Interface> {
     let any = SocketPath::new(&share.join("any"));

@@ -1,21 +1,20 @@
-//! The cgroup of a pod: the forms of its name, where kubelet makes it, and the processes in it, found without a look at
-//! every process of the node.
+//! The cgroup of a pod: the forms of its name, its path, and its processes, without reading every process of the node.
 //!
 //! - kubelet with the driver cgroupfs: `[<root>/]kubepods/[burstable/|besteffort/]pod<uid>` (its
 //!   pkg/kubelet/cm/cgroup_manager_linux.go);
 //! - with the driver systemd: `[<root>-]kubepods[-burstable|-besteffort]-pod<uid, with _ for ->.slice`, below the
-//!   slices that this name says;
+//!   slices that this name implies;
 //! - the runtime's cgroup for a container, below that: `<id>`, `crio-<id>`, or `cri-containerd-<id>.scope`,
 //!   `docker-<id>.scope`, `crio-<id>.scope`;
 //! - of containerd without systemd, when kubelet has it: `…-pod<uid>.slice:cri-containerd:<id>` as one name, below
-//!   runc's own cgroup or beside it (containerd, getCgroupsPath; runc, libcontainer/specconv).
+//!   runc's own cgroup or next to it (containerd, getCgroupsPath; runc, libcontainer/specconv).
 //!
-//! So one component names the pod, wherever that is. The other mixed pairs don't start a pod: runc and Docker with
-//! systemd refuse a path of cgroupfs, and CRI-O refuses either.
+//! So one path component names the pod. Other mixed pairs can't start a pod: runc and Docker with systemd refuse a
+//! cgroupfs path, and CRI-O refuses both mixtures.
 //!
-//! A cgroup that is not found where kubelet makes it may be there all the same: a runtime may keep no cgroups, kubelet
-//! may have a `cgroupRoot`, a node may be a container of another, and a libvirt that sees the host's cgroups puts its
-//! QEMUs into some outside the pod's. So nothing follows from an absence.
+//! A pod may run although its cgroup is not found here: the runtime may use no cgroups, kubelet may have a
+//! `cgroupRoot`, the node may be a container, and a libvirt that sees the host's cgroups puts its QEMUs outside the
+//! pod's cgroup. So a missing cgroup proves nothing.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -24,21 +23,19 @@ use super::identity::PodUid;
 use super::process::{self, Process};
 use crate::sys;
 
-/// Where hosts have a hierarchy that holds all of a pod's processes: version 2, and of version 1 one that libvirt moves
-/// no QEMU about in (util/vircgroup.h lists the others).
+/// Hierarchies that hold all of a pod's processes: version 2, and for version 1 one that libvirt does not move QEMU in
+/// (util/vircgroup.h lists the others).
 const ROOTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/pids"];
 
-/// kubelet's classes of pods; those of the class "guaranteed" have no directory of it (pkg/kubelet/cm,
-/// qos_container_manager_linux.go).
+/// kubelet's QoS classes; "guaranteed" has no directory (pkg/kubelet/cm, qos_container_manager_linux.go).
 const CLASSES: [&str; 3] = ["", "burstable", "besteffort"];
 
-/// Most cgroups of a pod that are looked at: its containers may be allowed to make more.
+/// Most cgroups of a pod that are read. Its containers may be allowed to make more.
 const GROUP_LIMIT: usize = 256;
 
-/// Returns the pod that a process' cgroup table names: the first component of any line that does, after those that the
-/// node's first process has in the same hierarchy. The first: kubelet's own comes before whatever a pod that may write
-/// cgroups makes below it. After the node's: a node may run in a pod of another cluster, and its cgroups are below that
-/// pod's then.
+/// Returns the pod that a process' cgroup table names. It skips the components that the node's first process has in the
+/// same hierarchy: a node may run in a pod of another cluster. The first component that names a pod counts: kubelet's
+/// comes before any that a pod makes below it.
 #[must_use]
 pub fn pod_of(table: &str, node: &str) -> Option<PodUid> {
     let hierarchies = || node.lines().filter_map(hierarchy);
@@ -49,41 +46,41 @@ pub fn pod_of(table: &str, node: &str) -> Option<PodUid> {
     })
 }
 
-/// The cgroup table of the node's first process.
+/// Returns the cgroup table of the node's first process.
 #[must_use]
 pub fn of_the_node() -> String {
     Process::open(1).and_then(|first| first.cgroups()).unwrap_or_default()
 }
 
-/// A line of a cgroup table (cgroups(7)): the hierarchy's number and controllers, and the path in it.
+/// Splits a line of a cgroup table (cgroups(7)) into the hierarchy's number and controllers, and the path in it.
 fn hierarchy(line: &str) -> Option<(&str, &str)> {
     let (end, _) = line.match_indices(':').nth(1)?;
     Some((&line[..end], &line[end + 1..]))
 }
 
-/// The pod that a component names.
+/// Returns the pod that a component names.
 fn pod_named(component: &str) -> Option<PodUid> {
-    // What a runtime has added follows behind a colon.
+    // A runtime's addition follows a colon.
     let name = component.split(':').next()?;
     let Some(slice) = name.strip_suffix(".slice") else {
         return name.strip_prefix("pod").and_then(PodUid::parse);
     };
-    // A slice's name says its ancestors, joined with dashes; so the dashes of the uid are underscores.
+    // A slice's name contains its ancestors, joined with dashes, so the uid has underscores instead of dashes.
     let uid = slice.rsplit('-').next()?.strip_prefix("pod")?;
     PodUid::parse(&uid.replace('_', "-"))
 }
 
-/// The processes in a pod's cgroup, in the order of their pids; as many as [`process::most`] says, of the
-/// first 256 cgroups. None where the pod's cgroup is not found, or is empty.
+/// Returns the processes in a pod's cgroup by pid: at most [`process::most`], of the first 256 cgroups. Empty if the
+/// cgroup is not found or is empty.
 #[must_use]
 pub fn processes(uid: &PodUid) -> Vec<Process> {
-    // An empty one may be left by another driver, or be kubelet's alone.
+    // An empty cgroup may be left by another driver.
     let lists = ROOTS.iter().flat_map(|root| directories(Path::new(root), uid)).map(pids);
     let pids = lists.into_iter().find(|pids| !pids.is_empty()).unwrap_or_default();
     pids.into_iter().filter_map(|pid| Process::open(pid).ok()).collect()
 }
 
-/// Where a pod's cgroup may be below the root of a hierarchy, with the cgroupfs driver and with systemd's
+/// Returns the possible paths of a pod's cgroup below a hierarchy's root, for the drivers cgroupfs and systemd
 /// (pkg/kubelet/cm/cgroup_manager_linux.go).
 fn directories(root: &Path, uid: &PodUid) -> impl Iterator<Item = PathBuf> {
     let escaped = uid.as_str().replace('-', "_");
@@ -97,8 +94,8 @@ fn directories(root: &Path, uid: &PodUid) -> impl Iterator<Item = PathBuf> {
     })
 }
 
-/// The processes of a cgroup and of those below it. A cgroup that has gone has none, and one of threads does not tell:
-/// its processes are told above it (cgroups(7), "Thread mode").
+/// Returns the pids of a cgroup and of those below it. A threaded cgroup can't be read: its processes are listed above
+/// it (cgroups(7), "Thread mode").
 fn pids(path: PathBuf) -> BTreeSet<i32> {
     let mut found = BTreeSet::new();
     let (mut groups, most) = (vec![path], process::most());
@@ -107,7 +104,7 @@ fn pids(path: PathBuf) -> BTreeSet<i32> {
         let note = |line: &[u8]| {
             let pid = std::str::from_utf8(line).ok()?.parse().ok().filter(|pid| *pid > 0)?;
             found.insert(pid);
-            // The lowest are kept: those of the containers' first processes.
+            // Keep the lowest pids: those of the containers' first processes.
             if found.len() > most {
                 found.pop_last();
             }
@@ -129,7 +126,7 @@ mod tests {
     const HEX: &str = "b1946ac92492d2347c6235b4d2611184";
     const ID: &str = "4f3c2b1a098765434f3c2b1a098765434f3c2b1a098765434f3c2b1a09876543";
 
-    /// The paths that kubelet, with a driver and a root of its own, gives a pod of each class.
+    /// Returns the paths of a pod of each class, for a driver and a `cgroupRoot`.
     fn kubelets(uid: &str, systemd: bool, root: &[&str]) -> Vec<String> {
         let path = |class: &str| {
             let pod = format!("pod{uid}");
@@ -148,7 +145,7 @@ mod tests {
         CLASSES.into_iter().map(path).collect()
     }
 
-    /// What runtimes make below the path that kubelet gives, or of it.
+    /// Returns the paths that runtimes make of kubelet's path.
     fn runtimes(pod: &str) -> Vec<String> {
         let name = pod.rsplit('/').next().unwrap();
         let mut all = vec![
@@ -163,7 +160,7 @@ mod tests {
             all.extend(
                 ["cri-containerd", "crio", "docker", "libpod"].map(|prefix| format!("{pod}/{prefix}-{ID}.scope")),
             );
-            // Such a path is relative: it is below the cgroup of whoever starts the container, or beside it.
+            // Such a path is relative to the cgroup of the process that starts the container.
             for own in ["", "/system.slice", "/system.slice/containerd.service", "/docker/1f", "/init.scope"] {
                 all.extend(["cri-containerd", "crio"].map(|prefix| format!("{own}/{name}:{prefix}:{ID}")));
             }
@@ -171,7 +168,7 @@ mod tests {
         all
     }
 
-    /// Every path below that names a pod's cgroup: with its uid.
+    /// Every path that names a pod's cgroup, with the uid.
     fn forms() -> Vec<(&'static str, String)> {
         let mut all = Vec::new();
         for uid in [UID, HEX] {
@@ -185,8 +182,8 @@ mod tests {
         all
     }
 
-    /// Where a node may be: a machine, or a container of another, seen from inside or from outside; and seen from the
-    /// cgroup namespace of a pod such as Multus'.
+    /// Where a node may run: a machine, or a container seen from inside or outside, or seen from the cgroup namespace
+    /// of a pod such as Multus.
     const NODES: [&str; 7] = [
         "",
         "/docker/9a",
@@ -261,9 +258,9 @@ mod tests {
         for node in ["", "0::/", "0::/init.scope\n", "0::/kubepods/burstable/y\n", "3:pids:/kubepods/pod/x\n"] {
             assert_eq!(pod_of(&table, node).unwrap().as_str(), UID, "{node}");
         }
-        // As a process of the machine sees the node's: of the pod that the node runs in.
+        // As a process outside the node sees it.
         assert_eq!(pod_of(&table, &format!("0::/kubepods/pod{UID}/x/init.scope\n")), None);
-        // Another hierarchy's path says nothing.
+        // The path in another hierarchy does not matter.
         assert_eq!(pod_of(&table, &format!("3:pids:/kubepods/pod{UID}/x\n")).unwrap().as_str(), UID);
     }
 

@@ -1,4 +1,4 @@
-//! Which pod it is: the uid that the runtime gives, or the one that the sandbox's processes bear.
+//! Identifies the pod: by the uid that the runtime passes, or from the sandbox's processes.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,7 +17,7 @@ use crate::sys;
 pub struct PodUid(String);
 
 impl PodUid {
-    /// Reads a uid; `None` unless it has exactly one of the two forms. So it is always one harmless path component.
+    /// Parses a uid; `None` unless it has one of the two forms. So it is always one harmless path component.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let hexadecimal = |part: &str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -32,7 +32,7 @@ impl PodUid {
         valid.then(|| Self(text.to_owned()))
     }
 
-    /// The uid as text.
+    /// Returns the uid as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -45,13 +45,11 @@ impl fmt::Display for PodUid {
     }
 }
 
-/// Why the pod could not be told from its processes.
+/// The pod could not be identified from its processes.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The processes of one sandbox belong to several pods.
     #[error("the processes of this network namespace belong to several pods: {}", list(.0))]
     Ambiguous(Vec<PodUid>),
-    /// A system call failed.
     #[error(transparent)]
     System(#[from] sys::Error),
 }
@@ -60,8 +58,8 @@ fn list(uids: &[PodUid]) -> String {
     uids.iter().map(PodUid::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// The pod that the processes of a sandbox belong to, or `None` if they bear no pod's mark: each by its cgroup, which
-/// only the runtime writes; else by its mounts, for a runtime that keeps no cgroups, or names them in an unknown way.
+/// Identifies the pod of a sandbox's processes: each by its cgroup, which only the runtime writes, else by its mounts,
+/// for a runtime without cgroups or with unknown names. Returns `None` if neither names a pod.
 ///
 /// # Errors
 /// [`Error::Ambiguous`] if they belong to several.
@@ -75,34 +73,34 @@ pub fn of_processes(processes: &[Process], kubelet_dir: &Path, volume: &str) -> 
         }
     }
     for process in process::of_each_container(unmarked) {
-        let mut fault = None;
+        let mut failed = None;
         let note = |mount: Mount| match of_mount(&mount, kubelet_dir, volume) {
             Ok(uid) => {
                 found.extend(uid);
                 None
             }
             Err(error) => {
-                fault = Some(error);
+                failed = Some(error);
                 Some(())
             }
         };
-        // A table that cannot be read tells nothing.
+        // Ignore a table that can't be read.
         let _ = process.find_mount(note);
-        if let Some(fault) = fault {
-            return Err(fault.into());
+        if let Some(failed) = failed {
+            return Err(failed.into());
         }
     }
     only(found)
 }
 
-/// The pod that a process' cgroups name.
+/// Returns the pod that a process' cgroups name.
 #[must_use]
 pub fn of_process(process: &Process) -> Option<PodUid> {
     static NODE: LazyLock<String> = LazyLock::new(cgroup::of_the_node);
     cgroup::pod_of(&process.cgroups().ok()?, &NODE)
 }
 
-/// The processes of a pod, by their cgroups: for a call that comes without a network namespace.
+/// Finds a pod's processes by their cgroups, for a call without a network namespace.
 ///
 /// # Errors
 /// That of listing `/proc`.
@@ -118,9 +116,9 @@ fn only(mut uids: BTreeSet<PodUid>) -> Result<Option<PodUid>, Error> {
     Ok(uids.pop_first())
 }
 
-/// The pod whose volume a mount shows. A tenant can name a directory of a file system of its own like kubelet's, so the
-/// mount must show the very location that the named pod's volume has on this host. A share doesn't count: who sees the
-/// host's mounts, or a data plane's, has the shares of every pod.
+/// Returns the pod whose volume a mount shows. A tenant can name a directory like kubelet's, so the mount must show the
+/// location of the named pod's volume on this host. A share doesn't count: a process that sees the host's or a data
+/// plane's mounts sees the shares of every pod.
 fn of_mount(mount: &Mount, kubelet_dir: &Path, volume: &str) -> Result<Option<PodUid>, sys::Error> {
     let named = || {
         let path = mount.root.to_str()?.strip_suffix(volume)?;
@@ -130,7 +128,7 @@ fn of_mount(mount: &Mount, kubelet_dir: &Path, volume: &str) -> Result<Option<Po
     let Some(uid) = named().filter(|uid| !is_share(&mount.point, uid, volume)) else { return Ok(None) };
     let real = match Volume::open(kubelet_dir, uid.as_str(), volume) {
         Ok(Some(real)) => real.location(),
-        // It may be one of ours, and nothing can be done for it here.
+        // It may be a pod with a share, but without openat2(2) nothing can be done for it.
         Err(volume::Error::System(error)) if error.is_without_openat2() => return Err(error),
         _ => return Ok(None),
     };

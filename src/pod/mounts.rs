@@ -13,37 +13,37 @@ pub struct Mount {
     pub id: u64,
     /// Device of the file system, `major:minor`.
     pub device: String,
-    /// What of the file system is mounted: a path inside it.
+    /// The mounted part of the file system: a path inside it.
     pub root: PathBuf,
-    /// Where, in the namespace whose table this is.
+    /// The mount point, in the table's namespace.
     pub point: PathBuf,
-    /// Whether mounts below it appear in its peers, and so in containers that receive the host's (mount_namespaces(7)).
+    /// Whether mounts below it propagate to its peers, and so to containers that receive the host's mounts
+    /// (mount_namespaces(7)).
     pub is_shared: bool,
-    /// Whether mounts below its master appear here.
+    /// Whether mounts below its master propagate here.
     pub is_slave: bool,
 }
 
-/// Where an object lies, told without any namespace: a file system and a path inside it. Two mounts of the same
-/// location show the same directory, wherever they are.
+/// The location of an object, independent of namespaces: a file system and a path inside it. Two mounts of one location
+/// show the same directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
     /// Device of the file system, `major:minor`.
     pub device: String,
-    /// Path inside that file system.
     pub path: PathBuf,
 }
 
 impl Mount {
-    /// The location that this mount shows at its mount point.
+    /// Returns the location that this mount shows at its mount point.
     #[must_use]
     pub fn location(&self) -> Location {
         Location { device: self.device.clone(), path: self.root.clone() }
     }
 }
 
-/// The mount of this id in a mount table, `<proc>/mountinfo` of a process' directory below `/proc`; `None` if it is not there.
-/// The table is read no further than that: the host's has a line for each volume of each pod, and the file systems on which most
-/// volumes lie stand first.
+/// Returns the mount with this id in a mount table, `<proc>/mountinfo` of a process' directory below `/proc`; `None` if
+/// it is not there. Reading stops there: the host's table has a line for each volume of each pod, and the file systems
+/// of most volumes come first.
 ///
 /// # Errors
 /// Those of [`sys::find_line`].
@@ -53,7 +53,7 @@ pub fn by_id(proc: &Path, id: u64) -> Result<Option<Mount>, sys::Error> {
     sys::find_line(&proc.join("mountinfo"), is_it)
 }
 
-/// Returns what `look` makes of the first mount of such a table that it makes anything of.
+/// Calls `look` for each mount of such a table, and returns its first result.
 ///
 /// # Errors
 /// Those of [`sys::find_line`].
@@ -61,7 +61,7 @@ pub fn find<T>(proc: &Path, mut look: impl FnMut(Mount) -> Option<T>) -> Result<
     sys::find_line(&proc.join("mountinfo"), |line| parse(line).and_then(&mut look))
 }
 
-/// The mounts of a table. Paths need not be text: in the host's own table stand directories of pods' volumes, too
+/// Returns the mounts of a table. Paths need not be text: the host's own table has directories of pods' volumes too
 /// (kubelet mounts a subPath from there).
 pub fn mounts(table: &[u8]) -> impl Iterator<Item = Mount> {
     table.split(|byte| *byte == b'\n').filter_map(parse)
@@ -74,15 +74,15 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let device = std::str::from_utf8(fields.nth(1)?).ok()?.to_owned();
     let root = unescape(fields.next()?);
     let point = unescape(fields.next()?);
-    // The mount's options end the point: without them the line was cut, maybe in the middle of that.
+    // The mount's options follow the mount point. Without them the line was cut, maybe in the middle of it.
     fields.next()?;
-    // As many as there are, up to a hyphen.
+    // Optional fields, up to a hyphen.
     let tags: Vec<&[u8]> = fields.take_while(|tag| *tag != b"-").collect();
     let has = |prefix: &[u8]| tags.iter().any(|tag| tag.starts_with(prefix));
     Some(Mount { id, device, root, point, is_shared: has(b"shared:"), is_slave: has(b"master:") })
 }
 
-/// Space, tab, newline and backslash stand as three octal digits behind a backslash (fs/proc_namespace.c, mangle()).
+/// Decodes space, tab, newline and backslash: a backslash and three octal digits (fs/proc_namespace.c, mangle()).
 fn unescape(field: &[u8]) -> PathBuf {
     let mut path = Vec::with_capacity(field.len());
     let mut rest = field;

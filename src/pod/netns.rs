@@ -12,7 +12,7 @@ use nix::sys::statfs::{NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs};
 use super::process::{self, Process};
 use crate::sys;
 
-/// Most links that lead from one to the next before the namespace comes.
+/// Most symbolic links that are followed to the namespace.
 const LINK_LIMIT: usize = 8;
 
 /// A network namespace, held open.
@@ -23,18 +23,18 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Opens the network namespace that `path` names, as a runtime does: a file that one is mounted on, or a process' own
-    /// below `/proc`. Anything else is only looked at: a fifo would be waited at, and a device would act.
+    /// Opens the network namespace that a runtime's path names: a bind-mounted file, or a process' own below `/proc`.
+    /// Nothing else is opened: a fifo would block, and a device could act.
     ///
     /// # Errors
-    /// `ELOOP` for a path that leads through a process' root, working directory or descriptors, which may be a pod's;
-    /// `EINVAL` for what is no namespace; else openat2(2)'s and open(2)'s. A namespace of another kind holds nobody, and
-    /// cannot be entered.
+    /// `ELOOP` for a path through a process' root, working directory or descriptors, which may be a pod's; `EINVAL` if
+    /// it is not a namespace; else openat2(2)'s and open(2)'s. A namespace of another kind has no processes here and
+    /// can't be entered.
     pub fn open(path: &Path) -> Result<Self, sys::Error> {
         Self::take(&find(path)?, path)
     }
 
-    /// The namespace that a handle is on.
+    /// Returns the namespace that a handle is on.
     fn take(handle: &OwnedFd, path: &Path) -> Result<Self, sys::Error> {
         let is_none = |errno: Errno| sys::Error::of("open", path, &errno.into());
         if fstatfs(handle).map_err(is_none)?.filesystem_type() != NSFS_MAGIC {
@@ -45,7 +45,7 @@ impl Sandbox {
         Ok(Self { file, object })
     }
 
-    /// The namespace that a process lives in.
+    /// Returns the namespace of a process.
     ///
     /// # Errors
     /// open(2)'s and fstat(2)'s.
@@ -54,8 +54,8 @@ impl Sandbox {
         Self::take(&sys::open_handle(&path)?, &path)
     }
 
-    /// Whether it is the host's own: this process' or that of the machine's first one. No pod that a CNI plugin is called
-    /// for lives there, and every process of the host does.
+    /// Returns true if it is the host's: that of this process or of the machine's first one. No pod of a CNI call is
+    /// there, but every process of the host is.
     #[must_use]
     pub fn is_hosts(&self) -> bool {
         let names = ["/proc/self/ns/net", "/proc/1/ns/net"];
@@ -63,16 +63,16 @@ impl Sandbox {
         seen.any(|seen| (seen.dev(), seen.ino()) == self.object)
     }
 
-    /// Whether a path names this very namespace.
+    /// Returns true if a path names this namespace.
     #[must_use]
     pub fn is_at(&self, path: &Path) -> bool {
         Self::open(path).is_ok_and(|other| other.object == self.object)
     }
 
-    /// Whether a kernel link of this name is there. kube-ovn makes none for a vhost-user NIC.
+    /// Returns true if it has a kernel link of this name. kube-ovn makes none for a vhost-user NIC.
     ///
     /// # Errors
-    /// Those of entering the namespace (`EINVAL` if it is none) and of asking it.
+    /// Those of entering the namespace (`EINVAL` if it is none) and of if_nametoindex(3).
     pub fn has_link(&self, name: &str) -> Result<bool, sys::Error> {
         let asked = sys::in_netns(self.file.as_fd(), || if_nametoindex(name))?;
         match asked {
@@ -82,25 +82,25 @@ impl Sandbox {
         }
     }
 
-    /// Whether a process lives in another namespace; one that has ended lives nowhere.
+    /// Returns true if a process is in another namespace; false if it has ended.
     #[must_use]
     pub fn is_foreign(&self, process: &Process) -> bool {
         process.namespace("net").is_ok_and(|object| object != self.object)
     }
 
-    /// Whether a process lives in this namespace.
+    /// Returns true if a process is in this namespace.
     #[must_use]
     pub fn holds(&self, process: &Process) -> bool {
         process.namespace("net").is_ok_and(|object| object == self.object)
     }
 
-    /// The processes that live in this namespace, in the order of their pids; as many as [`process::most`] says. Costs
-    /// one readlink(2) for each process of the node.
+    /// Returns the processes in this namespace by pid, at most [`process::most`]. It costs one readlink(2) for each
+    /// process of the node.
     ///
     /// # Errors
     /// That of listing `/proc`; `EMFILE` for want of descriptors.
     pub fn processes(&self) -> Result<Vec<Process>, sys::Error> {
-        // Nearly all processes are somebody else's. What the link reads tells that for half of what following it costs.
+        // Nearly all processes are in other namespaces. Reading the link costs half as much as following it.
         let link = format!("net:[{}]", self.object.1);
         let (mut found, most) = (Vec::new(), process::most());
         for pid in process::pids()? {
@@ -111,7 +111,7 @@ impl Sandbox {
             match Process::open(pid) {
                 Ok(process) if self.holds(&process) => found.push(process),
                 Err(error) if !error.is_absent() => return Err(error),
-                // Another's by now, or nobody's.
+                // The pid is reused or free by now.
                 _ => {}
             }
             if found.len() >= most {
@@ -123,15 +123,15 @@ impl Sandbox {
     }
 }
 
-/// A handle on what a path names. Links of the host's own lead on (`/var/run`, or one to a process' namespace); through
-/// what `/proc` has of a process no path does, for there a pod may have put anything, a file system of its own that never
-/// answers included. Only the last part of a path in `/proc` itself is such a link: the namespace.
+/// Opens a handle on a path. It follows the host's own links (`/var/run`, or one to a process' namespace), but no path
+/// through a process' entries in `/proc`: a pod may have put anything there, such as a file system that never answers.
+/// Only the last component of a path in `/proc` may be such a link: the namespace.
 fn find(path: &Path) -> Result<OwnedFd, sys::Error> {
     let mut path = path.to_owned();
     for _ in 0..LINK_LIMIT {
         let error = match sys::open_no_magiclinks(&path) {
             Err(error) if error.errno() == Errno::ELOOP => error,
-            // Which pod it is may still be told: what is done for one of ours is refused where its files are.
+            // The pod can still be identified. For a pod with a share the call fails later, at its files.
             Err(error) if error.is_without_openat2() => return sys::open_handle(&path),
             other => return other,
         };

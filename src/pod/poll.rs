@@ -1,13 +1,13 @@
-//! Whether QEMU waits in an attach for a back end.
+//! Detects a QEMU that waits in an attach for a back end.
 //!
-//! `net_vhost_user_init` (net/vhost-user.c) waits on QEMU's main thread, which holds QEMU's global lock meanwhile: the VM
-//! stands still. The wait is a main loop of GLib's over the listening socket alone (`qio_net_listener_wait_client`,
-//! io/net-listener.c), so the thread is in poll(2), without a timeout, with two descriptors: the socket and GLib's wake-up.
-//! QEMU's own main loop polls its monitor, its timers and more. The kernel shows the call and its arguments
-//! (`/proc/<pid>/task/<tid>/syscall`) and the descriptors that it was given (`/proc/<pid>/mem`), so nothing has to be asked of
-//! a QEMU that can't answer. Both take what ptrace(2) takes.
+//! `net_vhost_user_init` (net/vhost-user.c) waits on QEMU's main thread with QEMU's global lock held, so the VM hangs.
+//! The wait is a main loop of GLib's over the listening socket alone (`qio_net_listener_wait_client`,
+//! io/net-listener.c), so the thread is in poll(2), without a timeout, with two descriptors: the socket and GLib's
+//! wake-up. QEMU's own main loop polls its monitor, its timers and more. The kernel shows the call and its arguments
+//! (`/proc/<pid>/task/<tid>/syscall`) and the descriptors that it was given (`/proc/<pid>/mem`), so a QEMU that can't
+//! answer need not be asked. Both need the permissions of ptrace(2).
 //!
-//! What a process shows here is its own choice. One that pretends to wait gets a back end that moves no packets.
+//! A process may fake this. One that pretends to wait gets a back end that moves no packets.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -21,7 +21,8 @@ const DESCRIPTORS: usize = 2;
 /// The size of a `struct pollfd` (poll(2)), in bytes. It begins with the descriptor.
 const POLLFD: usize = 8;
 
-/// Returns the descriptors that a thread of a process waits for, if it waits for two and without a timeout, and none otherwise. `proc` is the process' directory below `/proc`; its main thread has the process' own number.
+/// Returns the descriptors that a thread polls, if it polls two without a timeout; else none. `proc` is the process'
+/// directory below `/proc`; the main thread's number is the pid.
 ///
 /// # Errors
 /// Those of reading `/proc`: `EACCES` or `EPERM` without the right to trace the process, `ESRCH` once it has ended.
@@ -37,9 +38,9 @@ pub fn descriptors(proc: &Path, thread: i32) -> Result<Vec<i32>, sys::Error> {
     Ok(polled.chunks(POLLFD).filter_map(descriptor).collect())
 }
 
-/// Where the array is, and how long, of a poll(2) without a timeout or a ppoll(2) without one, by the text of a thread's
-/// `syscall` (proc(5)): the call's number and its arguments. Their first two arguments are the same, and of no other call that
-/// a thread waits in is the first an address and the second so small a number.
+/// Returns the address of the array of two of a poll(2) or ppoll(2) without a timeout, from a thread's `syscall`
+/// (proc(5)): the call's number and arguments. Both calls have the same first two arguments, and no other blocking call
+/// has an address and such a small number there.
 fn poll_without_timeout(syscall: &str) -> Option<u64> {
     let argument = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
     let mut arguments = syscall.split_ascii_whitespace().skip(1).map_while(argument);

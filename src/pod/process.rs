@@ -1,4 +1,4 @@
-//! A process of the pod, held by its directory below `/proc`, so that a reused pid is never taken for it.
+//! A process, held by its directory below `/proc`, so a reused pid is never mistaken for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,25 +11,25 @@ use crate::sys;
 /// Longest cgroup table that is read, in bytes: cgroup v1 has a line for each of some dozen controllers.
 const CGROUP_LIMIT: u64 = 64 << 10;
 
-/// Longest command line of a process that is read, in bytes. That of a QEMU has some thousand.
+/// Longest command line that is read, in bytes. QEMU's has some thousand.
 const COMMAND_LIMIT: u64 = 1 << 20;
 
 /// Longest name of a process that is read, in bytes (`TASK_COMM_LEN` is 16; kernel threads have up to 64).
 const NAME_LIMIT: u64 = 64;
 
-/// Most processes of a pod that are looked at.
+/// Most processes of a pod that are examined.
 const PROCESS_LIMIT: usize = 16_384;
 
 /// Longest `limits` of a process that is read, in bytes: sixteen lines.
 const LIMITS_LIMIT: u64 = 4096;
 
-/// Most containers of a pod that are looked at. Its processes may make more mount namespaces.
+/// Most containers of a pod that are examined. Its processes may make more mount namespaces.
 const CONTAINER_LIMIT: usize = 64;
 
-/// Most descriptors of a process that are looked at.
+/// Most descriptors of a process that are examined.
 const DESCRIPTOR_LIMIT: usize = 65_536;
 
-/// A running process. Reads through it fail (`ESRCH`) once the process is gone, whoever has its pid then.
+/// A running process. Reads through it fail (`ESRCH`) once it has ended, even if its pid is reused.
 #[derive(Debug)]
 pub struct Process {
     pid: i32,
@@ -37,7 +37,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Takes hold of a process.
+    /// Opens a process.
     ///
     /// # Errors
     /// open(2)'s of its directory below `/proc`.
@@ -46,19 +46,19 @@ impl Process {
         Ok(Self { pid, proc })
     }
 
-    /// The process id in this process' own pid namespace.
+    /// Returns the process id in this process' own pid namespace.
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// The path of one of its files below `/proc`, good as long as this value lives.
+    /// Returns the path of one of its files below `/proc`, valid as long as this value lives.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         sys::link(self.proc.as_fd()).join(name)
     }
 
-    /// Its name (`comm`, proc(5)): the first 15 bytes of its program's, unless it chose another.
+    /// Returns its name (`comm`, proc(5)): the first 15 bytes of its program's name, unless it changed it.
     ///
     /// # Errors
     /// Those of reading the file.
@@ -66,8 +66,8 @@ impl Process {
         sys::read_text(&self.path("comm"), NAME_LIMIT).map(|name| name.trim_end().to_owned())
     }
 
-    /// Returns the value of this option on its command line: the next argument, or what follows an equals sign. A process may
-    /// write anything there.
+    /// Returns the value of an option on its command line: the next argument, or the text after an equals sign. A
+    /// process may write anything there.
     #[must_use]
     pub fn option(&self, name: &str) -> Option<String> {
         let line = sys::read_text(&self.path("cmdline"), COMMAND_LIMIT).ok()?;
@@ -82,7 +82,7 @@ impl Process {
         None
     }
 
-    /// Device and inode of one of its namespaces: "net", "mnt".
+    /// Returns device and inode of one of its namespaces: "net", "mnt".
     ///
     /// # Errors
     /// stat(2)'s.
@@ -90,22 +90,22 @@ impl Process {
         sys::object(sys::open_handle(&self.path(&format!("ns/{kind}")))?.as_fd())
     }
 
-    /// Whether it lives in the network namespace of this process, normally the host's; `false` where that cannot be told.
+    /// Returns true if it is in the network namespace of this process, normally the host's; false if unknown.
     #[must_use]
     pub fn is_beside_us(&self) -> bool {
         let own = std::fs::metadata("/proc/self/ns/net").map(|own| (own.dev(), own.ino()));
         self.namespace("net").is_ok_and(|object| own.is_ok_and(|own| own == object))
     }
 
-    /// Whether it lives in the first user namespace, in which its capabilities hold for the host's files; `false` where that
-    /// cannot be told.
+    /// Returns true if it is in the initial user namespace, in which its capabilities apply to the host's files; false
+    /// if unknown.
     #[must_use]
     pub fn is_in_hosts_user_namespace(&self) -> bool {
         let host = std::fs::metadata("/proc/1/ns/user").map(|host| (host.dev(), host.ino()));
         self.namespace("user").is_ok_and(|own| host.is_ok_and(|host| host == own))
     }
 
-    /// A handle on its root directory: its container's, seen from here.
+    /// Returns a handle on its root directory, which is its container's.
     ///
     /// # Errors
     /// open(2)'s.
@@ -113,7 +113,8 @@ impl Process {
         sys::open_handle(&self.path("root"))
     }
 
-    /// Its root directory, by its path in its mount namespace, and its working directory below that. `None` if they can't be read.
+    /// Returns the path of its root directory in its mount namespace, and its working directory below that. `None` if
+    /// they can't be read.
     #[must_use]
     pub fn directories(&self) -> Option<(PathBuf, PathBuf)> {
         let link = |name: &str| std::fs::read_link(self.path(name)).ok();
@@ -122,7 +123,7 @@ impl Process {
         Some((root, below))
     }
 
-    /// Its line or lines of cgroup membership, `hierarchy:controllers:path` (cgroups(7)).
+    /// Returns its cgroup table, `hierarchy:controllers:path` (cgroups(7)).
     ///
     /// # Errors
     /// Those of reading the file.
@@ -130,7 +131,7 @@ impl Process {
         sys::read_text(&self.path("cgroup"), CGROUP_LIMIT)
     }
 
-    /// What `look` makes of the mounts that it sees, of the first that it makes anything of.
+    /// Calls `look` for each of its mounts, and returns its first result.
     ///
     /// # Errors
     /// Those of reading its mount table.
@@ -138,7 +139,7 @@ impl Process {
         mounts::find(&self.path(""), look)
     }
 
-    /// Where it sees a location, if anywhere; the first such mount.
+    /// Returns the first mount point where it sees a location.
     ///
     /// # Errors
     /// Those of reading its mount table.
@@ -146,7 +147,7 @@ impl Process {
         self.find_mount(|mount| (mount.location() == *location).then_some(mount.point))
     }
 
-    /// Which of these sockets it has, by their inodes, and as which descriptor; among the first 65536 of its descriptors.
+    /// Finds which of these sockets (by inode) it has, and their descriptors, among its first 65536.
     ///
     /// # Errors
     /// Those of reading `/proc/<pid>/fd`.
@@ -167,8 +168,8 @@ impl Process {
     }
 }
 
-/// Most processes of a pod that are looked at: 16,384, or fewer where this process may not have the descriptors. Each takes
-/// one, and at times there are two lists of them.
+/// Returns the most processes of a pod to examine: 16,384, or fewer if this process has too few descriptors. Each takes
+/// one, and there may be two lists.
 #[must_use]
 pub fn most() -> usize {
     let limits = sys::read_text(Path::new("/proc/self/limits"), LIMITS_LIMIT).unwrap_or_default();
@@ -177,21 +178,21 @@ pub fn most() -> usize {
     descriptors.map_or(PROCESS_LIMIT, |descriptors| PROCESS_LIMIT.min(descriptors / 2))
 }
 
-/// One process of each container, told by its mount namespace: the first of them, for the first 64 containers.
+/// Returns the first process of each container (by mount namespace), for the first 64 containers.
 pub fn of_each_container<'a>(processes: impl IntoIterator<Item = &'a Process>) -> impl Iterator<Item = &'a Process> {
     let mut seen = BTreeSet::new();
-    // One that has ended meanwhile is of none.
+    // A process that has ended is skipped.
     let is_first = move |process: &&Process| process.namespace("mnt").is_ok_and(|object| seen.insert(object));
     processes.into_iter().filter(is_first).take(CONTAINER_LIMIT)
 }
 
-/// The inode of a descriptor's link that stands for a socket: `socket:[123]`.
+/// Returns the inode in a descriptor's link to a socket: `socket:[123]`.
 #[must_use]
 pub fn socket_inode(link: &str) -> Option<u64> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// The pids that `/proc` lists now.
+/// Returns the pids that `/proc` lists now.
 ///
 /// # Errors
 /// Those of reading the directory.

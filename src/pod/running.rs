@@ -1,4 +1,4 @@
-//! What runs of a pod: its sandbox and its processes.
+//! A running pod: its sandbox and its processes.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,23 +16,22 @@ use super::volume::Volume;
 use crate::deadline::Deadline;
 use crate::sys;
 
-/// Most connections at a NIC's socket that are looked at; a NIC has two at most, for a moment.
+/// Most connections at a NIC's socket that are examined; a NIC has at most two, for a moment.
 const END_LIMIT: usize = 64;
 
-/// What lives of a pod.
+/// A running pod.
 pub struct RunningPod {
-    /// Its network namespace.
     pub sandbox: Sandbox,
-    /// Those processes in it that are in the pod's cgroup, or where that has none, all; never none.
+    /// The processes in it that are in the pod's cgroup, or all if that has none; never empty.
     pub processes: Vec<Process>,
-    /// All others in it, once they were needed.
+    /// All other processes in it, read when needed.
     others: OnceLock<Vec<Process>>,
-    /// What paths mean to them, likewise.
+    /// How the processes see paths, read when needed.
     views: OnceLock<Arc<Views>>,
 }
 
 impl RunningPod {
-    /// What lives of a pod in its sandbox. `None` if nothing does.
+    /// Returns the running pod of a sandbox; `None` if nothing runs.
     ///
     /// # Errors
     /// That of listing `/proc`.
@@ -43,11 +42,11 @@ impl RunningPod {
         }
     }
 
-    /// Looks for a pod's processes: by its cgroup; in the namespace that the call names, in the one that was recorded; and
-    /// by the cgroups of every process. `None` if the pod has none, so that no VM of it can run.
+    /// Finds a pod's processes: by its cgroup, in the namespace that the call names, in the recorded one, and by the
+    /// cgroups of every process. `None` if the pod has none, so it has no running VM.
     ///
-    /// A path may have come to name another's namespace since it was recorded: the host's, another pod's, or one whose
-    /// processes bear no pod's mark. The last is believed only where no process bears this pod's.
+    /// A recorded path may now name another namespace: the host's, another pod's, or one whose processes name no pod.
+    /// The last is accepted only if no process names this pod.
     pub fn find(uid: &PodUid, named: Option<&Path>, recorded: Option<&Path>) -> Option<Self> {
         let by_path = || [named, recorded].into_iter().flatten().filter_map(|path| Sandbox::open(path).ok());
         let marked = cgroup::processes(uid);
@@ -74,7 +73,7 @@ impl RunningPod {
         by_cgroup.filter_map(in_sandbox).next().or(unmarked)
     }
 
-    /// Of the processes in the pod's cgroup those that live in the sandbox; the sandbox back if none does.
+    /// Keeps the processes that are in the sandbox. Returns the sandbox if there are none.
     fn of_cgroup(sandbox: Sandbox, mut processes: Vec<Process>) -> Result<Self, Sandbox> {
         processes.retain(|process| sandbox.holds(process));
         if processes.is_empty() {
@@ -84,31 +83,31 @@ impl RunningPod {
         }
     }
 
-    /// All processes that live in the sandbox.
+    /// Returns all processes in the sandbox.
     fn in_sandbox(sandbox: Sandbox) -> Result<Option<Self>, sys::Error> {
         let processes = sandbox.processes()?;
         let none = OnceLock::from(Vec::new());
         Ok((!processes.is_empty()).then_some(Self { sandbox, processes, others: none, views: OnceLock::new() }))
     }
 
-    /// The path of a unix socket, which a process of the pod may spell otherwise.
+    /// Returns a unix socket's path, which processes of the pod may spell differently.
     pub fn path(&self, text: &str) -> UnixPath {
         UnixPath::new(text, self.views.get_or_init(|| Arc::new(Views::of(&self.processes))))
     }
 
-    /// Returns what `look` makes of the first unix socket of the pod's network namespace that it makes anything of. There is none
-    /// where all the pod's processes have ended.
+    /// Calls `look` for each unix socket of the pod's network namespace, and returns its first result. There are none
+    /// if all the pod's processes have ended.
     ///
     /// # Errors
     /// Those of reading the kernel's list.
     pub fn find_socket<T>(&self, mut look: impl FnMut(Socket<'_>) -> Option<T>) -> Result<Option<T>, sys::Error> {
-        // They all live in the one namespace: what fails for a process that lives would fail for all.
+        // All processes are in one namespace, so another one is tried only if this one has ended.
         let lists = self.processes.iter().map(|process| unix_sockets::find(&process.path("net/unix"), &mut look));
         let mut answers = lists.skip_while(|list| list.as_ref().is_err_and(sys::Error::is_absent));
         answers.next().unwrap_or(Ok(None))
     }
 
-    /// Whether a process of the pod listens on the unix socket that it bound to this path, or to one that may be the same.
+    /// Returns true if a process of the pod listens on a unix socket at this path, or at one that may be the same.
     ///
     /// # Errors
     /// That of listing the pod's sockets.
@@ -118,12 +117,12 @@ impl RunningPod {
         Ok(found?.is_some())
     }
 
-    /// The same; what cannot be known may be so.
+    /// As [`Self::listens`]; true if unknown.
     pub fn may_listen(&self, path: &str) -> bool {
         self.listens(path).unwrap_or(true)
     }
 
-    /// The process that listens on the unix socket that it bound to this path, if it can be seen.
+    /// Returns the process that listens on the unix socket at this path, if it is visible.
     pub fn listener(&self, path: &str) -> Option<&Process> {
         let path = self.path(path);
         let mut found = OfPath::default();
@@ -131,23 +130,22 @@ impl RunningPod {
         self.everyone().find(|process| process.descriptors(&found.listeners).is_ok_and(|found| !found.is_empty()))
     }
 
-    /// Where the pod's containers have a location mounted, as far as can be seen by the deadline.
+    /// Returns the mount points of a location in the pod's containers, as far as they are found by the deadline.
     pub fn mount_points(&self, location: &Location, deadline: Deadline) -> BTreeSet<PathBuf> {
         let views = process::of_each_container(&self.processes).take_while(|_| !deadline.passed());
         views.filter_map(|process| process.mount_point(location).ok().flatten()).collect()
     }
 
-    /// The connections that processes of the pod have accepted on the unix socket that they bound to this path: their
-    /// ends. Clients are looked for in the host's network namespace, this process' own; in the pod's; and
-    /// in that of `data_plane`, if it is known who that is. A pod may have as many processes and connections as it is
-    /// allowed: those are looked at until the deadline, and 64 of these.
+    /// Returns the pod's ends of the connections that its processes have accepted on the unix socket at this path.
+    /// Clients are looked for in the network namespaces of the host (this process'), of the pod, and of `data_plane` if
+    /// given. It examines processes until the deadline, and at most 64 connections.
     pub fn accepted(&self, path: &str, data_plane: Option<&Process>, deadline: Deadline) -> Vec<SocketEnd> {
         let path = self.path(path);
         let is_path = |other: &[u8]| path.is(other);
         let mut others = OfPath::default();
         let own = PathBuf::from("/proc/self/net/unix");
         for list in [Some(own), data_plane.map(|process| process.path("net/unix"))].into_iter().flatten() {
-            // What cannot be listed is looked for in the others.
+            // If one list can't be read, use the others.
             let _ = unix_sockets::find(&list, |socket| others.add(is_path, &socket));
         }
         let mut pods = OfPath::default();
@@ -166,38 +164,38 @@ impl RunningPod {
             processes.iter().take_while(|_| !deadline.passed()).flat_map(of).take(END_LIMIT).collect()
         };
         let mut found = ends(&self.processes);
-        // The list is read once more: QEMU may have closed its socket meanwhile.
+        // Reads the list again: QEMU may have closed its socket meanwhile.
         if found.is_empty() && self.may_listen(&path) {
-            // Whoever listens still is elsewhere: a libvirt that sees the host's cgroups puts QEMU into one outside the pod's.
+            // The listener is outside the pod's cgroup: a libvirt that sees the host's cgroups puts QEMU there.
             found = ends(self.others());
         }
         found.retain(|end| sockets.contains(&end.inode) && end.is_bound_to(|name| path.is(name)));
         found
     }
 
-    /// All processes that live in the sandbox: those in the pod's cgroup first. A libvirt that sees the host's cgroups puts QEMU
-    /// into one outside the pod's.
+    /// Returns all processes in the sandbox, those in the pod's cgroup first. A libvirt that sees the host's cgroups
+    /// puts QEMU outside the pod's.
     pub fn everyone(&self) -> impl Iterator<Item = &Process> {
         self.processes.iter().chain(std::iter::once_with(|| self.others()).flatten())
     }
 
-    /// Whether no VM of the pod is left: none of its processes sees the volume any more, as QEMU must to have a socket in it. A
-    /// sandbox's own process does not. `false` where that cannot be known by the deadline.
+    /// Returns true if the pod has no VM: no process sees the volume, which QEMU needs for its socket. The sandbox's
+    /// own process never sees it. False if that is unknown at the deadline.
     pub fn has_no_vm(&self, volume: &Volume, deadline: Deadline) -> bool {
         self.sees(&[volume], deadline, |_| true) == Some(false)
     }
 
-    /// Returns true if a container of the pod has one of these volumes mounted: it runs, and isn't the sandbox's own.
-    /// `None` where that can't be known by the deadline.
+    /// Returns true if a container of the pod (other than the sandbox's own) has one of these volumes mounted. `None`
+    /// if that is unknown at the deadline.
     pub fn has_a_volume(&self, uid: &PodUid, volumes: &[&Volume], deadline: Deadline) -> Option<bool> {
-        // A container that is being made, or a process of the host's, still sees what the data plane is shown.
+        // A container that is being made, or a process of the host, still sees the shares.
         let is_share =
             |mount: &Mount| volumes.iter().any(|volume| identity::is_share(&mount.point, uid, volume.name()));
         self.sees(volumes, deadline, |mount| !is_share(mount))
     }
 
-    /// Whether a process of the pod sees one of these volumes through a mount that `counts`. `None` where that can't be
-    /// known by the deadline. The processes in the pod's cgroup come first, and answer in most cases.
+    /// Returns true if a process of the pod sees one of these volumes through a mount that `counts`. `None` if that is
+    /// unknown at the deadline. The processes in the pod's cgroup are checked first, and mostly suffice.
     fn sees(&self, volumes: &[&Volume], deadline: Deadline, counts: impl Fn(&Mount) -> bool) -> Option<bool> {
         let locations = volumes.iter().map(|volume| volume.location()).collect::<Result<Vec<_>, _>>().ok()?;
         let (mut looked_at, mut is_unknown) = (BTreeSet::new(), false);
@@ -221,7 +219,7 @@ impl RunningPod {
         (!is_unknown && !deadline.passed() && others.len() < process::most()).then_some(false)
     }
 
-    /// The processes in the sandbox that are not in the pod's cgroup, which takes a look at every process of the node.
+    /// Returns the processes in the sandbox outside the pod's cgroup. This reads every process of the node.
     fn others(&self) -> &[Process] {
         self.others.get_or_init(|| {
             let known: BTreeSet<i32> = self.processes.iter().map(Process::pid).collect();

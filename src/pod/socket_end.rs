@@ -9,7 +9,7 @@ use nix::sys::socket::{Shutdown, UnixAddr, getsockname, getsockopt, shutdown, so
 
 use crate::sys;
 
-/// Most threads of a QEMU that are looked at.
+/// Most threads of a QEMU that are examined.
 const THREAD_LIMIT: usize = 1024;
 
 /// Longest `syscall` of a thread that is read, in bytes: nine numbers.
@@ -21,21 +21,18 @@ const STAT_LIMIT: u64 = 4096;
 /// A process' end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketEnd {
-    /// The process that has it.
     pub pid: i32,
-    /// That process' directory below `/proc`, by a path that stays with the process.
+    /// The process' directory below `/proc`, by a path that remains valid for this process only.
     pub proc: PathBuf,
-    /// Its descriptor.
     pub descriptor: i32,
-    /// The socket's inode.
     pub inode: u64,
 }
 
 impl SocketEnd {
-    /// Whether the socket was bound to such a path by its own word (getsockname(2)). The kernel's list of sockets is not
-    /// enough: it prints a name as it is, so that one with a line break in it passes for a line about anybody's socket.
+    /// Returns true if the socket is bound to such a path, by getsockname(2). The kernel's list of sockets is not
+    /// enough: it prints names unescaped, so a name with a line break can fake a line about another socket.
     ///
-    /// Where the socket cannot be asked, for want of the right to or of the call, the list is believed.
+    /// If the permission or the system call is missing, the list is trusted.
     #[must_use]
     pub fn is_bound_to(&self, is_path: impl FnOnce(&[u8]) -> bool) -> bool {
         match self.duplicate() {
@@ -52,7 +49,7 @@ impl SocketEnd {
         sys::duplicate(self.pid, || std::fs::metadata(self.proc.join("fd")).is_ok(), self.descriptor)
     }
 
-    /// Whether a thread waits in a call on this descriptor.
+    /// Returns true if a thread waits in a system call on this descriptor.
     pub fn is_waited_on(&self) -> bool {
         let Ok(threads) = std::fs::read_dir(self.proc.join("task")) else { return false };
         threads.take(THREAD_LIMIT).flatten().any(|thread| {
@@ -61,32 +58,32 @@ impl SocketEnd {
         })
     }
 
-    /// Whether the process at the other end is stopped, by a signal or a debugger. To QEMU such a connection is as good as
-    /// any, until it asks something: then the VM stands still. Not so where that cannot be known.
+    /// Returns true if the process at the other end is stopped by a signal or a debugger. The VM hangs once QEMU sends
+    /// a request on such a connection. False if unknown.
     #[must_use]
     pub fn is_of_stopped(&self) -> bool {
         self.with_peer(is_stopped).is_some_and(|(_, stopped)| stopped)
     }
 
-    /// The process that connected, by its pid (`SO_PEERCRED`). `None` where that cannot be known.
+    /// Returns the pid of the process that connected (`SO_PEERCRED`); `None` if unknown.
     #[must_use]
     pub fn peer(&self) -> Option<i32> {
         self.with_peer(|pid| pid).map(|(_, pid)| pid)
     }
 
-    /// Shuts the connection down if the process at its other end is stopped; whether it was.
+    /// Shuts the connection down if the process at its other end is stopped. Returns true if it did.
     #[must_use]
     pub fn cut_if_stopped(&self) -> bool {
         self.cut_if(is_stopped)
     }
 
-    /// Shuts the connection down if that is found right for the process at its other end.
+    /// Shuts the connection down if `is_right` returns true for the pid at its other end.
     pub fn cut_if(&self, is_right: impl FnOnce(i32) -> bool) -> bool {
         let found = self.with_peer(is_right);
         found.is_some_and(|(own, right)| right && shutdown(own.as_raw_fd(), Shutdown::Both).is_ok())
     }
 
-    /// A duplicate of the very socket, and what is said of the process that connected to it.
+    /// Returns a duplicate of the socket, and the result of `say` for the pid that connected.
     fn with_peer<T>(&self, say: impl FnOnce(i32) -> T) -> Option<(OwnedFd, T)> {
         let own = self.duplicate().ok().filter(|own| self.is_this(own))?;
         let peer = getsockopt(&own, sockopt::PeerCredentials).ok()?;
@@ -98,8 +95,8 @@ impl SocketEnd {
     }
 }
 
-/// The first argument of the call that a thread is in, by the text of its `syscall` (proc(5)): "47 0x1d 0x7ffd… …", the
-/// call's number and its arguments. `None` for "running".
+/// Returns the first argument of a thread's system call, from its `syscall` (proc(5)): "47 0x1d 0x7ffd… …", the call's
+/// number and arguments. `None` for "running".
 #[must_use]
 pub fn first_argument(syscall: &str) -> Option<u64> {
     let digits = syscall.split_ascii_whitespace().nth(1)?.strip_prefix("0x")?;
@@ -111,10 +108,10 @@ pub fn is_stopped(pid: i32) -> bool {
     sys::read_text(Path::new(&format!("/proc/{pid}/stat")), STAT_LIMIT).is_ok_and(|stat| says_stopped(&stat))
 }
 
-/// Whether a process is stopped by a signal or a debugger, by the text of its `stat`: the states T and t of proc(5).
+/// Returns true if a process is stopped by a signal or a debugger, from its `stat`: the states T and t of proc(5).
 #[must_use]
 pub fn says_stopped(stat: &str) -> bool {
-    // The command's name, in parentheses, may hold anything.
+    // The command's name, in parentheses, may contain anything.
     let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
     matches!(state, Some('T' | 't'))
 }

@@ -1,9 +1,9 @@
-//! The path of a unix socket, compared by the file that it stands for in the pod's containers: `/run/x`, `/var/run/x`,
-//! `/run//x`, a path through a link and one through another mount of the same volume may all be the same socket.
+//! The path of a unix socket, compared by its file in the pod's containers: `/run/x`, `/var/run/x`, `/run//x`, a path
+//! through a link and one through another mount of the same volume may all be the same socket.
 //!
-//! The last name of a bound socket's path is its file's own, for bind(2) follows no link there. The rest is a
-//! directory, told by its device and inode. It is looked up as the container's processes would, and never out of the
-//! container.
+//! The last component of a bound socket's path is the file's own name, because bind(2) follows no link there. The rest
+//! is a directory, identified by device and inode. It is resolved as the container's processes do, and never outside
+//! the container.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -19,45 +19,45 @@ use super::process::Process;
 use crate::deadline::Deadline;
 use crate::sys::{self, Walk};
 
-/// Most roots and working directories of a pod's processes that are looked at.
+/// Most roots and working directories of a pod's processes that are used.
 const VIEW_LIMIT: usize = 64;
 
-/// Most directories that are looked up. A pod may bind as many sockets of one name as it likes; whoever hides one of
-/// its own behind them could have moved it as well.
+/// Most directories that are resolved. A pod may bind any number of sockets of one name; one that hides a socket this
+/// way could have moved it as well.
 const DIRECTORY_LIMIT: usize = 256;
 
-/// How long all lookups may take. A file system of the pod's need not answer.
+/// How long all lookups may take. A file system of the pod may never answer.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// The device and inode of a directory.
 type Object = (u64, u64);
 
-/// What paths mean to a pod's processes.
+/// How a pod's processes resolve paths.
 #[derive(Debug)]
 pub struct Views {
     views: Vec<View>,
     known: Mutex<Known>,
 }
 
-/// What paths mean to a process.
+/// How a process resolves paths.
 #[derive(Debug)]
 struct View {
     root: Arc<OwnedFd>,
-    /// Its working directory, by a path below its root. Only the first process of a root stands for absolute paths.
+    /// Its working directory, relative to its root. Only the first process of a root is used for absolute paths.
     cwd: PathBuf,
     is_first: bool,
 }
 
-/// What was looked up.
+/// Cached lookups.
 #[derive(Debug)]
 struct Known {
-    /// `None` where the look took too long.
+    /// `None` if the lookup took too long.
     directories: BTreeMap<PathBuf, Option<BTreeSet<Object>>>,
     left: Duration,
 }
 
 impl Views {
-    /// What paths mean to these processes. One that has ended meanwhile has no view.
+    /// Returns the views of these processes. One that has ended is skipped.
     #[must_use]
     pub fn of(processes: &[Process]) -> Self {
         let (mut roots, mut seen, mut views) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
@@ -79,11 +79,11 @@ impl Views {
         Self { views, known: Mutex::new(Known { directories: BTreeMap::new(), left: PATIENCE }) }
     }
 
-    /// Returns whether both paths are those of one file. Different processes may mean different files by a path; one
-    /// that both may mean is enough. `None` if that can't be known.
+    /// Returns true if both paths name one file. Processes may resolve a path to different files; one common file is
+    /// enough. `None` if unknown.
     fn are_same(&self, one: &Path, other: &Path) -> Option<bool> {
         let (Some(name), true) = (one.file_name(), one.file_name() == other.file_name()) else { return Some(false) };
-        // Only then it is the file's: "x/." is none that can be bound.
+        // Such as "x/.", which can't be bound.
         let ends_so = |path: &Path| path.as_os_str().as_bytes().ends_with(name.as_bytes());
         if !ends_so(one) || !ends_so(other) {
             return Some(false);
@@ -91,7 +91,7 @@ impl Views {
         Some(!self.directory(one)?.is_disjoint(&self.directory(other)?))
     }
 
-    /// The directories in which a path may be. `None` if they can't be looked up any more.
+    /// Returns the directories in which a path may be. `None` if the limit or the time is used up.
     fn directory(&self, path: &Path) -> Option<BTreeSet<Object>> {
         let parent = path.parent().unwrap_or(Path::new("")).to_owned();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -103,10 +103,10 @@ impl Views {
         }
         let begun = Instant::now();
         let views = self.views.iter().filter(|view| view.is_first || parent.is_relative());
-        let places: Vec<_> = views.map(|view| (Arc::clone(&view.root), view.cwd.join(&parent))).collect();
+        let candidates: Vec<_> = views.map(|view| (Arc::clone(&view.root), view.cwd.join(&parent))).collect();
         let look = move || {
             let opened =
-                places.iter().filter_map(|(root, path)| sys::open_below(root.as_fd(), path, Walk::Rooted).ok());
+                candidates.iter().filter_map(|(root, path)| sys::open_below(root.as_fd(), path, Walk::Rooted).ok());
             opened.filter_map(|directory| sys::object(directory.as_fd()).ok()).collect::<BTreeSet<_>>()
         };
         let found = Deadline::after(known.left).bound(once_with(look)).next().and_then(Result::ok);
@@ -116,7 +116,7 @@ impl Views {
     }
 }
 
-/// A unix socket's path, as one process spells it. As text it is that spelling.
+/// A unix socket's path, in one process' spelling.
 #[derive(Clone, Debug)]
 pub struct UnixPath {
     text: String,
@@ -124,19 +124,19 @@ pub struct UnixPath {
 }
 
 impl UnixPath {
-    /// The path of a socket of these processes.
+    /// Creates the path of a socket of these processes.
     #[must_use]
     pub fn new(text: &str, views: &Arc<Views>) -> Self {
         Self { text: text.to_owned(), views: Some(Arc::clone(views)) }
     }
 
-    /// Returns true if this path, perhaps in another spelling, is known to stand for the same socket.
+    /// Returns true if `other` is known to name the same socket, perhaps in another spelling.
     #[must_use]
     pub fn is(&self, other: impl AsRef<[u8]>) -> bool {
         self.compare(other.as_ref()) == Some(true)
     }
 
-    /// Returns true if this path, perhaps in another spelling, stands for the same socket, or if that can't be known.
+    /// Returns true if `other` names the same socket, perhaps in another spelling, or if that is unknown.
     #[must_use]
     pub fn may_be(&self, other: impl AsRef<[u8]>) -> bool {
         self.compare(other.as_ref()) != Some(false)
@@ -155,7 +155,7 @@ impl UnixPath {
     }
 }
 
-/// A path of which only this spelling is known.
+/// A path that is compared as text.
 impl From<&str> for UnixPath {
     fn from(text: &str) -> Self {
         Self { text: text.to_owned(), views: None }
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
-    /// A directory of the test's own, with links in it.
+    /// Returns a directory of the test's own, with links in it.
     fn scratch(test: &str) -> PathBuf {
         let base = std::env::temp_dir().join(format!("vhu-unix-path-{}-{test}", std::process::id()));
         std::fs::create_dir_all(base.join("run/vm")).unwrap();

@@ -1,14 +1,14 @@
-//! Whether a vhost-user socket is listened on and connected to, from the kernel's list of unix sockets (proc(5),
-//! `/proc/<pid>/net/unix`): no data plane has to be asked, whichever it is.
+//! Finds listeners and connections of a vhost-user socket in the kernel's list of unix sockets (proc(5),
+//! `/proc/<pid>/net/unix`). So no data plane has to be asked.
 //!
-//! Each network namespace has a list of its own. A listening socket stands in that of the process that made it: the
-//! pod's. The end that it accepts stands in that of the process that connected (net/unix/af_unix.c,
-//! `unix_stream_connect`, makes it there): the data plane's, which is the host's. Pods of one node use the same paths,
-//! so there a path alone does not tell whose end it is; the descriptors of the pod's processes do.
+//! Each network namespace has its own list. A listening socket is in the list of the process that made it: the pod's.
+//! An accepted end is in the list of the process that connected (net/unix/af_unix.c, `unix_stream_connect`, makes it
+//! there): the data plane's, which is the host's. Pods of one node use the same paths, so a path there does not
+//! identify the pod; the descriptors of the pod's processes do.
 //!
-//! What stands in a list is a claim: a name is printed as it is, and one with a line break in it passes for two lines
-//! (`unix_seq_show`). Of its own sockets a pod could have said the same in truth; of another's it cannot, so that each
-//! end is asked itself ([`super::socket_end::SocketEnd::is_bound_to`]).
+//! A list is not trusted: the kernel prints names unescaped, so a name with a line break looks like two lines
+//! (`unix_seq_show`). To prevent claims about another pod's sockets, each end is checked itself
+//! ([`super::socket_end::SocketEnd::is_bound_to`]).
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -21,25 +21,24 @@ const UNCONNECTED: &[u8] = b"01";
 /// `__SO_ACCEPTCON`: the socket listens.
 const ACCEPTING: &[u8] = b"00010000";
 
-/// Most sockets of one path that are kept. A NIC has three for a moment; a pod may make as many as it is allowed.
+/// Most sockets of one path that are collected. A NIC has at most three; a pod may make many more.
 const KEPT_MAX: usize = 4096;
 
-/// A socket of the list. The path is the one that was bound, as QEMU spells it, and need not be text.
+/// A socket of the list. Its path is as QEMU bound it, and need not be text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Socket<'a> {
-    /// Its inode. The number comes again only after four thousand million others.
+    /// Its inode. The number is reused only after 4 billion others.
     pub inode: u64,
     /// Its path; empty if it was not bound.
     pub path: &'a [u8],
-    /// Whether it listens.
     pub listens: bool,
-    /// Whether it is an end that was accepted, if the path is that of a listener. One that waits to be is listed in
-    /// another state (`SS_CONNECTING`).
+    /// Whether it is an accepted end, if the path is a listener's. One that waits to be accepted has another state
+    /// (`SS_CONNECTING`).
     pub is_connected: bool,
 }
 
 impl<'a> Socket<'a> {
-    /// A line: "Num RefCount Protocol Flags Type St Inode", then a space, and all the rest is the path.
+    /// Parses a line: "Num RefCount Protocol Flags Type St Inode", a space, and the path.
     #[must_use]
     pub fn parse(line: &'a [u8]) -> Option<Self> {
         let mut rest = line;
@@ -57,8 +56,7 @@ impl<'a> Socket<'a> {
     }
 }
 
-/// Returns what `look` makes of the first socket of a list (the file's path) that it makes anything of. The list is not
-/// kept.
+/// Calls `look` for each socket of a list (the file's path), and returns its first result. The list is not stored.
 ///
 /// # Errors
 /// Those of [`sys::find_line`].
@@ -76,7 +74,7 @@ pub struct OfPath {
 }
 
 impl OfPath {
-    /// Takes a socket of a list into account, if its path is the one. Returns `Some` if no more of them are kept.
+    /// Adds a socket if its path matches. Returns `Some` at the limit.
     pub fn add(&mut self, is_path: impl FnOnce(&[u8]) -> bool, socket: &Socket<'_>) -> Option<()> {
         if (socket.listens || socket.is_connected) && is_path(socket.path) {
             if socket.listens {

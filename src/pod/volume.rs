@@ -1,4 +1,4 @@
-//! The pod's emptyDir on the host: a handle on it, and what lies in it.
+//! The pod's emptyDir on the host: a handle on it, and its entries.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -14,36 +14,32 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::mounts::{self, Location};
 use crate::sys::{self, Walk};
 
-/// Most entries of a volume that are looked at: a tenant may create millions.
+/// Most entries of a volume that are read. A tenant may create millions.
 const ENTRY_LIMIT: usize = 4096;
 
-/// What went wrong with a volume.
+/// An error of a volume.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// Something in the pod's tree is not what it must be: `what` says in words.
     #[error("{}: {what}", .path.display())]
     Untrusted {
         /// The path on the host.
         path: PathBuf,
-        /// What is there, and what should be.
         what: String,
     },
-    /// A system call failed.
     #[error(transparent)]
     System(#[from] sys::Error),
 }
 
-/// A handle on an emptyDir of a pod. What is done in it is done through the handle.
+/// A handle on an emptyDir of a pod. All access goes through the handle.
 #[derive(Debug)]
 pub struct Volume {
     fd: OwnedFd,
     path: PathBuf,
 }
 
-/// What a name in the volume stands for.
+/// The kind of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// Nothing.
     Absent,
     /// A unix socket's file.
     Socket,
@@ -51,15 +47,15 @@ pub enum Entry {
     Other,
 }
 
-/// The directory that kubelet keeps a pod's emptyDirs in; only kubelet writes there.
+/// Returns the directory that kubelet keeps a pod's emptyDirs in; only kubelet writes there.
 #[must_use]
 pub fn directory(kubelet_dir: &Path, uid: &str) -> PathBuf {
     kubelet_dir.join("pods").join(uid).join("volumes/kubernetes.io~empty-dir")
 }
 
 impl Volume {
-    /// Opens the emptyDir `name` of the pod `uid`, or `None` if it has none. `uid` and `name` are checked by the caller
-    /// to be single path components.
+    /// Opens the emptyDir `name` of the pod `uid`; `None` if it has none. The caller has checked that both are single
+    /// path components.
     ///
     /// # Errors
     /// [`Error::Untrusted`] if the name is a symbolic link or no directory; else openat2(2)'s.
@@ -77,7 +73,7 @@ impl Volume {
             Err(error) if error.is_escape() => {
                 return Err(Error::Untrusted { path, what: "a symbolic link where a directory must be".to_owned() });
             }
-            // Pods without the volume are none of the plugin's business, whatever the kernel.
+            // A pod without the volume must not fail, even on an old kernel.
             Err(error) if error.is_without_openat2() && is_absent(parent.as_fd(), name) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
@@ -87,7 +83,7 @@ impl Volume {
         Ok(Some(Self { fd, path }))
     }
 
-    /// Opens it anew by its name, for a caller that sees the same path in another mount namespace.
+    /// Opens it again by its path, for a caller in another mount namespace.
     ///
     /// # Errors
     /// open(2)'s and openat2(2)'s.
@@ -96,25 +92,25 @@ impl Volume {
         sys::open_below(sys::open_handle(parent)?.as_fd(), Path::new(name), Walk::Strict)
     }
 
-    /// The handle.
+    /// Returns the handle.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
-    /// Its name.
+    /// Returns its name.
     #[must_use]
     pub fn name(&self) -> &OsStr {
         self.path.file_name().unwrap_or_default()
     }
 
-    /// The path on the host, for messages.
+    /// Returns the path on the host, for messages.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the volume lies, whichever mounts it is seen through.
+    /// Returns the volume's location, independent of mounts.
     ///
     /// # Errors
     /// Those of reading the own mount table; `ENODATA` if the volume's mount is not in it.
@@ -127,7 +123,7 @@ impl Volume {
         Ok(Location { device: mount.device, path: join(&mount.root, below) })
     }
 
-    /// What `name` stands for. The name is a single path component.
+    /// Returns what `name` is. It must be a single path component.
     ///
     /// # Errors
     /// fstatat(2)'s.
@@ -140,8 +136,7 @@ impl Volume {
         }
     }
 
-    /// Removes the file of a socket, and nothing else: what is not a socket stays. Whoever swaps the name in between
-    /// loses a file of their own.
+    /// Removes a socket's file. Anything else stays. A tenant that swaps the name meanwhile only loses its own file.
     ///
     /// # Errors
     /// fstatat(2)'s and unlinkat(2)'s.
@@ -156,7 +151,7 @@ impl Volume {
         }
     }
 
-    /// The names of the sockets in the volume, among its first 4096 entries.
+    /// Returns the names of the sockets in the volume, among its first 4096 entries.
     ///
     /// # Errors
     /// Those of reading the directory.
@@ -221,8 +216,8 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_that_is_a_link_or_a_file_is_foul_and_a_missing_one_is_none() {
-        let (kubelet, path) = pod("foul");
+    fn a_volume_that_is_a_link_or_a_file_is_untrusted_and_a_missing_one_is_none() {
+        let (kubelet, path) = pod("untrusted");
         assert!(Volume::open(&kubelet, "uid", "none").unwrap().is_none());
         assert!(Volume::open(&kubelet, "gone", "vhostuser-sockets").unwrap().is_none());
         std::fs::remove_dir(&path).unwrap();

@@ -1,4 +1,4 @@
-//! QEMUs of a pod that wait in an attach for a back end, whoever sent it.
+//! Finds QEMUs of a pod that wait in an attach for a back end, whoever sent the attach.
 
 use std::path::Path;
 
@@ -11,9 +11,8 @@ use crate::sys;
 
 use super::running::RunningPod;
 
-/// A process that waits for somebody to connect.
+/// A process that waits for a client to connect.
 pub struct Waiting<'a> {
-    /// The process.
     pub process: &'a Process,
     /// The socket's path, as the process bound it.
     pub path: String,
@@ -22,7 +21,7 @@ pub struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// Whether it waits now. One that is in the midst of refusing a back end does not.
+    /// Returns true if it waits now. It does not while it is refusing a back end.
     pub fn is_now(&self) -> bool {
         let polled = poll::descriptors(&self.process.path(""), self.process.pid());
         polled.is_ok_and(|polled| polled.contains(&self.descriptor))
@@ -30,11 +29,11 @@ impl Waiting<'_> {
 }
 
 impl RunningPod {
-    /// Returns those of these processes that wait for a back end, as far as can be seen by the deadline.
+    /// Returns the processes that wait for a back end, as far as they are found by the deadline.
     ///
     /// # Errors
-    /// That of listing the pod's sockets; `EPERM` or `EACCES` if none is found and some process may not be looked at, since the
-    /// plugin may not trace it; `ETIMEDOUT` if none is found and there was no time to look at all.
+    /// That of listing the pod's sockets; `EPERM` or `EACCES` if none is found and the plugin may not trace some
+    /// process; `ETIMEDOUT` if none is found by the deadline.
     pub fn waiting<'a>(
         &self,
         processes: impl Iterator<Item = &'a Process>,
@@ -48,7 +47,7 @@ impl RunningPod {
                     Some((inode, process, descriptor))
                 })),
                 Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EACCES) => refused = Some(error),
-                // It has ended, or has gone on since.
+                // It has ended or no longer waits.
                 Err(_) => {}
             }
         }
@@ -69,8 +68,8 @@ impl RunningPod {
         refused.filter(|_| found.is_empty()).map_or(Ok(found), Err)
     }
 
-    /// Returns the processes that wait for a back end at this path, as far as can be known. Each may mean a file of its own: a
-    /// container has its own mounts.
+    /// Returns the known processes that wait for a back end at this path. Each may mean another file, because
+    /// containers have their own mounts.
     pub fn wait_at(&self, path: &str, deadline: Deadline) -> Vec<i32> {
         let path = self.path(path);
         let waiting = self.waiting(self.everyone(), deadline).unwrap_or_default().into_iter();

@@ -1,4 +1,4 @@
-//! Bind mounts, made and taken away by handles.
+//! Makes and removes bind mounts through handles.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -11,27 +11,27 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::{Error, link, object, on_own_thread, open_handle};
 
-/// What a tenant's files have no business with on the host: set-uid, devices, programs, and links, which would lead the
-/// data plane, as root, to any socket of the host's. The last is Linux 5.10's; older kernels pass the bit over.
+/// The mount flags of a share: no set-uid, devices, programs or symbolic links. A link could lead the data plane, as
+/// root, to any socket of the host. The last flag needs Linux 5.10; older kernels ignore it.
 pub const RESTRICTIONS: MsFlags = MsFlags::MS_NOSUID
     .union(MsFlags::MS_NODEV)
     .union(MsFlags::MS_NOEXEC)
     .union(MsFlags::from_bits_retain(MS_NOSYMFOLLOW));
 
-/// include/uapi/linux/mount.h; statfs(2) says it with another bit, `ST_NOSYMFOLLOW` of include/linux/statfs.h.
+/// include/uapi/linux/mount.h; statfs(2) has another bit for it, `ST_NOSYMFOLLOW` of include/linux/statfs.h.
 const MS_NOSYMFOLLOW: u64 = 0x100;
 const ST_NOSYMFOLLOW: u64 = 0x2000;
 
-/// Binds one directory over another, by their handles, without what a tenant's files have no business with on the host.
-/// `reopen` opens the source anew by its name. Returns the root of the mount.
+/// Bind-mounts one directory over another through handles, with [`RESTRICTIONS`]. `reopen` opens the source again by
+/// its name. Returns the root of the mount.
 ///
-/// The flags of a mount can be changed only where it is mounted, and no namespace that the mount spreads to hears of it. So
-/// it is made and restricted in a mount namespace that nobody else sees and that ends with this call, and comes to its
-/// place as it is to be, for the host and for all who receive from it (a data plane in a container). It is no peer of the
-/// source's mount either: what is mounted in the volume, by whomever, does not show at the target.
+/// The flags of a mount can be changed only where it is mounted, and such a change does not propagate. So the mount is
+/// made and restricted in a temporary mount namespace and then moved to the target: the host and every receiver (a data
+/// plane in a container) only see it restricted. It is not a peer of the source's mount: mounts in the volume do not
+/// appear at the target.
 ///
 /// # Errors
-/// Those of the calls; `ESTALE` if the source's name has come to stand for something else. Nothing is left mounted.
+/// Those of the calls; `ESTALE` if the source's name now names something else. Nothing is left mounted.
 pub fn bind(
     source: BorrowedFd<'_>,
     target: BorrowedFd<'_>,
@@ -50,12 +50,12 @@ pub fn bind(
     Ok(copy)
 }
 
-/// A restricted mount of what `find` finds, mounted nowhere. Takes the calling thread to a mount namespace of its own.
+/// Makes a restricted, detached mount of the directory that `find` opens. The calling thread moves to a new mount
+/// namespace.
 fn restricted_copy(find: impl Fn() -> Result<OwnedFd, Error>) -> Result<OwnedFd, Error> {
     let nothing: Option<&Path> = None;
     unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| Error::new("unshare", "CLONE_NEWNS", errno))?;
-    // What is unmounted on the host goes here too, so that this copy keeps no file system busy. Nothing goes the other
-    // way.
+    // Unmounts on the host propagate here, so this copy keeps no file system busy. Nothing propagates to the host.
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SLAVE, nothing)
         .map_err(|errno| Error::new("mount", "MS_REC|MS_SLAVE", errno))?;
     let plain = find()?;
@@ -63,7 +63,7 @@ fn restricted_copy(find: impl Fn() -> Result<OwnedFd, Error>) -> Result<OwnedFd,
     mount(Some(&plain), &plain, nothing, MsFlags::MS_BIND, nothing)
         .map_err(|errno| Error::new("mount", "MS_BIND", errno))?;
     let root = find()?;
-    // Else it would be a slave of the source's mount, and show what is mounted in the volume later.
+    // Else it would be a slave of the source's mount, and show later mounts in the volume.
     mount(nothing, &link(root.as_fd()), nothing, MsFlags::MS_PRIVATE, nothing)
         .map_err(|errno| Error::new("mount", "MS_PRIVATE", errno))?;
     restrict(root.as_fd())?;
@@ -72,8 +72,8 @@ fn restricted_copy(find: impl Fn() -> Result<OwnedFd, Error>) -> Result<OwnedFd,
         .map_err(|errno| Error::new("open_tree", "OPEN_TREE_CLONE", Errno::from_raw(errno.raw_os_error())))
 }
 
-/// Makes a restricted mount of a directory, as [`bind`] does, and drops it: nobody else ever sees it. Returns whether
-/// links in it lead nowhere.
+/// Makes a restricted mount of a directory, as [`bind`] does, and drops it; nobody else sees it. Returns true if
+/// symbolic links are blocked in it.
 ///
 /// # Errors
 /// Those of the calls.
@@ -84,8 +84,7 @@ pub fn try_restrictions(directory: &Path) -> Result<bool, Error> {
     Ok(flags.f_flag.contains(StatVfsMountFlags::from_bits_retain(ST_NOSYMFOLLOW)))
 }
 
-/// Takes away from the mount whose root the handle is what a tenant's files have no business with on the host, unless
-/// that is done already.
+/// Sets [`RESTRICTIONS`] on the mount whose root the handle is, unless they are set already.
 ///
 /// # Errors
 /// fstatvfs(3)'s and mount(2)'s.
@@ -102,7 +101,7 @@ pub fn restrict(root: BorrowedFd<'_>) -> Result<(), Error> {
         .map_err(|errno| Error::new("mount", "MS_REMOUNT|MS_BIND|MS_NOSUID|MS_NODEV|MS_NOEXEC|MS_NOSYMFOLLOW", errno))
 }
 
-/// Takes away the mount whose root the handle is. Lazily: our own handle keeps it busy.
+/// Unmounts the mount whose root the handle is. Lazily, because the handle keeps it busy.
 ///
 /// # Errors
 /// umount2(2)'s.

@@ -1,4 +1,4 @@
-//! What is handed to another process: memory and events of the plugin's own.
+//! Memory and events that are passed to another process.
 
 use std::os::fd::OwnedFd;
 
@@ -8,8 +8,8 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 
 use super::Error;
 
-/// Anonymous memory of this size, in bytes, all zeros, that nobody can shrink (whoever maps it would be killed by a signal),
-/// grow or run (memfd_create(2); `MFD_NOEXEC_SEAL` since Linux 6.3).
+/// Makes anonymous memory of this size, in bytes, all zeros, that nobody can shrink (a process that maps it would get
+/// SIGBUS), grow or execute (memfd_create(2); `MFD_NOEXEC_SEAL` since Linux 6.3).
 ///
 /// # Errors
 /// memfd_create(2)'s, ftruncate(2)'s and fcntl(2)'s.
@@ -27,7 +27,7 @@ pub fn sealed_memory(name: &str, size: u64) -> Result<OwnedFd, Error> {
     Ok(memory)
 }
 
-/// An event counter at zero (eventfd(2)).
+/// Makes an event counter (eventfd(2)).
 ///
 /// # Errors
 /// eventfd(2)'s.

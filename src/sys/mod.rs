@@ -1,6 +1,9 @@
-//! The plumbing: system calls that need more than `std`, each with an error that names the call and what it was for.
+//! System calls that need more than `std`. Each error names the call and its object.
 //!
-//! Everything goes through `nix` (or `rustix`, for what it lacks), so there is no `unsafe` here or anywhere else in the crate.
+//! Everything goes through `nix` (or `rustix`, for what it lacks), so there is no `unsafe` here or anywhere else in the
+//! crate.
+
+#![allow(missing_docs, reason = "a field that its name explains needs no comment")]
 
 use std::fmt;
 use std::fs::File;
@@ -27,17 +30,16 @@ pub use binding::{RESTRICTIONS, bind, restrict, try_restrictions, unmount};
 pub use handed::{eventfd, sealed_memory};
 pub use object_at::object_at;
 
-/// How much of a file is read at once, in bytes: of a table of the kernel's it gives no more than a page.
+/// How much of a file is read at once, in bytes. The kernel returns at most a page of a table.
 const READ_AT_ONCE: usize = 16 << 10;
 
-/// How much of a line of a table is looked at, in bytes. Two paths, each byte of which may be spelt as four, and what is beside
-/// them in a mount table take less.
+/// Longest line of a table that is read, in bytes. A line of a mount table with two escaped paths is shorter.
 const LINE_LIMIT: u64 = 64 << 10;
 
-/// How long one look at a table may take. A pod decides how long its tables are, and can make the kernel slow at listing them.
+/// How long reading a table may take. A pod decides how long its tables are, and can make the kernel slow.
 const TABLE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A system call that failed: which, on what, and how.
+/// A system call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{call}({}): {}{}", quote::value(.on), .errno.desc(), self.advice())]
 pub struct Error {
@@ -52,33 +54,33 @@ impl Error {
         Self { call, on: on.to_string(), errno }
     }
 
-    /// The same failure told of another object: for callers that know a better name than a descriptor.
+    /// Creates the error of a call on a path, from an I/O error.
     #[must_use]
     pub fn of(call: &'static str, on: &Path, error: &std::io::Error) -> Self {
         Self::new(call, on.display(), Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO)))
     }
 
-    /// The error number.
+    /// Returns the error number.
     #[must_use]
     pub fn errno(&self) -> Errno {
         self.errno
     }
 
-    /// Whether what was looked for is not there: a state, not a fault.
+    /// Returns true if the object does not exist.
     #[must_use]
     pub fn is_absent(&self) -> bool {
         matches!(self.errno, Errno::ENOENT | Errno::ESRCH)
     }
 
-    /// Whether the kernel stopped a path from leaving its tree or from passing a symbolic link. Where the tree is a
-    /// pod's, somebody put that there.
+    /// Returns true if the path would have left its directory or passed a symbolic link. In a pod's directory somebody
+    /// put that there.
     #[must_use]
     pub fn is_escape(&self) -> bool {
         matches!(self.errno, Errno::ELOOP | Errno::EXDEV)
     }
 
-    /// Whether openat2(2) cannot be had: the kernel is too old, or a filter for system calls does not let it pass
-    /// (those that were written before it mostly say `EPERM`). No path that has the flags used here is refused so.
+    /// Returns true if openat2(2) is not available: the kernel is too old, or a seccomp filter blocks it (older filters
+    /// mostly return `EPERM`). With the flags used here no path causes these errors.
     #[must_use]
     pub fn is_without_openat2(&self) -> bool {
         self.call == "openat2" && matches!(self.errno, Errno::ENOSYS | Errno::EPERM)
@@ -94,16 +96,16 @@ impl Error {
     }
 }
 
-/// How far a path below a directory may lead.
+/// How a path below a directory is resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Walk {
-    /// Nowhere but down, and through no symbolic link at all (`RESOLVE_BENEATH | NO_SYMLINKS | NO_MAGICLINKS`).
+    /// Only downwards, and through no symbolic link (`RESOLVE_BENEATH | NO_SYMLINKS | NO_MAGICLINKS`).
     Strict,
-    /// The directory is the root, also for absolute links (`RESOLVE_IN_ROOT | NO_MAGICLINKS`): a container's own view.
+    /// The directory is the root, even for absolute links (`RESOLVE_IN_ROOT | NO_MAGICLINKS`): a container's own view.
     Rooted,
 }
 
-/// Opens `path` below `directory` as a handle (`O_PATH`): it names an object without reading or writing it.
+/// Opens `path` below `directory` as a handle (`O_PATH`).
 ///
 /// openat2(2), Linux 5.6.
 ///
@@ -119,8 +121,8 @@ pub fn open_below(directory: BorrowedFd<'_>, path: &Path, walk: Walk) -> Result<
     open_resolved(directory, path, resolve)
 }
 
-/// Opens a path of the host's as a handle, through links of file systems but none of those by which the kernel leads to
-/// what a process has (`RESOLVE_NO_MAGICLINKS`).
+/// Opens a path of the host as a handle. Follows symbolic links, but not the magic links of `/proc` to a process' files
+/// (`RESOLVE_NO_MAGICLINKS`).
 ///
 /// # Errors
 /// openat2(2)'s, among them `ELOOP` where there is such a link.
@@ -130,8 +132,7 @@ pub fn open_no_magiclinks(path: &Path) -> Result<OwnedFd, Error> {
 
 fn open_resolved(directory: BorrowedFd<'_>, path: &Path, resolve: ResolveFlag) -> Result<OwnedFd, Error> {
     let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
-    // The kernel answers EAGAIN when a rename or a mount raced with the walk; somebody who does that on purpose must
-    // not keep us here.
+    // The kernel returns EAGAIN if a rename or mount raced with it. Limit the tries: a tenant may do that on purpose.
     for _ in 0..64 {
         match openat2(directory, path, how) {
             Err(Errno::EAGAIN | Errno::EINTR) => {}
@@ -150,7 +151,7 @@ pub fn open_handle(path: &Path) -> Result<OwnedFd, Error> {
         .map_err(|errno| Error::new("open", path.display(), errno))
 }
 
-/// Opens a file of the running kernel or of the trusted host for reading.
+/// Opens a file of the kernel or of the host for reading.
 ///
 /// # Errors
 /// open(2)'s.
@@ -158,12 +159,12 @@ pub fn open_file(path: &Path) -> Result<File, Error> {
     File::open(path).map_err(|error| Error::of("open", path, &error))
 }
 
-/// Reads at most `limit` bytes of a file, one below `/proc` mostly; more than that is an error, not a cut.
+/// Reads a file of at most `limit` bytes. A longer file is an error.
 ///
 /// # Errors
 /// open(2)'s and read(2)'s; `EFBIG` past `limit`.
 pub fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
-    // The kernel does not tell how long its tables are, and std would feel its way from 32 bytes up.
+    // The kernel reports no length for its tables, so std would start with 32 bytes.
     let mut bytes = Vec::with_capacity(READ_AT_ONCE);
     let read = open_file(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes);
     let read = read.map_err(|error| Error::of("read", path, &error))?;
@@ -173,8 +174,8 @@ pub fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// The same as text, with U+FFFD for what is not UTF-8: in the kernel's tables, names that any pod chose stand beside
-/// everybody's, and one of them must not hide the others.
+/// As [`read_bytes`], as text, with U+FFFD for invalid UTF-8: a pod's name in a kernel table must not hide the other
+/// lines.
 ///
 /// # Errors
 /// Those of [`read_bytes`].
@@ -183,8 +184,8 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String, Error> {
     Ok(text.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
-/// Looks at a table of the kernel's line by line, and returns what `look` makes of the first line that it makes anything of.
-/// Nothing of the table is kept, however long it is; of a line, the first 64 KiB are looked at. Names in it need not be text.
+/// Calls `look` for each line of a kernel table, and returns its first result. The table is not stored; of a line, the
+/// first 64 KiB are used. Lines need not be text.
 ///
 /// # Errors
 /// open(2)'s and read(2)'s; `ETIMEDOUT` if the end of the table was not reached within 5 s.
@@ -225,7 +226,7 @@ pub fn stat(fd: BorrowedFd<'_>) -> Result<FileStat, Error> {
     fstat(fd).map_err(|errno| Error::new("fstat", link(fd).display(), errno))
 }
 
-/// Device and inode: which object this is, whatever its names are.
+/// Returns device and inode, which identify the object.
 ///
 /// # Errors
 /// fstat(2)'s.
@@ -240,11 +241,11 @@ const ACL: &str = "system.posix_acl_access";
 /// Longest access control list that is read, in bytes: one of 8 bytes for each entry.
 const ACL_LIMIT: usize = 4096;
 
-/// Returns a file's access control list, in the kernel's form. Empty if it has none beyond its mode, or the file system has
-/// no lists.
+/// Returns a file's access control list, in the kernel's format. Empty if it has none, or the file system doesn't
+/// support lists.
 ///
 /// # Errors
-/// getxattr(2)'s; `ERANGE` for a list that is too long.
+/// getxattr(2)'s; `ERANGE` if the list is too long.
 pub fn acl(fd: BorrowedFd<'_>) -> Result<Vec<u8>, Error> {
     let mut list = vec![0; ACL_LIMIT];
     match rustix::fs::getxattr(link(fd), ACL, &mut list[..]) {
@@ -255,25 +256,25 @@ pub fn acl(fd: BorrowedFd<'_>) -> Result<Vec<u8>, Error> {
     Ok(list)
 }
 
-/// Sets a file's access control list, in the kernel's form.
+/// Sets a file's access control list, in the kernel's format.
 ///
 /// # Errors
-/// setxattr(2)'s; `EOPNOTSUPP` where the file system has no lists.
+/// setxattr(2)'s; `EOPNOTSUPP` if the file system doesn't support lists.
 pub fn set_acl(fd: BorrowedFd<'_>, list: &[u8]) -> Result<(), Error> {
     rustix::fs::setxattr(link(fd), ACL, list, rustix::fs::XattrFlags::empty())
         .map_err(|errno| Error::new("setxattr", ACL, Errno::from_raw(errno.raw_os_error())))
 }
 
-/// The path by which the kernel reaches what a descriptor holds, whatever has been put at its old name since.
+/// Returns the path of an open descriptor's object, whatever is at its old name now.
 #[must_use]
 pub fn link(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-/// The id of the mount that a handle lies on, from `/proc/self/fdinfo` (proc(5), Linux 3.15).
+/// Returns the id of the mount of a handle, from `/proc/self/fdinfo` (proc(5), Linux 3.15).
 ///
 /// # Errors
-/// Those of reading that file; `ENODATA` if the kernel does not say.
+/// Those of reading that file; `ENODATA` if the kernel does not report it.
 pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u64, Error> {
     let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()));
     let text = read_text(&path, 4096)?;
@@ -283,8 +284,8 @@ pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u64, Error> {
         .ok_or_else(|| Error::new("read", path.display(), Errno::ENODATA))
 }
 
-/// Moves this process into the host's mount namespace, if it was started in another (thick Multus runs plugins in
-/// its own, from where a mount reaches nobody). Root and working directory become the host's. Returns whether it moved.
+/// Enters the host's mount namespace, if this process was started in another one (thick Multus runs plugins in its own,
+/// where a mount has no effect on the host). Root and working directory become the host's. Returns true if it moved.
 ///
 /// # Errors
 /// Those of looking at `/proc/1/ns/mnt` and of setns(2).
@@ -292,8 +293,8 @@ pub fn enter_host_mounts() -> Result<bool, Error> {
     enter_host("mnt", CloneFlags::CLONE_NEWNS)
 }
 
-/// Moves this process into the host's cgroup namespace, if it was started in another: from there it could leave no cgroup
-/// above that namespace. Where that fails, or the kernel has none (before Linux 4.6), leaving one fails and says so.
+/// Enters the host's cgroup namespace, if this process was started in another one: from there it can't move to a cgroup
+/// above. If this fails, moving fails later with its own error.
 pub fn enter_host_cgroups() {
     let _ = enter_host("cgroup", CloneFlags::CLONE_NEWCGROUP);
 }
@@ -309,7 +310,7 @@ fn enter_host(kind: &str, flag: CloneFlags) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Opens a file of the kernel's for writing, which must be there.
+/// Opens an existing file of the kernel for writing.
 ///
 /// # Errors
 /// open(2)'s.
@@ -317,7 +318,7 @@ pub fn open_to_write(path: &Path) -> Result<File, Error> {
     File::options().write(true).open(path).map_err(|error| Error::of("open", path, &error))
 }
 
-/// Writes a value to a file of the kernel's.
+/// Writes a value to a file of the kernel.
 ///
 /// # Errors
 /// open(2)'s and write(2)'s.
@@ -325,7 +326,7 @@ pub fn write_to(path: &Path, value: &str) -> Result<(), Error> {
     open_to_write(path)?.write_all(value.as_bytes()).map_err(|error| Error::of("write", path, &error))
 }
 
-/// Makes a directory and its parents, each that is missing with mode 0755 whatever the umask is.
+/// Makes a directory and its missing parents with mode 0755, whatever the umask is.
 ///
 /// # Errors
 /// mkdir(2)'s, open(2)'s and chmod(2)'s.
@@ -338,7 +339,8 @@ pub fn make_directories(path: &Path) -> Result<(), Error> {
     make_directory(open_handle(parent)?.as_fd(), Path::new(name))
 }
 
-/// Does something with no umask. That is the whole process': one thread at a time does so, and no other may make files meanwhile.
+/// Runs `act` without a umask. The umask belongs to the whole process: one thread at a time does this, and no other may
+/// make files meanwhile.
 pub fn without_umask<T>(act: impl FnOnce() -> T) -> T {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -348,8 +350,8 @@ pub fn without_umask<T>(act: impl FnOnce() -> T) -> T {
     outcome
 }
 
-/// Makes the directory `name`, a single path component, in another, with mode 0755 whatever the umask is. One that is
-/// there already is as good, and keeps its mode.
+/// Makes the directory `name`, a single path component, in another, with mode 0755 whatever the umask is. An existing
+/// directory keeps its mode.
 ///
 /// # Errors
 /// mkdirat(2)'s, openat2(2)'s and chmod(2)'s.
@@ -373,10 +375,10 @@ pub fn remove_directory(parent: BorrowedFd<'_>, name: &str) -> Result<(), Error>
     unlinkat(parent, name, UnlinkatFlags::RemoveDir).map_err(|errno| Error::new("unlinkat", name, errno))
 }
 
-/// Runs `work` in another network namespace, on a thread of its own, so that this one never leaves its own.
+/// Runs `work` in another network namespace, on a new thread, so this thread stays in its namespace.
 ///
 /// # Errors
-/// setns(2)'s (`EINVAL` where `netns` is something else than a network namespace), or `EAGAIN` for want of a thread.
+/// setns(2)'s (`EINVAL` if `netns` is not a network namespace); `EAGAIN` if no thread can be started.
 pub fn in_netns<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
     on_own_thread(|| {
         setns(netns, CloneFlags::CLONE_NEWNET).map_err(|errno| Error::new("setns", "CNI_NETNS", errno))?;
@@ -384,7 +386,7 @@ pub fn in_netns<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send)
     })
 }
 
-/// Runs `work` on a thread of its own: a namespace that a thread enters ends with it.
+/// Runs `work` on a new thread, which may change its namespaces.
 fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().spawn_scoped(scope, work);
@@ -395,12 +397,13 @@ fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Res
     })
 }
 
-/// A duplicate of another process' descriptor (pidfd_getfd(2), Linux 5.6). The number may stand for something else by
-/// now, so that the caller has to look at what it got. `is_it` tells whether the process that is meant still lives, and
-/// is asked when the pid is held: whoever has it by then has it for good.
+/// Duplicates another process' descriptor (pidfd_getfd(2), Linux 5.6). The number may have been reused, so the caller
+/// must check the result. `is_it` returns true if the intended process still lives; it is called while the pid is held
+/// by a pidfd.
 ///
 /// # Errors
-/// pidfd_open(2)'s and pidfd_getfd(2)'s, among them `EPERM` for who may not trace the process; `ESRCH` if it is not it.
+/// pidfd_open(2)'s and pidfd_getfd(2)'s, such as `EPERM` without the permission to trace the process; `ESRCH` if
+/// `is_it` returns false.
 pub fn duplicate(pid: i32, is_it: impl FnOnce() -> bool, descriptor: i32) -> Result<OwnedFd, Error> {
     let failed = |call, errno: rustix::io::Errno| Error::new(call, pid, Errno::from_raw(errno.raw_os_error()));
     let gone = || Error::new("pidfd_open", pid, Errno::ESRCH);

@@ -1,4 +1,4 @@
-//! What a path of the runtime's names, without a way into a pod's files.
+//! Identifies the object at a path of the runtime, without entering a pod's files.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -6,8 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path};
 
-/// Returns the device and the inode's number of what a path names; `None` if that can't be found out. No link that leads into
-/// a process is followed.
+/// Returns device and inode of a path; `None` if unknown. No magic link of `/proc` is followed.
 #[must_use]
 pub fn object_at(path: &Path) -> Option<(u64, u64)> {
     if may_lead_into_a_process(path) {
@@ -16,10 +15,10 @@ pub fn object_at(path: &Path) -> Option<(u64, u64)> {
     path.metadata().ok().map(|file| (file.dev(), file.ino()))
 }
 
-/// Whether a path's names lead, or may lead, through what `/proc` has of a process. There a pod may have put anything, a
-/// file system that never answers included, so that not even stat(2) may go that way. All paths could be resolved
-/// without such links, but that takes two system calls more, of every pod's ADD; and a link to there which is not among
-/// the names is the host's own.
+/// Returns true if a path leads, or may lead, through a process' files in `/proc`. A pod may have put anything there,
+/// such as a file system that never answers, so not even stat(2) may follow it. Resolving every path without magic
+/// links would cost two more system calls in every pod's ADD. A symbolic link to there that is not visible in the path
+/// is the host's own.
 fn may_lead_into_a_process(path: &Path) -> bool {
     let is_process =
         |name: &OsStr| name == "self" || name == "thread-self" || name.as_bytes().iter().all(u8::is_ascii_digit);

@@ -1,4 +1,4 @@
-//! Plugging the NIC into the running VM.
+//! Plugs the NIC into the running VM.
 
 use super::domain::{Description, Match};
 use super::error::Error;
@@ -6,7 +6,7 @@ use super::interface::{Interface, Nic};
 use crate::deadline::Deadline;
 use crate::libvirt::{self, Client, Domain, Operation, Scope, Xml};
 
-/// The VM that the daemon runs: the one of this name, or the only one.
+/// Finds the VM that the daemon runs: by name, or the only one.
 ///
 /// # Errors
 /// [`Error::NoDomain`], [`Error::SeveralDomains`], or libvirt's.
@@ -30,16 +30,16 @@ fn names(domains: &[Domain]) -> Vec<String> {
     domains.iter().map(|domain| domain.name.clone()).collect()
 }
 
-/// What the running domain has.
+/// Reads and parses the domain's live XML.
 ///
 /// # Errors
-/// libvirt's, or that its XML cannot be read.
+/// libvirt's, or [`Error::Description`].
 pub fn describe(client: &mut Client, domain: &Domain, deadline: Deadline) -> Result<Description, Error> {
     let document = client.xml(domain, Xml::Live, deadline)?;
     Ok(Description::parse(&document)?)
 }
 
-/// Whether the NIC is there as asked; `None` if it is not and nothing is in its way.
+/// Returns the NIC if the VM has it as requested; `None` if the VM doesn't have it and could take it.
 ///
 /// # Errors
 /// [`Error::Conflict`] or [`Error::Domain`]: known before the VM is touched.
@@ -51,11 +51,11 @@ pub fn examine(description: &Description, asked: &Interface, queues_matter: bool
     }
 }
 
-/// Makes sure that libvirt will take up an attach at once. One that has to wait there comes about later, when its caller may
-/// have given up and its data plane be gone: then the VM would stand still for good.
+/// Makes sure that libvirt starts an attach at once. An attach that has to wait may run after the caller has given up
+/// and the data plane has exited: then the VM would hang for good.
 ///
 /// # Errors
-/// [`Error::Busy`]; libvirt's, of which a timeout means that another call holds the domain.
+/// [`Error::Busy`]; libvirt's. A timeout means that another call holds the domain.
 pub fn ensure_free(client: &mut Client, domain: &Domain, deadline: Deadline) -> Result<(), Error> {
     match operation(client, domain, deadline)? {
         None | Some(Operation::Backup) => Ok(()),
@@ -63,8 +63,8 @@ pub fn ensure_free(client: &mut Client, domain: &Domain, deadline: Deadline) -> 
     }
 }
 
-/// Makes sure that the domain is not still on its way from another host. Since libvirt 12 its XML can be read then, with NICs
-/// in it that go again if the migration fails.
+/// Makes sure that the domain is not still migrating in. Since libvirt 12 its XML can be read then, but its NICs
+/// disappear if the migration fails.
 ///
 /// # Errors
 /// [`Error::Busy`]; libvirt's.
@@ -75,12 +75,13 @@ pub fn ensure_arrived(client: &mut Client, domain: &Domain, deadline: Deadline) 
     }
 }
 
-/// Waits until libvirt has ended what it was doing to the domain, so that an attach that was sent before has come about or has
-/// failed. A domain that has ended has nothing under way.
+/// Waits until libvirt is idle, so an attach that was sent earlier has succeeded or failed. A domain that has ended is
+/// idle.
 ///
-/// To read the XML does not tell: up to libvirt 10 that takes no job. The question that is asked here takes one in all of them
-/// (`qemuDomainGetJobStatsInternal`, src/qemu/qemu_driver.c). It is asked twice, since libvirt wakes those who wait for
-/// the job in no order (src/conf/virdomainjob.c): what waited beside the first question is ahead of the second.
+/// Reading the XML is not enough: up to libvirt 10 it takes no job. Asking for job statistics takes one in every
+/// version (`qemuDomainGetJobStatsInternal`, src/qemu/qemu_driver.c). libvirt wakes waiting calls in no order
+/// (src/conf/virdomainjob.c), so this asks twice: a call that waited together with the first question runs before the
+/// second.
 ///
 /// # Errors
 /// [`Error::Busy`] with a long job, behind which an attach may still wait; libvirt's.
@@ -96,8 +97,8 @@ pub fn settle(client: &mut Client, domain: &Domain, deadline: Deadline) -> Resul
     Ok(())
 }
 
-/// What libvirt is busy with. Of a domain that arrives it refuses to tell ("migration statistics are available only on the
-/// source host"; src/qemu/qemu_driver.c, `qemuDomainGetJobStats`).
+/// Returns libvirt's long job. libvirt refuses that for a domain that is migrating in ("migration statistics are
+/// available only on the source host"; src/qemu/qemu_driver.c, `qemuDomainGetJobStats`).
 fn operation(client: &mut Client, domain: &Domain, deadline: Deadline) -> Result<Option<Operation>, Error> {
     match client.operation(domain, deadline) {
         Err(error) if error.is_not_for_now() => Ok(Some(Operation::MigrationIn)),
@@ -105,8 +106,7 @@ fn operation(client: &mut Client, domain: &Domain, deadline: Deadline) -> Result
     }
 }
 
-/// What the running domain shows that is not the NIC as it was asked for, in words, though libvirt says that it was plugged:
-/// the VM is believed, not the answer.
+/// Checks a NIC that libvirt reported as plugged against the live XML. Returns what differs.
 ///
 /// # Errors
 /// Those of [`describe`].
@@ -119,12 +119,12 @@ pub fn mismatch(
     Ok(describe(client, domain, deadline)?.mismatch(asked))
 }
 
-/// Plugs the NIC into the running domain, and only that: a persistent one would keep the VM's next start waiting for
-/// the data plane.
+/// Plugs the NIC into the running domain, not into the persistent definition: the VM's next start would wait for the
+/// data plane.
 ///
 /// # Errors
-/// [`Error::AttachOpen`] when libvirt does not answer: the attach goes on whether we wait or not (virsh cannot stop it
-/// either). Else libvirt's refusal, after which nothing is left of the NIC.
+/// [`Error::AttachOpen`] if libvirt does not answer: the attach continues, and nothing can stop it. Else libvirt's
+/// refusal; nothing of the NIC is left then.
 pub fn attach(client: &mut Client, domain: &Domain, asked: &Interface, deadline: Deadline) -> Result<(), Error> {
     let document = asked.to_xml().map_err(|error| Error::Conflict(format!("the NIC cannot be described: {error}")))?;
     client.attach(domain, &document, Scope::Live, deadline).map_err(|error| match error.refusal() {
@@ -133,8 +133,8 @@ pub fn attach(client: &mut Client, domain: &Domain, asked: &Interface, deadline:
     })
 }
 
-/// Adds to a refused attach what the VM's description shows to be in its way by now. Another client may have plugged something
-/// since it was read before.
+/// Explains a refused attach from the VM's XML, which is read again: another client may have plugged something
+/// meanwhile.
 fn explain(
     client: &mut Client,
     domain: &Domain,

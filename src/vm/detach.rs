@@ -1,4 +1,4 @@
-//! Unplugging the NIC, until the guest has let go of it.
+//! Unplugs the NIC and waits until the guest has released it.
 
 use std::thread;
 use std::time::Duration;
@@ -14,25 +14,24 @@ use crate::libvirt::events::Change;
 use crate::libvirt::{self, Client, Domain, DomainState, Event, EventKind, Scope, Xml};
 use crate::quote;
 
-/// The guest is asked again after so long. Sooner, some QEMUs take it for a change of mind: with native PCIe hot-plug
-/// Linux lets the slot's indicator blink for 5 s first, and a second press within them cancels (QEMU before 6.2) or is
-/// refused.
+/// How long to wait before asking the guest again. With native PCIe hot-plug, Linux first blinks the slot's indicator
+/// for 5 s; a second request in that time cancels the first (QEMU before 6.2) or is refused.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 
-/// How long a slot's indicator blinks. The guest is not asked any more when less than this is left, lest the first
-/// request of the next DEL comes while it does.
+/// How long a slot's indicator blinks. The guest is not asked again if less time is left, so the first request of the
+/// next DEL does not come while it blinks.
 const INDICATOR: Duration = Duration::from_secs(5);
 
-/// The XML is read again after so long even if no event came.
+/// How often the XML is read if no event comes.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// How a request to the guest went.
+/// The result of a request to the guest.
 enum Asked {
-    /// It was passed on; the guest may take its time, or never answer.
+    /// It was forwarded. The guest may answer late or never.
     Yes,
-    /// libvirt or QEMU would not pass it on (now): in words. A removal may be under way all the same.
+    /// libvirt or QEMU refused to forward it, with this message. A removal may be under way anyway.
     No(String),
-    /// There is nobody left to ask.
+    /// The domain no longer runs.
     Gone,
 }
 
@@ -56,8 +55,8 @@ pub fn find(
     }
 }
 
-/// As [`find`], once libvirt can take up a request at once: one that has to wait there comes about later, when nobody expects it.
-/// While it waits the VM may move to another host, and has the NIC no more.
+/// As [`find`], but waits until libvirt can start a request at once: a request that waits there would run later, when
+/// nobody expects it. Meanwhile the VM may migrate away, and with it the NIC.
 ///
 /// # Errors
 /// [`Error::Busy`] at the deadline; those of [`find`].
@@ -81,13 +80,15 @@ pub fn find_when_free(
     }
 }
 
-/// Asks the guest to release the NIC with this alias, which [`find`] gave, and waits until the domain's XML no longer shows it.
+/// Asks the guest to release the NIC with this alias (from [`find`]), and waits until the domain's XML no longer shows
+/// it.
 ///
-/// The guest is asked by alias, since that call does not wait. (The one by XML waits 5 s, and then reports success whatever the
-/// guest did.) The events, and always the XML, tell the end.
+/// It detaches by alias because that call does not wait. (Detaching by XML waits 5 s and then reports success whatever
+/// the guest did.) Events only trigger a look: the XML decides.
 ///
 /// # Errors
-/// [`Error::NotReleased`] at the deadline: QEMU keeps the request, and the guest may follow it at any time. Else libvirt's.
+/// [`Error::NotReleased`] at the deadline. QEMU keeps the request, so the guest may still release the NIC at any time.
+/// Else libvirt's.
 pub fn release(
     client: &mut Client,
     domain: &Domain,
@@ -95,7 +96,7 @@ pub fn release(
     alias: &str,
     deadline: Deadline,
 ) -> Result<(), Error> {
-    // Before anything is asked, for past events are not repeated.
+    // Subscribe first: past events are not repeated.
     for kind in [EventKind::DeviceRemoved, EventKind::DeviceRemovalFailed] {
         subscribe(client, domain, kind, deadline)?;
     }
@@ -106,11 +107,11 @@ pub fn release(
             Asked::Yes => None,
             Asked::No(words) => Some(words),
         };
-        // While the guest is at work. Of a domain that ended before, the XML tells below.
+        // Subscribes while the guest works. If the domain has ended already, the XML shows it below.
         if std::mem::take(&mut is_first) {
             subscribe(client, domain, EventKind::Lifecycle, deadline)?;
         }
-        // A refusal may mean that it is gone already.
+        // A refusal may mean that the NIC is gone already.
         if last.is_some() && find(client, domain, target, deadline)?.is_none() {
             return Ok(());
         }
@@ -123,7 +124,7 @@ pub fn release(
             match find(client, domain, target, deadline) {
                 Ok(None) => return Ok(()),
                 Ok(Some(_)) => paused = client.state(domain, deadline).is_ok_and(|state| state == DomainState::Paused),
-                // Too late to know better: what was seen last was that the guest had it.
+                // The deadline has passed; the last look showed that the guest still has it.
                 Err(Error::Libvirt(libvirt::Error::TimedOut { .. })) if deadline.passed() => break,
                 Err(error) => return Err(error),
             }
@@ -134,18 +135,18 @@ pub fn release(
 
 fn subscribe(client: &mut Client, domain: &Domain, kind: EventKind, deadline: Deadline) -> Result<(), Error> {
     match client.subscribe(kind, domain, deadline) {
-        // The XML is looked at anyway.
+        // The XML is read anyway.
         Err(error) if error.is_unsupported() || error.is_no_domain() => Ok(()),
         other => Ok(other?),
     }
 }
 
-/// Asks the guest, through libvirt and QEMU, to let go of the device.
+/// Asks the guest, through libvirt and QEMU, to release the device.
 fn ask(client: &mut Client, domain: &Domain, alias: &str, deadline: Deadline) -> Result<Asked, Error> {
     match client.detach_alias(domain, alias, Scope::Live, deadline) {
         Ok(()) => Ok(Asked::Yes),
         Err(error) if error.is_no_domain() || error.is_wrong_state() => Ok(Asked::Gone),
-        // The device may be gone, or the guest may have yet to answer an earlier request: the XML tells.
+        // The device may be gone, or the guest may not have answered an earlier request yet. The XML shows which.
         Err(error) if error.is_internal() || error.is_device_missing() || error.is_busy() => {
             debug!("detach of {}: {error}", quote::value(alias));
             Ok(Asked::No(error.to_string()))
@@ -154,7 +155,7 @@ fn ask(client: &mut Client, domain: &Domain, alias: &str, deadline: Deadline) ->
     }
 }
 
-/// Waits for an event that may mean the end; whether it does, the XML tells. Returns whether the guest said no.
+/// Waits for an event that may mean the removal; the XML then decides. Returns true if the guest refused.
 fn wait(client: &mut Client, alias: &str, deadline: Deadline) -> Result<bool, libvirt::Error> {
     loop {
         match client.next_event(deadline)? {
@@ -164,19 +165,19 @@ fn wait(client: &mut Client, alias: &str, deadline: Deadline) -> Result<bool, li
             Some(Event::Lifecycle { change: Change::Stopped, .. }) => return Ok(false),
             Some(_) => {}
         }
-        // Of this very domain, but of no meaning here: however many there are, they are neither waited with nor believed.
-        client.skip("waiting for the guest to let go")?;
+        // Another event of this domain: it is ignored, and counts against the limit.
+        client.skip("waiting for the guest to release the NIC")?;
         if deadline.passed() {
             return Ok(false);
         }
     }
 }
 
-/// Takes the NIC out of the description that the domain's next start uses, if somebody has made it persistent: with it, that
-/// start would wait for the data plane. That needs no guest. Returns whether it was there.
+/// Removes the NIC from the persistent definition, if somebody put it there: the VM's next start would wait for the
+/// data plane. This needs no guest. Returns true if it was there.
 ///
 /// # Errors
-/// [`Error::StillStored`] if libvirt says that it removed the NIC, and did not; libvirt's.
+/// [`Error::StillStored`] if libvirt reports success but the NIC is still there; libvirt's.
 pub fn forget_stored(
     client: &mut Client,
     domain: &Domain,
@@ -192,13 +193,13 @@ pub fn forget_stored(
     let Some(nic) = stored(client, domain, target, deadline)? else { return Ok(false) };
     let removed = match &nic.alias {
         Some(alias) => client.detach_alias(domain, alias, Scope::Config, deadline),
-        // libvirt stores no aliases but those that users gave.
+        // libvirt stores only aliases that users chose.
         None => client.detach_xml(domain, &by_mac(&nic.mac), Scope::Config, deadline),
     };
     if removed.as_ref().is_err_and(|error| error.refusal().is_none()) {
         return Ok(removed.map(|()| false)?);
     }
-    // The XML is what counts, not the answer.
+    // Check the XML, not the reply.
     if stored(client, domain, target, deadline)?.is_some() {
         removed?;
         return Err(Error::StillStored { alias: target.alias.to_owned() });
@@ -207,7 +208,7 @@ pub fn forget_stored(
     Ok(true)
 }
 
-/// The NIC as it is in the domain's stored description.
+/// Returns the NIC in the domain's persistent definition.
 fn stored(client: &mut Client, domain: &Domain, target: Target<'_>, deadline: Deadline) -> Result<Option<Nic>, Error> {
     let document = match client.xml(domain, Xml::Persistent, deadline) {
         Ok(document) => document,
@@ -218,7 +219,7 @@ fn stored(client: &mut Client, domain: &Domain, target: Target<'_>, deadline: De
     Ok(description.find(target).cloned())
 }
 
-/// What names a NIC without an alias to libvirt (virDomainNetFindIdx).
+/// Returns the XML by which libvirt finds a NIC without an alias (virDomainNetFindIdx).
 fn by_mac(mac: &str) -> String {
     format!("<interface type='vhostuser'><mac address='{}'/></interface>", quick_xml::escape::escape(mac))
 }

@@ -1,4 +1,4 @@
-//! Our NIC: to XML, from XML, and whether one is the other.
+//! The plugin's NIC: to XML, from XML, and comparing both.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use quick_xml::writer::Writer;
 use super::xml::Element;
 use crate::pod::unix_path::UnixPath;
 
-/// A vhost-user NIC as it is asked for. QEMU is the server, the data plane the client.
+/// A requested vhost-user NIC. QEMU is the server, the data plane the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// MAC address, lower case with colons.
@@ -16,22 +16,21 @@ pub struct Interface {
     pub path: UnixPath,
     /// The device's model, as libvirt names it: "virtio", "virtio-transitional", "virtio-non-transitional".
     pub model: String,
-    /// Number of queue pairs.
     pub queues: u16,
     /// Length of the receive queues, if not QEMU's default.
     pub rx_queue_size: Option<u16>,
     /// Length of the transmit queues, if not QEMU's default.
     pub tx_queue_size: Option<u16>,
-    /// Alias: `ua-` and letters, digits, `_`, `-`; libvirt drops any other silently (domain_conf.c,
+    /// Alias: `ua-` and letters, digits, `_`, `-`. libvirt silently drops any other (domain_conf.c,
     /// virDomainDeviceInfoParseXML).
     pub alias: String,
-    /// Where in the guest, if it matters.
+    /// The requested address in the guest.
     pub address: Option<PciAddress>,
-    /// Whether the guest must be shown `VIRTIO_F_ACCESS_PLATFORM`, as one whose memory is encrypted demands.
+    /// Offers `VIRTIO_F_ACCESS_PLATFORM`, which a guest with encrypted memory requires.
     pub iommu: bool,
 }
 
-/// The NIC as it is looked for.
+/// Identifies a NIC.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
     /// Its MAC address, if that is known.
@@ -42,9 +41,9 @@ pub struct Target<'a> {
     pub alias: &'a str,
 }
 
-/// The alias of a NIC by its interface name: `ua-` and the name. The few names with other characters than libvirt keeps
-/// (it drops such an alias silently) are spelled out, one to one: each other character, and `_`, becomes `_` and two
-/// hexadecimal digits per byte, and an ending makes the whole longer than any plain interface name can be.
+/// Returns the alias of a NIC by its interface name: `ua-` and the name. libvirt silently drops an alias with other
+/// characters, so such names are encoded: each other character, and `_`, becomes `_` and two hexadecimal digits per
+/// byte. A suffix makes the alias longer than any plain interface name, so that no two names have the same alias.
 #[must_use]
 pub fn alias_of(ifname: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
@@ -61,9 +60,7 @@ pub fn alias_of(ifname: &str) -> String {
 /// A PCI address, `0000:01:00.0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PciAddress {
-    /// Domain.
     pub domain: u16,
-    /// Bus.
     pub bus: u8,
     /// Slot, 0 to 31.
     pub slot: u8,
@@ -110,17 +107,17 @@ impl fmt::Display for PciAddress {
 }
 
 impl Interface {
-    /// What tells this NIC from a domain's others.
+    /// Returns the target that identifies this NIC.
     #[must_use]
     pub fn target(&self) -> Target<'_> {
         Target { mac: Some(&self.mac), path: &self.path, alias: &self.alias }
     }
 
-    /// The XML that libvirt is asked with (formatdomain, "vhost-user interface"). Never an `<mtu>`: libvirt then looks for
-    /// a host device that a vhost-user NIC does not have, and refuses.
+    /// Returns the XML for libvirt (formatdomain, "vhost-user interface"). It never has an `<mtu>`: libvirt would look
+    /// for a host device, which a vhost-user NIC does not have, and refuse.
     ///
     /// # Errors
-    /// None in fact: the text is written to memory.
+    /// None in practice: the text is written to memory.
     pub fn to_xml(&self) -> std::io::Result<String> {
         let mut writer = Writer::new(Vec::new());
         writer.create_element("interface").with_attribute(("type", "vhostuser")).write_inner_content(|inner| {
@@ -176,7 +173,6 @@ pub struct Nic {
     pub path: Option<String>,
     /// Alias, at most 1024 bytes; a running domain's devices all have one.
     pub alias: Option<String>,
-    /// Model.
     pub model: Option<String>,
     /// Number of queue pairs; 1 where none is stated.
     pub queues: u16,
@@ -207,13 +203,13 @@ impl Nic {
         }
     }
 
-    /// Whether this is a vhost-user NIC of that MAC and socket: then it is the same one, whatever its alias.
+    /// Returns true if this is a vhost-user NIC with this MAC and socket: then it is the same NIC, whatever its alias.
     #[must_use]
     pub fn is_on(&self, mac: &str, path: &UnixPath) -> bool {
         self.kind == "vhostuser" && self.mac == mac && self.is_at(path)
     }
 
-    /// Whether this is its socket.
+    /// Returns true if its socket has this path.
     #[must_use]
     pub fn is_at(&self, path: &UnixPath) -> bool {
         self.path.as_ref().is_some_and(|own| path.is(own))

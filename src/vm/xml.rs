@@ -1,4 +1,4 @@
-//! A small, bounded tree of an XML document: the domain's description comes from the tenant's daemon.
+//! A small, bounded tree of an XML document. The document comes from the tenant's daemon.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use quick_xml::reader::Reader;
 
 use crate::quote;
 
-/// Longest document, in bytes: a domain with 100 devices has some 60 KiB. libvirt can send 4 MiB, and a tree of that would
+/// Longest document, in bytes. A domain with 100 devices has some 60 KiB. libvirt can send 4 MiB; a tree of that would
 /// take a dozen times as much memory.
 const DOCUMENT_LIMIT: usize = 512 << 10;
 /// Most references (`&lt;`, `&#10;`) and carriage returns: each takes far longer to read than a plain character.
@@ -22,12 +22,12 @@ const ATTRIBUTE_LIMIT: usize = 32;
 /// Most attributes of all elements together; that domain has some 3000.
 const ATTRIBUTES_LIMIT: usize = 20_000;
 
-/// Why a document was refused.
+/// A document was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(String);
 
-/// An element with what is in it. Comments and processing instructions are left out.
+/// An element with its contents, without comments and processing instructions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Element {
     /// The tag's name, prefix included.
@@ -38,10 +38,10 @@ pub struct Element {
 }
 
 impl Element {
-    /// Reads a document; its root element is the result.
+    /// Parses a document and returns its root element.
     ///
     /// # Errors
-    /// What is wrong with it, in words: not well-formed, a document type (libvirt sends none), or past a limit.
+    /// If it is not well-formed, has a document type (libvirt sends none), or exceeds a limit.
     pub fn parse(document: &str) -> Result<Self, Error> {
         if document.len() > DOCUMENT_LIMIT {
             return Err(Error(format!("{} bytes of XML, of which {DOCUMENT_LIMIT} would be taken", document.len())));
@@ -50,7 +50,7 @@ impl Element {
             return Err(Error(format!("more than {REFERENCE_LIMIT} references and carriage returns")));
         }
         let mut reader = Reader::from_str(document);
-        // The open elements, outermost first, below a stand-in that collects the root.
+        // The open elements, outermost first. The first is a placeholder that collects the root.
         let mut open = vec![Self::default()];
         let (mut elements, mut attributes) = (0_usize, 0_usize);
         loop {
@@ -115,43 +115,43 @@ impl Element {
         Ok(Self { name: tag.name().0.to_owned(), attributes, ..Self::default() })
     }
 
-    /// The value of an attribute.
+    /// Returns the value of an attribute.
     #[must_use]
     pub fn attribute(&self, name: &str) -> Option<&str> {
         self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The first child of this name.
+    /// Returns the first child of this name.
     #[must_use]
     pub fn child(&self, name: &str) -> Option<&Self> {
         self.children(name).next()
     }
 
-    /// All children of this name.
+    /// Returns all children of this name.
     pub fn children(&self, name: &str) -> impl Iterator<Item = &Self> {
         self.children.iter().filter(move |child| child.name == name)
     }
 
-    /// All children.
+    /// Returns all children.
     #[must_use]
     pub fn all_children(&self) -> &[Self] {
         &self.children
     }
 
-    /// An attribute of the first child of this name: most of libvirt's facts stand so.
+    /// Returns an attribute of the first child of this name.
     #[must_use]
     pub fn child_attribute(&self, child: &str, name: &str) -> Option<&str> {
         self.child(child)?.attribute(name)
     }
 
-    /// The text directly inside, without white space around it.
+    /// Returns the text directly inside, trimmed.
     #[must_use]
     pub fn text(&self) -> &str {
         self.text.trim()
     }
 }
 
-/// The parser's words hold the document's own.
+/// Returns the parser's message quotes the document, so it is quoted.
 fn malformed(error: &dyn fmt::Display) -> Error {
     Error(format!("not well-formed XML: {}", quote::text(&error.to_string())))
 }
@@ -170,7 +170,7 @@ fn push_text(open: &mut [Element], text: &str) {
     }
 }
 
-/// The five entities that XML has of itself, and characters by number; there is no document type to declare others.
+/// Resolves the five predefined entities and numeric characters. No document type can declare others.
 fn resolve(reference: &quick_xml::events::BytesRef<'_>) -> Result<String, Error> {
     let bad = || Error("XML with an unknown entity".to_owned());
     if let Some(character) = reference.resolve_char_ref().map_err(|_| bad())? {

@@ -17,7 +17,7 @@ use vhostuser_hotplug::cni::{Args, Command, NetConf, Version};
 use vhostuser_hotplug::dataplane::message::{self, Connection, Message, PAYLOAD_LIMIT};
 use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::Domain;
-use vhostuser_hotplug::libvirt::procedures::{Call, GetState, List};
+use vhostuser_hotplug::libvirt::procedures::{Call, GetState, ListDomains};
 use vhostuser_hotplug::libvirt::xdr::{self, Reader, Writer};
 use vhostuser_hotplug::pod::cgroup;
 use vhostuser_hotplug::pod::identity::PodUid;

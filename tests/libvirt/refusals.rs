@@ -10,7 +10,7 @@ use serde_json::json;
 use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::connection::Connection;
 use vhostuser_hotplug::libvirt::devices::Attach;
-use vhostuser_hotplug::libvirt::procedures::{AuthList, Call, LibraryVersion, List, Open};
+use vhostuser_hotplug::libvirt::procedures::{AuthList, Call, LibraryVersion, ListDomains, Open};
 use vhostuser_hotplug::libvirt::xdr::{self, Reader, Writer};
 use vhostuser_hotplug::libvirt::{Access, Client, Domain, Error, EventKind, Scope, Uri};
 
@@ -181,7 +181,7 @@ pub fn rude_table(stream: UnixStream) -> usize {
         (1, 7, -1),
         message,
     );
-    let plain = |c: &mut Connection| c.call(&List { flags: 1 }, soon()).map(|mut domains| domains.remove(0));
+    let plain = |c: &mut Connection| c.call(&ListDomains { flags: 1 }, soon()).map(|mut domains| domains.remove(0));
     let flagged = |c: &mut Connection| {
         let domain = plain(c)?;
         c.call(&Attach { domain: &domain, xml: "<rng/>", flags: 4 }, soon())

@@ -92,7 +92,7 @@ fn what_is_configured_reaches_the_vm() {
     call.run(&node).succeeded();
     assert_eq!(double.count("attach"), 1, "it is there as asked");
     let answer = call.clone().set("tx_queue_size", json!(1024)).run(&node);
-    assert!(answer.code() == 100 && answer.text().contains("tx_queue_size 256 where 1024"), "{answer:?}");
+    assert!(answer.code() == 100 && answer.text().contains("tx_queue_size=256; requested 1024"), "{answer:?}");
     call.command("DEL").run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
 }
@@ -234,7 +234,7 @@ fn a_daemon_in_another_language_is_dealt_with_as_any() {
         (json!({"foreign": true, "attach": {"refuse": {"code": 68, "message": "その操作"}}}), 11, "stuck"),
         (json!({"foreign": true, "attach": {"refuse": {"code": 55, "message": "その操作"}}}), 11, "not running"),
         (json!({"foreign": true, "attach": {"refuse": {"code": 42, "message": "その操作"}}}), 11, "not running"),
-        (json!({"foreign": true, "attach": {"refuse": {"code": 67, "message": "その操作"}}}), 102, "own words"),
+        (json!({"foreign": true, "attach": {"refuse": {"code": 67, "message": "その操作"}}}), 102, "its message"),
         (json!({"foreign": true, "auth": "polkit-refused"}), 102, "möglich"),
     ] {
         let _double = Double::start(&pod, &changes);
@@ -279,7 +279,7 @@ fn what_is_there_but_different_is_not_touched() {
         (add(&pod).mac("00:00:00:00:00:02"), "lias"),
         (add(&pod).set("queues", json!(1)), "queues"),
         (add(&pod).set("model", json!("virtio")), "model"),
-        (add(&pod).set("rx_queue_size", json!(512)), "rx_queue_size QEMU's own where 512"),
+        (add(&pod).set("rx_queue_size", json!(512)), "rx_queue_size=QEMU's default; requested 512"),
     ] {
         let answer = call.run(&node);
         assert_eq!(answer.code(), 100, "{answer:?}");

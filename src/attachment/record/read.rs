@@ -1,4 +1,4 @@
-//! A record's file, read.
+//! Reads a record's file.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{FORMAT, RECORD_LIMIT, Record};
 use crate::{quote, sys};
 
-/// What every format has.
+/// The part that every format has.
 #[derive(Deserialize)]
 struct Head {
     format: u32,
@@ -19,10 +19,10 @@ impl Record {
     /// Reads a record from the text of its file.
     ///
     /// # Errors
-    /// What is wrong with it, in words that go on after its name.
+    /// What is wrong with it; follows the file's name in messages.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let broken = |error: serde_json::Error| format!("is broken: {}", quote::words(&error));
-        // The format first: what else is in a newer one is for its own version to know.
+        // Check the format first: a newer one may have other fields.
         let Head { format } = serde_json::from_slice(text).map_err(broken)?;
         if format > FORMAT {
             return Err(format!("is of format {format}, newer than this plugin"));
@@ -30,8 +30,8 @@ impl Record {
         serde_json::from_slice(text).map_err(broken)
     }
 
-    /// Returns what is wrong with the names and paths by which a DEL finds what it undoes. An ADD never writes such.
-    fn fault(&self) -> Option<String> {
+    /// Returns what is wrong with the names and paths that a DEL uses. An ADD never writes invalid ones.
+    fn problem(&self) -> Option<String> {
         let is_name = |name: &str| !matches!(name, "" | "." | "..") && !name.contains(['/', '\0']);
         let climbs = self.socket_base_dir.components().any(|part| part == Component::ParentDir);
         if !is_name(&self.volume) {
@@ -45,7 +45,7 @@ impl Record {
     }
 }
 
-/// The record in a file, `None` if there is no such file; or why it cannot be had, in words that follow its name.
+/// Reads the record in a file; `None` if there is no such file. The error follows the file's name in messages.
 pub fn load(path: &Path) -> Result<Option<Record>, String> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -55,10 +55,10 @@ pub fn load(path: &Path) -> Result<Option<Record>, String> {
     let mut text = Vec::new();
     file.take(RECORD_LIMIT as u64).read_to_end(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
     let record = Record::parse(&text)?;
-    record.fault().map_or(Ok(Some(record)), |fault| Err(format!("is broken: {fault}")))
+    record.problem().map_or(Ok(Some(record)), |problem| Err(format!("is broken: {problem}")))
 }
 
-/// What is in a directory, sorted; nothing if it is not there.
+/// Returns the sorted entries of a directory; none if it does not exist.
 pub fn listing(path: &Path) -> Result<Vec<PathBuf>, sys::Error> {
     let listed = std::fs::read_dir(path).and_then(|entries| {
         entries.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<Vec<PathBuf>>>()
@@ -68,7 +68,7 @@ pub fn listing(path: &Path) -> Result<Vec<PathBuf>, sys::Error> {
             paths.sort();
             Ok(paths)
         }
-        // Or it went meanwhile.
+        // Or it was removed meanwhile.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(sys::Error::of("readdir", path, &error)),
     }

@@ -1,9 +1,8 @@
-//! The node's state directories: the usual one, and others that networks name by their key `state_dir`.
+//! The node's state directories: the default one, and others that networks set with the key `state_dir`.
 //!
-//! A call that has lost its keys must find the records of all of them. So each other directory that holds records is
-//! announced in the usual one: a file `elsewhere/<number>` holds its path. A file appears before the first record of
-//! its directory is written, and goes after the last one has gone; both happen under the lock of the directory
-//! `elsewhere`.
+//! A call without keys must find the records of all of them. So each other directory with records is announced in the
+//! default one: a file `elsewhere/<number>` has its path. The file is written before the first record of its directory,
+//! and removed after the last one, both under the lock of the directory `elsewhere`.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -17,24 +16,24 @@ use nix::errno::Errno;
 use crate::deadline::Deadline;
 use crate::{file, quote, sys};
 
-/// The directory of the announcements in the usual state directory.
+/// The directory of the announcements in the default state directory.
 const DIRECTORY: &str = "elsewhere";
 
-/// Most directories that are announced. They are an operator's few, not one for each pod.
+/// Most directories that are announced. Operators use a few, not one for each pod.
 const LIMIT: u8 = 64;
 
 /// Longest path that is announced, in bytes (Linux' PATH_MAX, less the final NUL).
 const PATH_MAX: usize = 4095;
 
-/// How long the lock is waited for. Its holders do a handful of system calls; one that was stopped must hold up nobody.
+/// How long to wait for the lock. Holders make a few system calls; a stopped one must not block others.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Returns the directories that are announced. What a crash has left of a file, or what isn't a path, is passed over.
+/// Returns the announced directories. Incomplete files and invalid paths are ignored.
 pub fn announced(usual: &Path) -> Vec<PathBuf> {
     entries(usual).into_iter().map(|(_, path)| path).collect()
 }
 
-/// Announces a directory, unless it is announced. Nobody withdraws it until what is returned is dropped.
+/// Announces a directory, unless it is announced already. It can't be withdrawn until the returned lock is dropped.
 ///
 /// # Errors
 /// Those of the files; `ENOSPC` if too many are announced, `ENAMETOOLONG` if the path could not be read again.
@@ -53,7 +52,7 @@ pub fn announce(usual: &Path, path: &Path) -> Result<Option<File>, sys::Error> {
     let is_free = |number: &u8| !directory.join(number.to_string()).exists();
     let number = (0..LIMIT).find(is_free).ok_or_else(|| refused(Errno::ENOSPC))?;
     let (new, whole) = (directory.join("new"), directory.join(number.to_string()));
-    // What a call that was killed has left.
+    // A call that was killed may have left it.
     file::remove(&new)?;
     let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).and_then(|mut file| {
         file.write_all(format!("{text}\n").as_bytes())?;
@@ -64,26 +63,26 @@ pub fn announce(usual: &Path, path: &Path) -> Result<Option<File>, sys::Error> {
     Ok(lock)
 }
 
-/// Withdraws the announcement of a directory in which no record is left. One that can't be withdrawn does no harm: the
-/// next call that removes a record there tries again.
+/// Withdraws the announcement of a directory without records. If that fails, the next call that removes a record there
+/// tries again.
 pub fn withdraw(usual: &Path, path: &Path) {
     let Ok(Some(_lock)) = lock(&usual.join(DIRECTORY)) else { return };
     let is_gone = |error: std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
-    // A directory that holds a pod's directory can't be removed.
+    // This fails if a pod's directory is left in it.
     let is_empty = std::fs::remove_dir(path.join("pods")).map_or_else(is_gone, |()| true);
     for (file, _) in entries(usual).iter().filter(|(_, other)| is_empty && other == path) {
         let _ = file::remove(file);
     }
 }
 
-/// Removes the directory of the announcements, if there are none.
+/// Removes the directory of the announcements if it is empty.
 pub fn retire(usual: &Path) {
     let directory = usual.join(DIRECTORY);
     let _ = file::remove(&directory.join("new"));
     let _ = std::fs::remove_dir(directory);
 }
 
-/// Takes the lock of the announcements; `None` if another process keeps it for long.
+/// Takes the lock of the announcements; `None` if another process holds it too long.
 fn lock(directory: &Path) -> Result<Option<File>, sys::Error> {
     let file = File::open(directory).map_err(|error| sys::Error::of("open", directory, &error))?;
     let deadline = Deadline::after(PATIENCE);
@@ -97,7 +96,7 @@ fn lock(directory: &Path) -> Result<Option<File>, sys::Error> {
     }
 }
 
-/// The announcements' files with the directories that they name.
+/// Returns the announcements: files with the directories that they name.
 fn entries(usual: &Path) -> Vec<(PathBuf, PathBuf)> {
     let Ok(listing) = std::fs::read_dir(usual.join(DIRECTORY)) else { return Vec::new() };
     let numbered = listing.flatten().filter(|entry| {
@@ -120,7 +119,7 @@ fn read(path: &Path) -> Option<PathBuf> {
     named
 }
 
-/// An absolute path that climbs nowhere, and a newline, without which the file is not whole.
+/// Parses an absolute path without "..", and a newline, without which the file is incomplete.
 fn parse(text: &[u8]) -> Option<PathBuf> {
     let text = std::str::from_utf8(text).ok()?.strip_suffix('\n')?;
     let path = Path::new(text);

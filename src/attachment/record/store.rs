@@ -20,38 +20,38 @@ use crate::{file, quote, sys};
 /// The records of the node, in all its state directories.
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// What is put before every absolute path: "/" on this machine.
+    /// The prefix of every absolute path: "/" on this machine.
     pub(super) root: PathBuf,
-    /// The usual state directory.
+    /// The default state directory.
     pub(super) usual: PathBuf,
     /// The state directory of this call, for new records.
     own: PathBuf,
 }
 
-/// A pod's lock, held. One call at a time changes what belongs to a pod; other pods do not wait.
+/// A held lock of a pod. One call at a time changes a pod's state; other pods do not wait.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
-    // Released when closed, by the kernel if we die.
+    // Released when closed, also if this process is killed.
     _file: File,
 }
 
 impl Lock {
-    /// Lets go for good: nothing of the pod is left, so neither is its lock's file.
+    /// Releases the lock and removes its file, because nothing of the pod is left.
     pub fn retire(self) {
-        // Whoever waits on the old file sees by its inode that it is no longer the pod's.
+        // A call that waits on the old file sees by its inode that it was removed.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
 impl Store {
-    /// The records of this node. New ones go into `state_dir`; nothing is made until something is written.
+    /// Creates the store of this node. New records go into `state_dir`; directories are made with the first record.
     #[must_use]
     pub fn new(state_dir: &Path) -> Self {
         Self::below(Path::new("/"), state_dir)
     }
 
-    /// The same for a machine whose root directory is `root`.
+    /// As [`Self::new`], for a machine whose root directory is `root`.
     #[must_use]
     pub fn below(root: &Path, state_dir: &Path) -> Self {
         let place = |path| placed(root, path);
@@ -82,7 +82,7 @@ impl Store {
         all
     }
 
-    /// Where a pod's records are.
+    /// Returns the directories of a pod's records.
     fn pod_directories(&self, uid: &PodUid) -> Vec<PathBuf> {
         self.directories().iter().map(|root| of_pod(root, uid)).collect()
     }
@@ -105,13 +105,13 @@ impl Store {
                     if named.is_ok_and(|named| named == held) {
                         return Ok(Lock { path, _file: file });
                     }
-                    // Its last holder retired it between our open and our lock: take the next one.
+                    // Its last holder removed it between our open and our lock: take the new one.
                 }
                 Err(TryLockError::WouldBlock) => {
                     if deadline.passed() {
                         return Err(Error::LockTimedOut(uid.clone()));
                     }
-                    // flock(2) has no time limit of its own, and a signal's handler cannot be had without `unsafe`.
+                    // flock(2) has no timeout, and a signal handler would need `unsafe`.
                     std::thread::sleep(deadline.remaining().min(Duration::from_millis(5)));
                 }
                 Err(TryLockError::Error(error)) => return Err(sys::Error::of("flock", &path, &error).into()),
@@ -119,7 +119,7 @@ impl Store {
         }
     }
 
-    /// The record of an attachment whose pod is known.
+    /// Returns the record of an attachment of a pod.
     #[must_use]
     pub fn find(&self, uid: &PodUid, container_id: &str, ifname: &str) -> Option<Record> {
         let name = file_name(container_id, ifname);
@@ -127,13 +127,13 @@ impl Store {
         records.find(|record| record.is_of(container_id, ifname))
     }
 
-    /// The record of an attachment of whatever pod.
+    /// Returns the record of an attachment of any pod.
     #[must_use]
     pub fn find_anywhere(&self, container_id: &str, ifname: &str) -> Option<Record> {
         self.pods().iter().find_map(|uid| self.find(uid, container_id, ifname))
     }
 
-    /// All records of a pod.
+    /// Returns all records of a pod.
     #[must_use]
     pub fn of_pod(&self, uid: &PodUid) -> Vec<Record> {
         let listings = self.pod_directories(uid).into_iter().filter_map(|directory| std::fs::read_dir(directory).ok());
@@ -141,10 +141,10 @@ impl Store {
         files.filter(|path| has_extension(path, "json")).filter_map(|path| read(&path)).collect()
     }
 
-    /// All records of all pods, also those that cannot be read: in the order of their files' names.
+    /// Returns all records of all pods, sorted by file name, with an error for each unreadable one.
     ///
     /// # Errors
-    /// Those of listing the directories; that there are none (yet) is no error.
+    /// Those of listing the directories. Missing directories are not an error.
     pub fn all(&self) -> Result<Vec<Result<Record, ReadError>>, sys::Error> {
         let mut found = Vec::new();
         for root in self.directories() {
@@ -160,13 +160,13 @@ impl Store {
         Ok(found)
     }
 
-    /// All pods that have a directory for records.
+    /// Returns all pods that have a directory for records.
     #[must_use]
     pub fn pods(&self) -> Vec<PodUid> {
         self.names("pods")
     }
 
-    /// All pods that have a lock's file, held or not.
+    /// Returns all pods that have a lock file, held or not.
     #[must_use]
     pub fn locks(&self) -> Vec<PodUid> {
         self.names("locks")
@@ -179,19 +179,18 @@ impl Store {
         all.into_iter().collect()
     }
 
-    /// Whether any file of the pod is there: a record, readable or not, or the lock of a call that is at work or was
-    /// killed.
+    /// Returns true if any file of the pod exists: a record, readable or not, or the lock of a running or killed call.
     #[must_use]
     pub fn knows(&self, uid: &PodUid) -> bool {
         let is_there = |path: PathBuf| path.symlink_metadata().is_ok();
         is_there(self.usual.join("locks").join(uid.as_str())) || self.pod_directories(uid).into_iter().any(is_there)
     }
 
-    /// Writes a record whole or not at all: to a file beside, then renamed. A record that is there stays in its state
-    /// directory; a new one goes into that of this call.
+    /// Writes a record atomically. An existing record stays in its state directory; a new one goes into that of this
+    /// call.
     ///
     /// # Errors
-    /// Those of the files; `EFBIG` for a record that would be too long to be read again.
+    /// Those of the files; `EFBIG` for a record that is too long to be read again.
     pub fn write(&self, uid: &PodUid, record: &Record) -> Result<(), Error> {
         let name = file_name(&record.container_id, &record.ifname);
         let is_there = |root: &PathBuf| of_pod(root, uid).join(&name).symlink_metadata().is_ok();
@@ -216,7 +215,7 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets an attachment. One that is not there is forgotten already.
+    /// Removes the record of an attachment, if it exists.
     ///
     /// # Errors
     /// Those of removing the file.
@@ -224,19 +223,19 @@ impl Store {
         for directory in self.pod_directories(uid) {
             file::remove(&directory.join(file_name(container_id, ifname)))?;
         }
-        // The directory goes only when it was the last of the pod.
+        // Removes the directory if this was the pod's last record.
         self.tidy(uid);
         Ok(())
     }
 
-    /// Removes what a call that was killed while it wrote has left of a record that never was. The pod's lock is held.
+    /// Removes incomplete records of killed calls. The caller holds the pod's lock.
     pub fn tidy(&self, uid: &PodUid) {
         for root in self.directories() {
             let _ = self.clear(&root, uid, &["new"]);
         }
     }
 
-    /// Forgets all of a pod's attachments, also those whose records cannot be read. The pod's lock is held.
+    /// Removes all records of a pod, also unreadable ones. The caller holds the pod's lock.
     ///
     /// # Errors
     /// Those of removing the files.
@@ -247,8 +246,8 @@ impl Store {
         Ok(())
     }
 
-    /// Removes a pod's files with these extensions from a state directory, and what is empty then. Nothing else goes:
-    /// the directory may be another than was meant.
+    /// Removes a pod's files with these extensions from a state directory, and then empty directories. Nothing else:
+    /// the configured directory may be wrong.
     fn clear(&self, root: &Path, uid: &PodUid, extensions: &[&str]) -> Result<(), Error> {
         let directory = of_pod(root, uid);
         if root != self.usual {
@@ -266,18 +265,18 @@ impl Store {
         Ok(())
     }
 
-    /// Withdraws the announcements of state directories that hold no record, as calls that were killed have left them.
+    /// Withdraws the announcements of state directories without records, which killed calls may have left.
     pub fn withdraw_unused(&self) {
         for path in state_dirs::announced(&self.usual) {
             state_dirs::withdraw(&self.usual, &path);
         }
     }
 
-    /// Removes the store's own directories, if nothing is in them. Returns whether they are gone now and were there.
+    /// Removes the store's own directories if they are empty. Returns true if it removed one.
     #[must_use]
     pub fn retire(&self) -> bool {
         let mut gone = false;
-        // The usual one last: it tells of the others.
+        // The default one last: it has the announcements of the others.
         for root in self.directories().iter().filter(|root| **root != self.usual).chain([&self.usual]) {
             for name in ["pods", "locks"] {
                 let _ = std::fs::remove_dir(root.join(name));
@@ -311,13 +310,14 @@ fn make_directory(path: &Path) -> Result<(), sys::Error> {
     made.map_err(|error| sys::Error::of("mkdir", path, &error))
 }
 
-/// An interface name holds no slash, a container id only letters, digits, `_`, `.` and `-` (SPEC.md, Parameters).
+/// Returns the name of a record's file. An interface name has no slash, a container id only letters, digits, `_`, `.`
+/// and `-` (SPEC.md, Parameters).
 fn file_name(container_id: &str, ifname: &str) -> String {
     let id: String = container_id.chars().take(ID_IN_NAME).collect();
     format!("{ifname}@{id}.json")
 }
 
-/// A record that cannot be read does not block what else is to be done.
+/// Reads a record. An unreadable one is logged and skipped.
 fn read(path: &Path) -> Option<Record> {
     load(path).unwrap_or_else(|why| {
         warn!("record {} {why}", quote::value(&path.to_string_lossy()));

@@ -131,6 +131,6 @@ fn a_retired_lock_is_not_shared_with_its_successor() {
 
 #[test]
 fn what_is_wrong_with_a_record_is_told_in_a_few_words() {
-    let fault = Record::parse(format!("\"{}\"", "x\\n".repeat(10_000)).as_bytes()).unwrap_err();
-    assert!(fault.starts_with("is broken: ") && fault.len() < 400, "{fault:.500}");
+    let problem = Record::parse(format!("\"{}\"", "x\\n".repeat(10_000)).as_bytes()).unwrap_err();
+    assert!(problem.starts_with("is broken: ") && problem.len() < 400, "{problem:.500}");
 }

@@ -1,13 +1,13 @@
-//! The front end: starts a device at a data plane, as QEMU does when a guest's driver starts its NIC.
+//! The front end of the probe. It starts a device at a data plane, as QEMU does when a guest's driver starts its NIC.
 //!
-//! A connection that asks and leaves is not free of charge. DPDK's library reports a device to its application when two
-//! rings are ready (lib/vhost/vhost_user.c, `virtio_is_ready`). Since 3.2, OVS takes a connection that ends before that for
-//! a guest that refused the port's features (lib/netdev-dpdk.c, `destroy_connection`): it changes what the port offers and
-//! registers the port anew, which stops OVS's main loop for a second. So the probe goes all the way, and to the data plane
-//! it is a guest that came up and left.
+//! A connection that only asks does harm. DPDK's library reports a device to its application when two rings are ready
+//! (lib/vhost/vhost_user.c, `virtio_is_ready`). Since 3.2, OVS takes a connection that ends before that for a guest
+//! that refused the port's features (lib/netdev-dpdk.c, `destroy_connection`): it changes what the port offers and
+//! registers the port anew, which stops OVS's main loop for a second. So the probe starts a complete device: the data
+//! plane sees a guest that starts and stops.
 //!
-//! The data plane gets nothing of a pod's: the memory is a memfd of the plugin's own, all zeros, that nobody can shrink or
-//! grow; no ring in it has a buffer; nobody waits on the eventfds. The plugin closes all of them before it returns.
+//! The data plane gets no memory of the pod. It gets a memfd of zeros that nobody can resize, rings without buffers,
+//! and eventfds that nobody waits on. The plugin closes all of them before it returns.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -16,24 +16,24 @@ use super::message::{self, Connection, Message, request};
 use crate::deadline::Deadline;
 use crate::sys;
 
-/// Bytes of memory: a huge page, which every back end can map, of which only what is touched is ever allocated.
+/// Size of the memory, in bytes: a huge page, which every back end can map. Only touched pages are allocated.
 const MEMORY_SIZE: u64 = 2 << 20;
 
-/// Where the memory begins in the front end's address space, by which rings are named ("Ring addresses").
+/// Where the memory begins in the front end's address space, which ring addresses use ("Ring addresses").
 const MEMORY_BASE: u64 = 0x1000_0000;
 
-/// One queue pair. More would make OVS set the port up for that many, and back when the probe leaves (`new_device`,
+/// One queue pair. With more, OVS would reconfigure the port for that many, and back when the probe ends (`new_device`,
 /// `destroy_connection`).
 const RINGS: u32 = 2;
 
-/// Descriptors of a ring, as many as QEMU's have.
+/// Descriptors of a ring, as many as in QEMU.
 const RING_SIZE: u32 = 256;
 
 /// Bytes between the parts of a ring, and between rings: more than any part of [`RING_SIZE`] descriptors takes.
 const PART_SIZE: u64 = 0x1000;
 
-/// Virtio features that are taken where they are offered: those of a modern device, and those without which OVS warns that
-/// a guest cannot have segmentation offload (`new_device`).
+/// Virtio features that the probe takes if they are offered: those of a modern device, and those without which OVS
+/// warns that a guest can't use segmentation offload (`new_device`).
 const FEATURES: u64 = 1 << 1 // GUEST_CSUM
     | 1 << 7 // GUEST_TSO4
     | 1 << 8 // GUEST_TSO6
@@ -41,21 +41,21 @@ const FEATURES: u64 = 1 << 1 // GUEST_CSUM
     | 1 << 32 // VERSION_1
     | F_PROTOCOL_FEATURES;
 
-/// Starts a device of one queue pair at the data plane that offers these figures, on the line on which it was asked for
-/// them. When this returns, the data plane has its device, and the connection may end at any time.
+/// Starts a device with one queue pair at a data plane with these capabilities, on the connection on which it reported
+/// them. Afterwards the data plane has its device, and the connection may end at any time.
 ///
 /// # Errors
-/// Any [`message::Error`]: [`message::Error::Refused`] if the data plane refuses a step, [`message::Error::Changed`] if it offers other features by
-/// then, [`message::Error::Io`] if there is no memory to hand over.
+/// Any [`message::Error`]: [`message::Error::Refused`] if the data plane refuses a step, [`message::Error::Changed`] if
+/// it now offers other features, [`message::Error::Io`] if no memory could be made.
 pub fn start_device(
-    line: &mut Connection,
+    connection: &mut Connection,
     capabilities: &Capabilities,
     deadline: Deadline,
 ) -> Result<(), message::Error> {
     let memory =
         sys::sealed_memory("vhostuser-hotplug", MEMORY_SIZE).map_err(|error| message::Error::Io(error.to_string()))?;
-    let mut front_end = FrontEnd { line, capabilities, deadline };
-    front_end.line.send(&Message::ask(request::SET_OWNER, &[]), deadline)?;
+    let mut front_end = FrontEnd { connection, capabilities, deadline };
+    front_end.connection.send(&Message::ask(request::SET_OWNER, &[]), deadline)?;
     front_end.set(request::SET_FEATURES, &words([capabilities.features & FEATURES]), &[])?;
     front_end.set_memory(memory.as_fd())?;
     for ring in 0..RINGS {
@@ -66,8 +66,8 @@ pub fn start_device(
             front_end.set(request::SET_VRING_ENABLE, &ring_state(ring, 1), &[])?;
         }
     }
-    // DPDK reports the device after it has acknowledged the last step. It takes up no other message before.
-    let now = front_end.line.ask(request::GET_FEATURES, deadline)?;
+    // DPDK reports the device after it has acknowledged the last step, and before it handles another message.
+    let now = front_end.connection.ask(request::GET_FEATURES, deadline)?;
     if now != capabilities.features {
         return Err(message::Error::Changed(capabilities.features, now));
     }
@@ -75,24 +75,24 @@ pub fn start_device(
 }
 
 struct FrontEnd<'a> {
-    line: &'a mut Connection,
+    connection: &'a mut Connection,
     capabilities: &'a Capabilities,
     deadline: Deadline,
 }
 
 impl FrontEnd<'_> {
-    /// Sets something, and waits until the data plane has acknowledged it, if REPLY_ACK was agreed.
+    /// Sends a "set" request, and waits for its acknowledgement if REPLY_ACK was negotiated.
     fn set(&mut self, request: u32, payload: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), message::Error> {
         let mut message = Message::ask(request, payload);
         message.needs_reply = self.capabilities.protocol_features & protocol::REPLY_ACK != 0;
-        self.line.send_with(&message, descriptors, self.deadline)?;
-        if message.needs_reply && self.line.answer_to(request, self.deadline)? != 0 {
+        self.connection.send_with(&message, descriptors, self.deadline)?;
+        if message.needs_reply && self.connection.answer_to(request, self.deadline)? != 0 {
             return Err(message::Error::Refused(request));
         }
         Ok(())
     }
 
-    /// Hands the memory over, as the table of one region or as the first of several, whichever was agreed.
+    /// Sends the memory: as a table of one region, or as the first region if memory slots were negotiated.
     fn set_memory(&mut self, memory: BorrowedFd<'_>) -> Result<(), message::Error> {
         // Guest address, size, front end's address, offset in the file.
         let region = words([0, MEMORY_SIZE, MEMORY_BASE, 0]);

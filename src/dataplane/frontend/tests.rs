@@ -48,7 +48,7 @@ fn start(
 ) -> (Result<(), message::Error>, Vec<Received>) {
     let (peer, own) = UnixStream::pair().unwrap();
     let back_end: JoinHandle<Vec<Received>> = thread::spawn(move || {
-        let mut line = Connection::new(peer.try_clone().unwrap()).unwrap();
+        let mut connection = Connection::new(peer.try_clone().unwrap()).unwrap();
         peer.set_nonblocking(false).unwrap();
         let mut all = Vec::new();
         while let Some(received) = receive(&peer) {
@@ -57,15 +57,15 @@ fn start(
             all.push(received);
             match word {
                 Some(HANG_UP) => break,
-                Some(word) => line.send(&reply.reply(&word.to_ne_bytes()), soon()).unwrap(),
+                Some(word) => connection.send(&reply.reply(&word.to_ne_bytes()), soon()).unwrap(),
                 None => {}
             }
         }
         all
     });
-    let mut line = Connection::new(own).unwrap();
-    let outcome = start_device(&mut line, &capabilities, deadline);
-    drop(line);
+    let mut connection = Connection::new(own).unwrap();
+    let outcome = start_device(&mut connection, &capabilities, deadline);
+    drop(connection);
     (outcome, back_end.join().unwrap())
 }
 

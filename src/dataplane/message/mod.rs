@@ -1,9 +1,8 @@
 //! Vhost-user messages on a stream (QEMU's docs/interop/vhost-user.rst, "Message Specification"): a header of three
 //! 32-bit words (request, flags, size of the payload) and the payload, in the machine's byte order.
 //!
-//! A peer's descriptors (memory, eventfds) are never received: without a buffer for control messages, the kernel drops
-//! those that come with the bytes (unix(7), net/unix/af_unix.c `unix_stream_read_generic`, `scm_recv`), so that they need
-//! neither be counted nor closed. All reads and writes end at a deadline.
+//! A peer's descriptors (memory, eventfds) are never received: without a buffer for control messages the kernel drops
+//! them (unix(7), net/unix/af_unix.c `unix_stream_read_generic`, `scm_recv`). All reads and writes end at a deadline.
 
 use std::io::{ErrorKind, IoSlice, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -15,7 +14,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 
 use crate::deadline::Deadline;
 
-/// The requests that are sent or answered here by name; "Front-end message types" of the specification.
+/// The requests that are sent or answered here; "Front-end message types" of the specification.
 pub mod request {
     /// Virtio features.
     pub const GET_FEATURES: u32 = 1;
@@ -31,13 +30,13 @@ pub mod request {
     pub const SET_VRING_NUM: u32 = 8;
     /// Where a ring is in the memory.
     pub const SET_VRING_ADDR: u32 = 9;
-    /// Where a ring is to go on.
+    /// Where a ring continues.
     pub const SET_VRING_BASE: u32 = 10;
     /// Where a ring was stopped.
     pub const GET_VRING_BASE: u32 = 11;
-    /// The eventfd by which the front end tells of new descriptors in a ring.
+    /// The eventfd by which the front end signals new descriptors in a ring.
     pub const SET_VRING_KICK: u32 = 12;
-    /// The eventfd by which the back end tells of used ones.
+    /// The eventfd by which the back end signals used ones.
     pub const SET_VRING_CALL: u32 = 13;
     /// Protocol features.
     pub const GET_PROTOCOL_FEATURES: u32 = 15;
@@ -49,7 +48,7 @@ pub mod request {
     pub const SET_VRING_ENABLE: u32 = 18;
     /// Memory regions that can be added one by one.
     pub const GET_MAX_MEM_SLOTS: u32 = 36;
-    /// One of them.
+    /// Adds one memory region.
     pub const ADD_MEM_REG: u32 = 37;
     /// The device status, to the back end.
     pub const SET_STATUS: u32 = 39;
@@ -60,7 +59,7 @@ pub mod request {
 /// Highest request that the specification numbers today (`GET_SHMEM_CONFIG`).
 pub const LAST_REQUEST: u32 = 44;
 
-/// Largest payload that is taken, in bytes. The largest that QEMU sends here is a memory table of some 300.
+/// Largest accepted payload, in bytes. QEMU's largest here is a memory table of some 300.
 pub const PAYLOAD_LIMIT: usize = 4096;
 
 const HEADER: usize = 12;
@@ -69,28 +68,21 @@ const VERSION: u32 = 0x1;
 const REPLY: u32 = 0x4;
 const NEED_REPLY: u32 = 0x8;
 
-/// What is wrong with a peer.
+/// An error of the peer or of its connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// It closed the connection.
     #[error("it closed the connection")]
     Closed,
-    /// It did not answer, or did not send the rest of a message, in time.
     #[error("it did not answer in time")]
     Silent,
-    /// It sent something that no vhost-user peer sends.
     #[error("it does not speak vhost-user: {0}")]
     Protocol(String),
-    /// It refused what this request asked of it.
     #[error("it refused request {0}")]
     Refused(u32),
-    /// It repeated its handshake on the same connection.
     #[error("it began its handshake anew, as QEMU does after a back end that it refused")]
     HandshakeRepeated,
-    /// It offered the first of these virtio features, and now offers the second.
     #[error("it offered features={0:#x}, and now offers {1:#x}")]
     Changed(u64, u64),
-    /// The connection failed.
     #[error("the connection failed: {0}")]
     Io(String),
 }
@@ -110,39 +102,35 @@ impl From<nix::Error> for Error {
     }
 }
 
-/// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Its request.
     pub request: u32,
-    /// Whether it answers one.
     pub is_reply: bool,
-    /// Whether its sender waits for an answer that this kind of message would not have by itself (REPLY_ACK).
+    /// Whether its sender waits for an acknowledgement (REPLY_ACK).
     pub needs_reply: bool,
-    /// Its payload.
     pub payload: Vec<u8>,
 }
 
 impl Message {
-    /// A request.
+    /// Creates a request.
     #[must_use]
     pub fn ask(request: u32, payload: &[u8]) -> Self {
         Self { request, is_reply: false, needs_reply: false, payload: payload.to_vec() }
     }
 
-    /// The answer to a message.
+    /// Creates the answer to a message.
     #[must_use]
     pub fn reply(&self, payload: &[u8]) -> Self {
         Self { request: self.request, is_reply: true, needs_reply: false, payload: payload.to_vec() }
     }
 
-    /// The payload as one 64-bit word, if it is that.
+    /// Returns the payload as one 64-bit word, if it has that length.
     #[must_use]
     pub fn word(&self) -> Option<u64> {
         self.payload.as_slice().try_into().ok().map(u64::from_ne_bytes)
     }
 
-    /// The payload as a ring's index and a number, if it is that ("A vring state description").
+    /// Returns the payload as a ring's index and a number, if it has that length ("A vring state description").
     #[must_use]
     pub fn ring(&self) -> Option<(u32, u32)> {
         let (index, number) = self.payload.split_first_chunk()?;
@@ -153,7 +141,7 @@ impl Message {
         let mut flags = VERSION;
         flags |= if self.is_reply { REPLY } else { 0 };
         flags |= if self.needs_reply { NEED_REPLY } else { 0 };
-        // Payloads are made in this crate: a few words.
+        // This crate only makes payloads of a few words.
         let size = u32::try_from(self.payload.len()).unwrap_or(u32::MAX);
         let mut bytes = Vec::with_capacity(HEADER.saturating_add(self.payload.len()));
         for word in [self.request, flags, size] {
@@ -163,7 +151,7 @@ impl Message {
         bytes
     }
 
-    /// A message without its payload, and how long that is.
+    /// Returns a message without its payload, and the payload's length.
     fn head(header: [u8; HEADER]) -> Result<(Self, usize), Error> {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = header;
         let [request, flags, size] = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes);
@@ -178,7 +166,7 @@ impl Message {
     }
 }
 
-/// A connection on which messages go.
+/// A connection for messages.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
@@ -194,10 +182,10 @@ impl Connection {
         Ok(Self { stream })
     }
 
-    /// The next message.
+    /// Returns the next message.
     ///
     /// # Errors
-    /// Any [`Error`]; [`Error::Silent`] if the message is not here in full at the deadline.
+    /// Any [`Error`]; [`Error::Silent`] if the message is incomplete at the deadline.
     pub fn receive(&mut self, deadline: Deadline) -> Result<Message, Error> {
         let mut header = [0; HEADER];
         self.fill(&mut header, deadline)?;
@@ -215,7 +203,7 @@ impl Connection {
         self.send_with(message, &[], deadline)
     }
 
-    /// Sends a message, and duplicates of these descriptors with its first byte (unix(7), `SCM_RIGHTS`).
+    /// Sends a message, with duplicates of these descriptors at its first byte (unix(7), `SCM_RIGHTS`).
     ///
     /// # Errors
     /// As [`Self::send`].
@@ -243,7 +231,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Asks, and waits for the answer to that and nothing else.
+    /// Sends a request and waits for its answer.
     ///
     /// # Errors
     /// Any [`Error`].
@@ -252,7 +240,7 @@ impl Connection {
         self.answer_to(request, deadline)
     }
 
-    /// Waits for the answer to a request and nothing else.
+    /// Waits for the answer to a request. Any other message is an error.
     ///
     /// # Errors
     /// Any [`Error`].
@@ -270,10 +258,10 @@ impl Connection {
         })
     }
 
-    /// Waits until the deadline, in which nothing must come.
+    /// Waits until the deadline. Nothing may arrive until then.
     ///
     /// # Errors
-    /// [`Error::Closed`] if the peer hangs up, [`Error::Protocol`] if it says something.
+    /// [`Error::Closed`] if the peer closes the connection, [`Error::Protocol`] if it sends something.
     pub fn stays_quiet(&self, deadline: Deadline) -> Result<(), Error> {
         match self.wait(PollFlags::POLLIN, deadline) {
             Err(Error::Silent) => Ok(()),
@@ -296,7 +284,7 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
-            // A peer that sends byte by byte, without a pause, is stopped here.
+            // This stops a peer that sends byte by byte without a pause.
             if !buffer.is_empty() && deadline.passed() {
                 return Err(Error::Silent);
             }

@@ -94,7 +94,7 @@ fn a_peer_that_takes_nothing_ends_at_the_deadline() {
 
 #[test]
 fn no_descriptor_of_a_peer_enters_the_process() {
-    // A file that nobody else has open, so that its descriptors can be told from those of tests beside this one.
+    // A file that no parallel test has open, so that its descriptors can be recognised.
     let path = std::env::temp_dir().join(format!("vhu-message-{}", std::process::id()));
     let file = std::fs::File::create(&path).unwrap();
     let open = || {

@@ -1,19 +1,18 @@
-//! The probe: before the VM is touched, the data plane is met at the socket's own path, and asked what it offers.
+//! The probe: before the VM is touched, the plugin listens at the NIC's socket and asks the data plane what it offers.
 //!
-//! QEMU will be the server there, and the data plane the client that tries again and again. So listening at the path for
-//! a moment shows that a data plane runs, has the port, and sees the path, whichever data plane it is.
+//! QEMU will be the server there, and the data plane the client that keeps trying to connect. So listening at the path
+//! shows that a data plane runs, has the port, and sees the path.
 //!
-//! To the data plane the probe is a guest that comes up and leaves ([`super::frontend`]). What a port offers may change when
-//! a connection ends: OVS with userspace TSO does that after a guest that failed (lib/netdev-dpdk.c, `destroy_connection`).
-//! So an offer counts when the next connection brings it again. A data plane that does not start the probe's device is only
-//! asked.
+//! The data plane sees the probe as a guest that starts and stops ([`super::frontend`]). A port's offer may change when
+//! a connection ends: OVS with userspace TSO does that after a guest that failed (lib/netdev-dpdk.c,
+//! `destroy_connection`). So an offer counts only if the next connection repeats it. If a data plane does not start the
+//! probe's device, the probe only asks it.
 //!
-//! Who else might come: the socket is in the pod's volume, where the pod's processes may connect to it too, or put
-//! something else at the name. Connections of the pod's own are refused, so that a tenant does not play the data plane by
-//! accident or for fun. One that gets past that (by handing its connection on) gains nothing but wrong figures for its
-//! own NIC, and one that takes the name away keeps the probe from being reached: both only harm themselves.
+//! The socket is in the pod's volume, so the pod's processes may connect to it too, or replace it. Connections from the
+//! pod are refused. A tenant that gets around that (by passing its connection on) only gets wrong capabilities for its
+//! own NIC, and a tenant that removes the socket only blocks its own ADD.
 //!
-//! A call that is killed here leaves a socket file that nobody listens on; the next one removes it.
+//! A call that is killed here leaves a socket file without a listener; the next call removes it.
 
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -34,54 +33,48 @@ use crate::{quote, sys};
 /// How long one data plane may take to say what it offers and to start a device. OVS needs 10 to 70 ms.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often a data plane is asked to start a device before it is only asked what it offers. Once may be an accident: the
-/// port was registered anew just then.
+/// How often a data plane may fail to start the device before the probe only asks it. One failure may be a coincidence:
+/// the port was being registered anew.
 const TRIES: usize = 2;
 
-/// How soon a data plane comes back that connects again at once, and not at its next round: OVS within 30 ms.
+/// How soon a data plane reconnects if it does so at once, not at its next round. OVS needs 30 ms.
 const AT_ONCE: Duration = Duration::from_millis(300);
 
-/// How long a connection must last before it is relied on, unless it is the first. OVS may be about to set the port up anew,
-/// and closes the connections that came before. A device must not end while it does: OVS 3.5's main loop and DPDK's thread
-/// then wait for each other for good (`rte_vhost_driver_unregister`, `destroy_device`).
+/// How long a connection must last before it counts, unless it is the first. OVS may be about to reconfigure the port,
+/// and then closes earlier connections. A device must not end while it does: OVS 3.5's main loop and DPDK's thread then
+/// deadlock (`rte_vhost_driver_unregister`, `destroy_device`).
 const QUIET: Duration = Duration::from_millis(50);
 
-/// How long nobody has come before it is asked whether somebody still may. OVS tries once a second.
+/// How often `goes_on` is asked while nobody connects. OVS tries once a second.
 const ROUND: Duration = Duration::from_millis(500);
 
-/// Why the data plane was not met.
+/// The probe failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody connected, but for `refused` connections of the pod's own.
     #[error("no data plane connected to {}{}", shown(.path), refusals(*.refused))]
     Nobody {
         /// The socket's path on the host.
         path: PathBuf,
-        /// How many were refused.
         refused: u32,
     },
-    /// Somebody did, and did not answer as a data plane does.
     #[error("what connected to {} did not answer as a data plane does: {error}", shown(.path))]
     Answer {
         /// The socket's path on the host.
         path: PathBuf,
-        /// What was wrong with the last one.
         #[source]
         error: message::Error,
     },
-    /// One connected and answered, and has not come back since.
     #[error("a data plane connected to {} and answered, and has not come back since", shown(.path))]
     Gone {
         /// The socket's path on the host.
         path: PathBuf,
     },
-    /// Something else than a socket is at the socket's name, or it cannot be listened on.
     #[error(transparent)]
     System(#[from] sys::Error),
 }
 
 impl Error {
-    /// Whether something is at the socket's name that must not be there.
+    /// Returns true if something else is at the socket's name.
     #[must_use]
     pub fn is_untrusted(&self) -> bool {
         matches!(self, Self::System(error) if matches!(error.errno(), Errno::ENOTSOCK | Errno::EADDRINUSE))
@@ -99,27 +92,27 @@ fn shown(path: &Path) -> String {
     quote::value(&path.to_string_lossy())
 }
 
-/// A data plane that was met. As long as this value lives, it takes itself for connected, and does not come to QEMU's
-/// socket: OVS-DPDK tries again at once when its connection closes (DPDK, lib/vhost/socket.c, `vhost_user_read_cb`), so
-/// that dropping this at the right moment saves the wait for its next round, up to a second.
+/// A probed data plane. While this value lives, the data plane is connected to the probe and does not connect to QEMU.
+/// OVS-DPDK reconnects at once when its connection closes (DPDK, lib/vhost/socket.c, `vhost_user_read_cb`), so dropping
+/// this at the right moment saves up to a second.
 #[derive(Debug)]
 pub struct ProbedDataPlane {
-    /// What it offers.
     pub capabilities: Capabilities,
-    /// The process that connected.
     pub pid: i32,
-    /// Why it was only asked, if it did not take the probe's device: it may take this connection's end amiss.
+    /// Why the probe only asked it, if it did not start the probe's device. The end of this connection may then disturb
+    /// it.
     pub only_asked: Option<message::Error>,
-    line: Connection,
+    connection: Connection,
 }
 
 impl ProbedDataPlane {
-    /// Asks it again, to know whether it still answers and still offers the same features.
+    /// Checks that it still answers and offers the same features.
     ///
     /// # Errors
-    /// [`message::Error::Closed`] if it is gone, [`message::Error::Silent`] if it hangs, [`message::Error::Changed`] if it offers others.
+    /// [`message::Error::Closed`] if it is gone, [`message::Error::Silent`] if it hangs, [`message::Error::Changed`] if
+    /// it offers others.
     pub fn ask_again(&mut self, deadline: Deadline) -> Result<(), message::Error> {
-        let now = self.line.ask(request::GET_FEATURES, deadline)?;
+        let now = self.connection.ask(request::GET_FEATURES, deadline)?;
         if now == self.capabilities.features {
             Ok(())
         } else {
@@ -128,12 +121,12 @@ impl ProbedDataPlane {
     }
 }
 
-/// Listens at the seat until a data plane has connected, answered, and come back with the same answers. `is_foreign` tells whether a process, by its pid,
-/// is none of the pod's. `goes_on` is asked now and then while nobody comes: whether somebody still may. A socket that is at the name already must
-/// be one that nobody holds: it is removed.
+/// Listens at the socket's path until a data plane has connected, answered, and reconnected with the same answers.
+/// `is_foreign` returns true for the pid of a process outside the pod. `goes_on` is asked while nobody connects: false
+/// ends the probe. An existing socket must be unused: it is removed.
 ///
 /// # Errors
-/// Any [`Error`]; nothing is left at the name then.
+/// Any [`Error`]; the probe's socket is removed then.
 pub fn probe(
     socket_path: SocketPath<'_>,
     is_foreign: impl Fn(i32) -> bool,
@@ -144,16 +137,16 @@ pub fn probe(
         socket_path.remove(&left_over)?;
     }
     let (listener, file) = socket_path.listen()?;
-    let met = meet(&listener, socket_path, (is_foreign, goes_on), deadline);
-    // Whoever still waits to be taken is turned away before the name is free for QEMU.
+    let probed = accept_until_settled(&listener, socket_path, (is_foreign, goes_on), deadline);
+    // Closes waiting connections before the name is free for QEMU.
     drop(listener);
     let removed = remove(socket_path, &file);
-    let met = met?;
+    let probed = probed?;
     removed?;
-    Ok(met)
+    Ok(probed)
 }
 
-/// Removes our socket's file. What somebody put in its place stays, and is told of: QEMU could not listen there.
+/// Removes the probe's socket. If somebody replaced it, that is an error: QEMU could not listen there.
 fn remove(socket_path: SocketPath<'_>, file: &SocketFile) -> Result<(), Error> {
     if !socket_path.remove(file)? && socket_path.file()?.is_some() {
         return Err(sys::Error::of("unlinkat", socket_path.path(), &Errno::EADDRINUSE.into()).into());
@@ -161,7 +154,7 @@ fn remove(socket_path: SocketPath<'_>, file: &SocketFile) -> Result<(), Error> {
     Ok(())
 }
 
-fn meet(
+fn accept_until_settled(
     listener: &UnixListener,
     socket_path: SocketPath<'_>,
     (is_foreign, goes_on): (impl Fn(i32) -> bool, impl Fn() -> bool),
@@ -176,9 +169,9 @@ fn meet(
             refused = refused.saturating_add(1);
             continue;
         }
-        if let Some((capabilities, line)) = talks.next(stream, deadline) {
+        if let Some((capabilities, connection)) = talks.next(stream, deadline) {
             let only_asked = talks.declined.into_iter().nth(TRIES - 1);
-            return Ok(ProbedDataPlane { capabilities, pid: peer.pid(), only_asked, line });
+            return Ok(ProbedDataPlane { capabilities, pid: peer.pid(), only_asked, connection });
         }
     }
     let path = socket_path.path().to_owned();
@@ -189,35 +182,34 @@ fn meet(
     })
 }
 
-/// The talks with data planes that have connected, one after the other.
+/// The exchanges with data planes that connect, one after the other.
 #[derive(Default)]
 struct Talks {
-    /// What the last one that started a device offered.
+    /// The offer of the last one that started a device.
     offer: Option<Capabilities>,
-    /// When it was left, if no other connection has ended since.
+    /// When that connection was closed, if no other has ended since.
     left: Option<Instant>,
-    /// Why devices were not started.
     declined: Vec<message::Error>,
-    /// What was wrong with the last one.
     error: Option<message::Error>,
 }
 
 impl Talks {
-    /// Talks with the next one: what it offers, if that can be relied on. Else the reason is kept.
+    /// Talks to the next one. Returns its offer if that is final; else notes the error.
     fn next(&mut self, stream: UnixStream, deadline: Deadline) -> Option<(Capabilities, Connection)> {
         let soon = deadline.at_most(PATIENCE);
         let is_first = self.offer.is_none() && self.error.is_none();
         let came_at_once = self.left.take().is_some_and(|left| left.elapsed() < AT_ONCE);
-        let learnt = Connection::new(stream).and_then(|mut line| Ok((Capabilities::learn(&mut line, soon)?, line)));
-        let (capabilities, mut line) = self.unless_failed(learnt, deadline)?;
+        let learnt = Connection::new(stream)
+            .and_then(|mut connection| Ok((Capabilities::learn(&mut connection, soon)?, connection)));
+        let (capabilities, mut connection) = self.unless_failed(learnt, deadline)?;
         if !is_first {
-            let lasts = line.stays_quiet(soon.at_most(QUIET));
+            let lasts = connection.stays_quiet(soon.at_most(QUIET));
             self.unless_failed(lasts, deadline)?;
         }
         if came_at_once && self.offer == Some(capabilities) || self.declined.len() >= TRIES {
-            return Some((capabilities, line));
+            return Some((capabilities, connection));
         }
-        let started = frontend::start_device(&mut line, &capabilities, soon);
+        let started = frontend::start_device(&mut connection, &capabilities, soon);
         if let Err(error @ (message::Error::Refused(_) | message::Error::Closed | message::Error::Io(_))) = &started {
             self.declined.push(error.clone());
         }
@@ -228,7 +220,7 @@ impl Talks {
             Some(earlier) => Err(message::Error::Changed(earlier.features, capabilities.features)),
             None => return None,
         };
-        self.unless_failed(settled, deadline).map(|()| (capabilities, line))
+        self.unless_failed(settled, deadline).map(|()| (capabilities, connection))
     }
 
     fn unless_failed<T>(&mut self, result: Result<T, message::Error>, deadline: Deadline) -> Option<T> {
@@ -237,7 +229,7 @@ impl Talks {
                 self.error = None;
                 return Some(value);
             }
-            // One that the deadline cut short tells less than the one before it.
+            // A timeout at the deadline says less than the error before it.
             Err(message::Error::Silent) if deadline.passed() && self.error.is_some() => {}
             Err(error) => self.error = Some(error),
         }
@@ -245,7 +237,7 @@ impl Talks {
     }
 }
 
-/// The next connection; `None` at the deadline, or once it does not go on.
+/// Returns the next connection; `None` at the deadline, or if `goes_on` returns false.
 fn next(listener: &UnixListener, goes_on: impl Fn() -> bool, deadline: Deadline) -> Result<Option<UnixStream>, Errno> {
     loop {
         if deadline.passed() {
@@ -259,7 +251,7 @@ fn next(listener: &UnixListener, goes_on: impl Fn() -> bool, deadline: Deadline)
         }
         match listener.accept() {
             Ok((stream, _)) => return Ok(Some(stream)),
-            // Gone again before it was taken.
+            // Closed before it was accepted.
             Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {}
             Err(error) => return Err(Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO))),
         }

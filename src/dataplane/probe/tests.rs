@@ -12,7 +12,7 @@ fn within(millis: u64) -> Deadline {
     Deadline::after(Duration::from_millis(millis))
 }
 
-/// Connects to the path as soon as somebody listens there, and does with the connection what it is told.
+/// Connects to the path as soon as somebody listens there, and calls `act` with the connection.
 fn client(path: &Path, act: impl FnOnce(UnixStream) + Send + 'static) -> JoinHandle<()> {
     let path = path.to_owned();
     thread::spawn(move || act(connect(&path)))
@@ -49,11 +49,11 @@ fn visits(path: &Path, visits: &[Visit]) -> JoinHandle<Vec<bool>> {
     let (path, visits) = (path.to_owned(), visits.to_vec());
     let visit = move |Visit { capabilities, pause, answers }| {
         thread::sleep(pause);
-        let (mut line, mut back_end) = (Connection::new(connect(&path)).unwrap(), BackEnd::new(capabilities));
+        let (mut connection, mut back_end) = (Connection::new(connect(&path)).unwrap(), BackEnd::new(capabilities));
         let mut given = 0;
-        while let Ok(message) = line.receive(within(60_000)) {
+        while let Ok(message) = connection.receive(within(60_000)) {
             let Some(answer) = back_end.answer(&message).unwrap() else { continue };
-            line.send(&answer, within(60_000)).unwrap();
+            connection.send(&answer, within(60_000)).unwrap();
             given += 1;
             if given == answers {
                 break;
@@ -70,14 +70,14 @@ fn data_plane(path: &Path, offers: &[Capabilities]) -> JoinHandle<Vec<bool>> {
 }
 
 #[test]
-fn a_data_plane_is_met_and_nothing_is_left_at_the_name() {
-    let scratch = Scratch::new("probe-met");
+fn a_data_plane_is_probed_and_nothing_is_left_at_the_name() {
+    let scratch = Scratch::new("probe-probed");
     let data_plane = data_plane(&scratch.path, &[OVS, OVS]);
-    let mut met = probe(scratch.socket_path(), |_| true, || true, within(60_000)).unwrap();
-    assert_eq!((met.capabilities, &met.only_asked), (OVS, &None));
+    let mut probed = probe(scratch.socket_path(), |_| true, || true, within(60_000)).unwrap();
+    assert_eq!((probed.capabilities, &probed.only_asked), (OVS, &None));
     assert!(!scratch.path.exists());
-    met.ask_again(within(60_000)).unwrap();
-    drop(met);
+    probed.ask_again(within(60_000)).unwrap();
+    drop(probed);
     assert_eq!(data_plane.join().unwrap(), [true, false], "the connection that is kept has no device");
 }
 
@@ -92,9 +92,9 @@ fn a_device_is_started_on_each_connection_that_may_be_to_a_port_set_up_anew() {
     for (connections, started) in cases {
         let scratch = Scratch::new("probe-anew");
         let data_plane = visits(&scratch.path, &connections);
-        let met = probe(scratch.socket_path(), |_| true, || true, within(60_000)).unwrap();
-        assert_eq!((met.capabilities, &met.only_asked), (OVS, &None));
-        drop(met);
+        let probed = probe(scratch.socket_path(), |_| true, || true, within(60_000)).unwrap();
+        assert_eq!((probed.capabilities, &probed.only_asked), (OVS, &None));
+        drop(probed);
         assert_eq!(data_plane.join().unwrap(), started);
     }
 }
@@ -106,9 +106,9 @@ fn no_device_is_started_on_a_connection_that_ends_at_once_after_a_fault() {
     let closed = Visit { answers: 3, ..Visit::of(OVS) };
     let connections = [Visit { answers: 1, ..closed }, closed, closed, closed, Visit::of(OVS), Visit::of(OVS)];
     let data_plane = visits(&scratch.path, &connections);
-    let met = probe(scratch.socket_path(), |_| true, || true, within(60_000)).unwrap();
-    assert_eq!(&met.only_asked, &None, "nothing was declined");
-    drop(met);
+    let probed = probe(scratch.socket_path(), |_| true, || true, within(60_000)).unwrap();
+    assert_eq!(&probed.only_asked, &None, "nothing was declined");
+    drop(probed);
     assert_eq!(data_plane.join().unwrap(), [false, false, false, false, true, false]);
 }
 
@@ -167,15 +167,15 @@ fn stubborn(path: &Path, at: u32, meets: fn(&Message) -> Option<Message>) -> Joi
     let path = path.to_owned();
     thread::spawn(move || {
         for _ in 0..=TRIES {
-            let (mut line, mut back_end) = (Connection::new(connect(&path)).unwrap(), BackEnd::new(OVS));
-            while let Ok(message) = line.receive(within(60_000)) {
+            let (mut connection, mut back_end) = (Connection::new(connect(&path)).unwrap(), BackEnd::new(OVS));
+            while let Ok(message) = connection.receive(within(60_000)) {
                 let answer = if message.request == at {
                     let Some(answer) = meets(&message) else { break };
                     Some(answer)
                 } else {
                     back_end.answer(&message).unwrap()
                 };
-                answer.map_or(Ok(()), |answer| line.send(&answer, within(60_000))).unwrap();
+                answer.map_or(Ok(()), |answer| connection.send(&answer, within(60_000))).unwrap();
             }
         }
     })
@@ -190,10 +190,10 @@ fn a_data_plane_that_starts_no_device_is_only_asked() {
         for (meets, told) in [(refuses, message::Error::Refused(step)), (hangs_up, message::Error::Closed)] {
             let scratch = Scratch::new("probe-declined");
             let data_plane = stubborn(&scratch.path, step, meets);
-            let met = probe(scratch.socket_path(), |_| true, || true, within(60_000)).unwrap();
-            assert_eq!((met.capabilities, &met.only_asked), (OVS, &Some(told)), "request {step}");
+            let probed = probe(scratch.socket_path(), |_| true, || true, within(60_000)).unwrap();
+            assert_eq!((probed.capabilities, &probed.only_asked), (OVS, &Some(told)), "request {step}");
             assert!(!scratch.path.exists());
-            drop(met);
+            drop(probed);
             data_plane.join().unwrap();
         }
     }
@@ -235,7 +235,7 @@ fn silence_slow_bytes_and_nonsense_are_faults() {
 }
 
 #[test]
-fn a_left_over_socket_is_removed_and_anything_else_is_foul() {
+fn a_left_over_socket_is_removed_and_anything_else_is_untrusted() {
     let scratch = Scratch::new("probe-left-over");
     drop(UnixListener::bind(&scratch.path).unwrap());
     let error = probe(scratch.socket_path(), |_| true, || true, within(20)).unwrap_err();

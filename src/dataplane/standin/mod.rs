@@ -1,18 +1,19 @@
-//! The stand-in: while libvirt plugs the NIC, it is QEMU's back end, so that QEMU's main loop, and with it the VM, waits
-//! for microseconds and not for the data plane's next round.
+//! The stand-in is QEMU's back end while libvirt plugs the NIC. So QEMU's main loop, and with it the VM, waits for
+//! microseconds and not for the data plane's next attempt to connect.
 //!
-//! It offers exactly the figures that the data plane gave ([`super::probe`]), and goes when the NIC is plugged and the
-//! guest's driver has started it. QEMU takes that as a link that went down, and the data plane's connection as one that
-//! came up, with the same features as before.
+//! It offers exactly the data plane's capabilities ([`super::probe`]), and disconnects when the NIC is plugged and the
+//! guest's driver has started it. QEMU then sets the link down, and up again when the data plane connects with the same
+//! features.
 //!
-//! QEMU hangs up on a back end that it can't use, and waits for the next one, without end (`net_vhost_user_init`). Most of its
-//! reasons are known before ([`super::capabilities`]), but no list of them is complete. So a stand-in that QEMU hangs up on comes
-//! back and offers more than the data plane has ([`Capabilities::widened`]): the attach ends, and the caller unplugs the NIC, which
-//! the data plane could not serve. [`free`] does the same for a QEMU that waits already.
+//! QEMU disconnects a back end that it can't use, and waits for the next one without a timeout (`net_vhost_user_init`).
+//! Most reasons are checked before ([`super::capabilities`]), but that list may be incomplete. So if QEMU disconnects
+//! the stand-in, it reconnects and offers more than the data plane has ([`Capabilities::widened`]): the attach ends,
+//! and the caller unplugs the NIC, which the data plane could not serve. [`free`] does the same for a QEMU that waits
+//! already.
 //!
-//! QEMU is the tenant's: what it sends is bounded in size, in time and in number, its descriptors are never received
-//! ([`super::message`]), and what it must not ask ends the connection. Should the data plane come to QEMU first, the
-//! stand-in's connection waits in QEMU's queue, unserved, until it goes.
+//! QEMU is not trusted: its messages are bounded in size, time and number, its descriptors are never received
+//! ([`super::message`]), and an invalid request ends the connection. If the data plane connects to QEMU first, the
+//! stand-in's connection stays in QEMU's listen queue.
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -33,62 +34,62 @@ use super::socket_path::SocketPath;
 use crate::deadline::Deadline;
 use crate::sys;
 
-/// How often QEMU's socket is looked for: a part of the time that the VM stands still.
+/// How often QEMU's socket is looked for. The VM may hang for that long.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// How long QEMU and the guest's driver are waited for before the stand-in goes.
+/// How long the stand-in waits for QEMU and the guest's driver.
 #[derive(Clone, Copy)]
 struct Patience {
-    /// How long QEMU may take over one message, and over taking an answer.
+    /// How long QEMU may take to send one message or to read an answer.
     message: Duration,
-    /// How long QEMU must have been quiet when the stand-in goes, where it may be in the midst of something.
+    /// How long QEMU must have been quiet before the stand-in disconnects.
     quiet: Duration,
-    /// How long that quiet is waited for.
+    /// How long to wait for that quiet.
     until_quiet: Duration,
-    /// How long the guest's driver is waited for to begin to start a NIC that is plugged.
+    /// How long to wait for the guest's driver to start a plugged NIC.
     driver: Duration,
 }
 
 const PATIENCE: Patience = Patience {
     message: Duration::from_secs(1),
-    // The messages of one handshake are less than a millisecond apart, on a busy machine and without KVM too. The guest's
-    // driver starts the NIC 4 ms after it has reset it, and sets its queues some milliseconds later.
+    // The messages of one handshake are less than a millisecond apart, on a busy machine and without KVM too. The
+    // guest's driver starts the NIC 4 ms after it has reset it, and sets its queues some milliseconds later.
     quiet: Duration::from_millis(10),
     until_quiet: Duration::from_millis(500),
-    // A driver takes a dozen milliseconds, and some hundred if it must be loaded first. A guest that boots, or has no driver,
-    // never starts the NIC.
+    // A driver takes a dozen milliseconds, and some hundred if it must be loaded first. A guest that boots, or has no
+    // driver, never starts the NIC.
     driver: Duration::from_millis(300),
 };
 
-/// Most messages that are answered. A NIC with 16 queue pairs takes QEMU some 300, and again each time that the guest's
-/// driver starts it.
+/// Most messages that are answered. QEMU sends some 300 for a NIC with 16 queue pairs, and again each time that the
+/// guest's driver starts it.
 const MESSAGE_LIMIT: u32 = 20_000;
 
-/// How often a QEMU that may come to wait is looked at; it takes some reads of `/proc` each time.
+/// How often to check if a QEMU waits. Each check reads some files in `/proc`.
 const LOOK_FOR_WAITING: Duration = Duration::from_millis(5);
 
 /// What a stand-in did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Served {
-    /// How many messages QEMU sent; none if it never came to speak with the stand-in.
+    /// How many messages QEMU sent.
     pub requests: u32,
-    /// QEMU's ends of the stand-in's connections, so that they are not taken for the data plane's.
+    /// QEMU's ends of the stand-in's connections, by inode, to tell them from the data plane's.
     pub accepted: BTreeSet<u64>,
-    /// Why the last connection ended before its time, if it did.
+    /// Why the last connection ended early, if it did.
     pub error: Option<message::Error>,
     /// Whether QEMU was offered more than the data plane has.
     pub widened: bool,
 }
 
-/// Has a NIC plugged with a stand-in at the seat, and lets the stand-in go afterwards. `accepted` tells which connections
-/// the one who listens at the seat has taken, by their inodes; it is asked when the stand-in's own is one of them.
+/// Plugs a NIC with `plug` while a stand-in serves QEMU at the socket. `accepted` returns the connections that QEMU has
+/// accepted at the socket, by inode; it is called when the stand-in's own is one of them.
 ///
-/// It stays until the guest's driver has started the NIC, so that the link does not go down and up while that is under way: a
-/// guest has been seen to hang on it. Where no driver starts it, a fraction of a second is waited; where plugging has failed,
-/// until QEMU is quiet.
+/// The stand-in stays until the guest's driver has started the NIC, so that the link does not go down and up meanwhile:
+/// that can hang a guest. If no driver starts it, the stand-in waits a fraction of a second; if plugging failed, until
+/// QEMU is quiet.
 ///
 /// # Errors
-/// That no thread could be made; plugging is not begun then.
+/// If no thread can be started; `plug` is not called then.
 pub fn during<T, E>(
     socket_path: SocketPath<'_>,
     capabilities: Capabilities,
@@ -118,20 +119,20 @@ fn during_with<T, E>(
         plugged: &plugged,
         served: Served::default(),
     };
-    stand_in.beside(|| {
+    stand_in.serve_during(|| {
         let outcome = plug();
         plugged.store(outcome.is_ok(), Ordering::Release);
         outcome
     })
 }
 
-/// Does some work while a QEMU waits in an attach for a back end, or may come to wait. The stand-in gets it out of that: it
-/// offers what any QEMU takes. So a NIC that comes of the attach is of no use and has to be unplugged. The stand-in stays until
-/// the work has ended, and the guest's driver has started the NIC. `waits` returns the processes that wait at the seat; the stand-in
-/// connects to no other. `freed` is set when QEMU has spoken with it.
+/// Does some work while a QEMU waits in an attach for a back end, or may do so. The stand-in ends that wait: it offers
+/// what any QEMU accepts. A NIC of that attach is unusable and must be unplugged. The stand-in stays until the work has
+/// ended and the guest's driver has started the NIC. `waits` returns the processes that wait at the socket; the
+/// stand-in connects only to these. `freed` is set when QEMU has talked to it.
 ///
 /// # Errors
-/// That no thread could be made; the work is not begun then.
+/// If no thread can be started; the work is not done then.
 pub fn free<T>(
     socket_path: SocketPath<'_>,
     waits: impl Fn() -> Vec<i32> + Send,
@@ -153,14 +154,13 @@ pub fn free<T>(
         plugged: &AtomicBool::new(true),
         served: Served::default(),
     };
-    stand_in.beside(work)
+    stand_in.serve_during(work)
 }
 
-/// Whom a stand-in connects to.
+/// The process that a stand-in connects to.
 enum Peer {
-    /// Whoever listens at the seat.
+    /// Any process that listens at the socket.
     Any,
-    /// One of these processes.
     OneOf(Vec<i32>),
 }
 
@@ -170,20 +170,20 @@ struct StandIn<'a, F, P> {
     deadline: Deadline,
     patience: Patience,
     accepted: F,
-    /// `None` while it is not to connect.
+    /// Returns `None` while it must not connect.
     peer: P,
     look_again: Duration,
-    /// Set before the end of the work is told.
+    /// Set before the end of the work is signalled.
     plugged: &'a AtomicBool,
     served: Served,
 }
 
 impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_, F, P> {
-    /// Serves QEMU on a thread of its own while some work is done, and until QEMU is quiet after that.
-    fn beside<T>(self, work: impl FnOnce() -> T) -> Result<(T, Served), sys::Error> {
+    /// Serves QEMU on another thread while some work is done, and until QEMU is quiet after that.
+    fn serve_during<T>(self, work: impl FnOnce() -> T) -> Result<(T, Served), sys::Error> {
         let socket_path = self.socket_path;
         let failed = |error: &std::io::Error| sys::Error::of("clone", socket_path.path(), error);
-        // Its other end closing is what ends every wait of the stand-in.
+        // Closing the other end ends every wait of the stand-in.
         let (here, there) = UnixStream::pair().map_err(|error| failed(&error))?;
         thread::scope(|scope| {
             let stand_in = thread::Builder::new().spawn_scoped(scope, move || self.run(&there));
@@ -201,7 +201,7 @@ impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_
             let error = self.serve(stream, leave).err();
             let was_asked = self.served.requests > before;
             self.served.widened |= is_wide && was_asked;
-            // It was asked something, and was not good enough.
+            // QEMU asked something and then disconnected.
             let is_refused = was_asked && error == Some(message::Error::Closed);
             let is_served = error.is_none();
             self.served.error = error;
@@ -222,7 +222,7 @@ impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_
                 match self.socket_path.connect() {
                     Ok(Some(stream)) if peer.is_at(&stream) => return Some(stream),
                     Ok(_) => {}
-                    // Something else than QEMU's socket, for now. A error of a connection counts for more.
+                    // It is not QEMU's socket yet. An error of a connection takes precedence.
                     Err(error) if self.served.requests == 0 => {
                         self.served.error = Some(message::Error::Io(error.to_string()));
                     }
@@ -237,12 +237,12 @@ impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_
 
     /// Answers until the NIC is plugged and QEMU is quiet.
     fn serve(&mut self, stream: UnixStream, leave: &UnixStream) -> Result<(), message::Error> {
-        let mut line = Connection::new(stream)?;
+        let mut connection = Connection::new(stream)?;
         let mut back_end = BackEnd::new(self.capabilities);
         let mut first = true;
         let mut leaving: Option<Deadline> = None;
         let mut awaits_driver = false;
-        // The quiet before libvirt's answer counts: it has much to do between QEMU's last message and that.
+        // The quiet before libvirt's answer counts too: libvirt takes some time after QEMU's last message.
         let mut quiet = Deadline::after(self.patience.quiet);
         loop {
             if leaving.is_none() && is_over(leave, Duration::ZERO) {
@@ -252,16 +252,16 @@ impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_
                     quiet = self.deadline.at_most(self.patience.driver.min(self.deadline.remaining() / 4));
                 }
             }
-            if !has_more(&line, leave, leaving, quiet)? {
+            if !has_more(&connection, leave, leaving, quiet)? {
                 return Ok(());
             }
-            if line_is_idle(&line)? {
-                // It was the end of plugging that was heard.
+            if is_idle(&connection)? {
+                // The poll reported the end of the work.
                 continue;
             }
-            let message = line.receive(self.deadline.at_most(self.patience.message))?;
+            let message = connection.receive(self.deadline.at_most(self.patience.message))?;
             if std::mem::take(&mut first) {
-                // QEMU has one connection at a time, and waits for this answer: what is accepted now is this one.
+                // QEMU has one connection at a time and waits for this answer, so the accepted connection is this one.
                 self.served.accepted.extend((self.accepted)());
             }
             self.served.requests = self.served.requests.saturating_add(1);
@@ -270,10 +270,10 @@ impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_
             }
             let was_started = back_end.is_started();
             if let Some(answer) = back_end.answer(&message)? {
-                line.send(&answer, self.deadline.at_most(self.patience.message))?;
+                connection.send(&answer, self.deadline.at_most(self.patience.message))?;
             }
-            // What a driver has QEMU say before it starts the NIC (SET_VRING_ENABLE, when it has chosen its features) is no end
-            // of the wait for that: it would be the worst of moments.
+            // A driver makes QEMU send SET_VRING_ENABLE before it starts the NIC. Don't disconnect then: that would be
+            // the worst moment.
             if leaving.is_none() || back_end.is_started() || !awaits_driver {
                 quiet = Deadline::after(self.patience.quiet);
             }
@@ -285,7 +285,7 @@ impl<F: Fn() -> BTreeSet<u64> + Send, P: Fn() -> Option<Peer> + Send> StandIn<'_
 }
 
 impl Peer {
-    /// Whether this is who listens at the other end of a connection (`SO_PEERCRED`, unix(7)).
+    /// Returns true if this process listens at the other end of a connection (`SO_PEERCRED`, unix(7)).
     fn is_at(&self, stream: &UnixStream) -> bool {
         match self {
             Self::Any => true,
@@ -294,15 +294,15 @@ impl Peer {
     }
 }
 
-/// Waits for the next message or the end of the work; once that has come, for the message alone and until QEMU has been
-/// quiet for long enough.
+/// Waits for the next message or the end of the work. After that end it waits for messages until QEMU has been quiet
+/// long enough. Returns false then.
 fn has_more(
-    line: &Connection,
+    connection: &Connection,
     leave: &UnixStream,
     leaving: Option<Deadline>,
     quiet: Deadline,
 ) -> Result<bool, message::Error> {
-    let both = [PollFd::new(line.as_fd(), PollFlags::POLLIN), PollFd::new(leave.as_fd(), PollFlags::POLLIN)];
+    let both = [PollFd::new(connection.as_fd(), PollFlags::POLLIN), PollFd::new(leave.as_fd(), PollFlags::POLLIN)];
     let [message, leave] = both;
     let ready = match leaving {
         None => poll(&mut [message, leave], nix::poll::PollTimeout::NONE),
@@ -316,9 +316,9 @@ fn has_more(
     }
 }
 
-/// Whether there is nothing to read.
-fn line_is_idle(line: &Connection) -> Result<bool, message::Error> {
-    match poll(&mut [PollFd::new(line.as_fd(), PollFlags::POLLIN)], nix::poll::PollTimeout::ZERO) {
+/// Returns true if there is nothing to read.
+fn is_idle(connection: &Connection) -> Result<bool, message::Error> {
+    match poll(&mut [PollFd::new(connection.as_fd(), PollFlags::POLLIN)], nix::poll::PollTimeout::ZERO) {
         Ok(ready) => Ok(ready == 0),
         Err(Errno::EINTR) => Ok(true),
         Err(errno) => Err(errno.into()),

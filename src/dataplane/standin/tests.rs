@@ -8,7 +8,7 @@ use std::time::Instant;
 const OVS: Capabilities =
     Capabilities { features: 0xd7c6_6a7ca, protocol_features: 0x10cbf, queues: 128, memory_slots: None };
 
-/// Long beside what any step of a test takes, so that a slow or busy machine comes to the same verdict.
+/// Far longer than any step of a test, so that a slow or busy machine gets the same result.
 const PATIENT: Patience = Patience {
     message: ENDLESS,
     quiet: Duration::from_secs(1),
@@ -23,7 +23,7 @@ fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(60))
 }
 
-/// Runs a stand-in beside this QEMU, while a NIC is plugged.
+/// Runs a stand-in for this QEMU while a NIC is plugged.
 fn with<T>(scratch: &Scratch, qemu: impl FnOnce() -> T) -> (T, Served) {
     let plug = || Ok::<T, ()>(qemu());
     let (plugged, served) = during(scratch.socket_path(), OVS, soon(), || BTreeSet::from([7]), plug).unwrap();
@@ -251,7 +251,7 @@ fn a_hostile_qemu_ends_its_connections_and_nothing_else() {
     }
 }
 
-/// A QEMU that sends half a message. The stand-in must not wait for the rest for ever.
+/// A QEMU that sends half a message. The stand-in must not wait for the rest without end.
 fn half_a_message(name: &str, deadline: Duration, patience: Patience) {
     let scratch = Scratch::new(name);
     let plug = || {

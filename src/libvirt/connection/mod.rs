@@ -1,14 +1,14 @@
-//! One socket, one call at a time, one deadline per call.
+//! A connection: one socket, one call at a time, one deadline per call.
 //!
-//! The peer is not trusted. Bytes are taken as they come, so memory grows with what was sent and not with what was
-//! claimed; each wait is bounded by the call's own deadline, which no amount of traffic moves; and once the peer broke
-//! the protocol, or a call ended half-way, the connection is of no use any more and says so.
+//! The peer is not trusted. Memory grows with the bytes that arrive, not with the lengths that they claim. Each wait
+//! ends at the call's deadline, however much traffic there is. After a protocol error or a call that failed half-way
+//! the connection is unusable, and every later call returns that error.
 //!
-//! At any time it holds one frame of at most 4.1 MiB (half as much again while that grows), its text, and events of at
-//! most 1 MiB on the wire.
+//! It holds at most one frame of 4.1 MiB (half as much again while it grows), its text, and events of 1 MiB on the
+//! wire.
 //!
-//! File descriptors are never accepted: bytes are read with read(2), which has no room for ancillary data, so that the
-//! kernel drops descriptors that a peer attaches.
+//! File descriptors are never accepted: read(2) takes no ancillary data, so the kernel drops descriptors that a peer
+//! attaches.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read};
@@ -29,12 +29,12 @@ use super::procedures::Call;
 use super::xdr::{self, Reader, Writer};
 use crate::deadline::Deadline;
 
-/// The most events that wait to be read.
+/// Most queued events.
 pub const EVENTS_MAX: usize = 1024;
-/// The most bytes that the events which wait may have had on the wire.
+/// Most bytes of queued events, counted as on the wire.
 pub const EVENT_BYTES_MAX: usize = 1_048_576;
-/// The most messages of a connection that are answered or skipped without meaning anything to a caller: pings,
-/// events nobody subscribed to. A daemon that is not asked to ping sends none at all.
+/// Most messages of a connection that no caller asked for: pings, and events without a subscription. A daemon that is
+/// not asked to ping sends none.
 pub const SKIPPED_MAX: usize = 10_000;
 /// How much is read at once.
 const CHUNK: usize = 65_536;
@@ -43,17 +43,17 @@ const CHUNK: usize = 65_536;
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
-    /// The frame that is arriving, as far as it has arrived.
+    /// The incomplete frame.
     inbound: Vec<u8>,
     serial: u32,
     events: VecDeque<(Arrival, usize)>,
     event_bytes: usize,
     skipped: usize,
-    /// What made the connection unusable.
+    /// The error that made the connection unusable.
     spoiled: Option<String>,
 }
 
-/// Why the wait for a frame ended without one.
+/// An error that doesn't know yet what the caller was doing.
 enum Failure {
     TimedOut,
     Closed,
@@ -94,10 +94,10 @@ impl Failure {
 }
 
 impl Connection {
-    /// Takes over a socket that is connected. It becomes non-blocking.
+    /// Takes over a connected socket and makes it non-blocking.
     ///
     /// # Errors
-    /// [`Error::Io`] when the kernel refuses that.
+    /// [`Error::Io`] if fcntl(2) fails.
     pub fn new(stream: UnixStream) -> Result<Self, Error> {
         let doing = "setting up the socket";
         stream.set_nonblocking(true).map_err(|source| Error::Io { doing, source })?;
@@ -112,11 +112,11 @@ impl Connection {
         })
     }
 
-    /// Makes one call and waits for its answer.
+    /// Makes one call and waits for its reply.
     ///
     /// # Errors
-    /// [`Error::Refused`] and [`Error::Argument`] leave the connection usable, and so does an [`Error::TimedOut`] with
-    /// a deadline that had passed before anything was sent. After any other error it is not.
+    /// [`Error::Refused`] and [`Error::Argument`] leave the connection usable, and so does an [`Error::TimedOut`] if
+    /// the deadline had passed before anything was sent. After any other error it is unusable.
     pub fn call<C: Call>(&mut self, call: &C, deadline: Deadline) -> Result<C::Reply, Error> {
         let doing = C::DOING;
         self.usable(doing)?;
@@ -143,11 +143,11 @@ impl Connection {
         }
     }
 
-    /// The next event, of those that wait or that arrive; None at the deadline. After a deadline that has passed,
-    /// one frame that is there already is still looked at.
+    /// Returns the next event, queued or new; `None` at the deadline. If the deadline has passed already, one frame
+    /// that has arrived is still read.
     ///
     /// # Errors
-    /// As for [`Connection::call`]; the connection is of no use after any of them.
+    /// As for [`Connection::call`]; the connection is unusable after any of them.
     pub fn next_event(&mut self, deadline: Deadline) -> Result<Option<Arrival>, Error> {
         let doing = "waiting for an event";
         self.usable(doing)?;
@@ -165,7 +165,7 @@ impl Connection {
                 Kind::Message => self.message(&frame, deadline),
                 kind => Err(Failure::Protocol(format!("a {kind:?} that nothing asked for"))),
             };
-            // Here even the deadline spoils the connection: half of an answer to a ping may have been sent.
+            // Here even a timeout makes the connection unusable: half of a pong may have been sent.
             taken.map_err(|failure| self.spoil(failure.into_error(doing)))?;
             if self.events.is_empty() && deadline.passed() {
                 return Ok(None);
@@ -173,10 +173,10 @@ impl Connection {
         }
     }
 
-    /// Counts a message that means nothing here.
+    /// Counts a message that the caller ignores.
     ///
     /// # Errors
-    /// [`Error::Protocol`] when it is one too many.
+    /// [`Error::Protocol`] over the limit.
     pub fn skip(&mut self, doing: &'static str) -> Result<(), Error> {
         self.count_skipped().map_err(|failure| self.spoil(failure.into_error(doing)))
     }
@@ -209,14 +209,14 @@ impl Connection {
                 Kind::Message => self.message(&frame, deadline)?,
                 kind => return Err(Failure::Protocol(format!("a {kind:?} where a Reply belongs"))),
             }
-            // Traffic that never pauses never waits, and would otherwise never be told the time.
+            // Without a pause in the traffic nothing waits, so the deadline is checked here too.
             if deadline.passed() {
                 return Err(Failure::TimedOut);
             }
         }
     }
 
-    /// Deals with what the daemon says unasked.
+    /// Handles an event or a ping.
     fn message(&mut self, frame: &Frame, deadline: Deadline) -> Result<(), Failure> {
         let header = &frame.header;
         if header.version != PROGRAM_VERSION || header.status != Status::Ok {
@@ -257,7 +257,7 @@ impl Connection {
     /// Sends all of `bytes`.
     fn send(&mut self, mut bytes: &[u8], deadline: Deadline) -> Result<(), Failure> {
         while !bytes.is_empty() {
-            // Without a signal: a daemon that hangs up must not end the process, whatever it does about SIGPIPE.
+            // MSG_NOSIGNAL: a daemon that disconnects must not end this process by SIGPIPE.
             match send(self.stream.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
                 Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
                 Err(Errno::EAGAIN) => self.wait(PollFlags::POLLOUT, deadline)?,
@@ -268,7 +268,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The next whole frame. What has arrived of one at the deadline is kept for the next wait.
+    /// Returns the next complete frame. A frame that is incomplete at the deadline is kept for the next wait.
     fn receive(&mut self, deadline: Deadline) -> Result<Frame, Failure> {
         let mut chunk = [0; CHUNK];
         loop {
@@ -280,17 +280,17 @@ impl Connection {
             if missing == 0 && length >= FRAME_MIN {
                 return Ok(Frame::parse(std::mem::take(&mut self.inbound))?);
             }
-            let room = chunk.get_mut(..missing.min(CHUNK)).unwrap_or_default();
-            match self.stream.read(room) {
+            let buffer = chunk.get_mut(..missing.min(CHUNK)).unwrap_or_default();
+            match self.stream.read(buffer) {
                 Ok(0) => return Err(Failure::Closed),
                 Ok(count) => {
-                    let arrived = room.get(..count).unwrap_or_default();
-                    // Grown by doubling, as a vector does by itself, but never beyond the frame.
+                    let arrived = buffer.get(..count).unwrap_or_default();
+                    // Doubles, as a vector does, but never grows beyond the frame.
                     if self.inbound.capacity().saturating_sub(self.inbound.len()) < count {
                         self.inbound.reserve_exact(self.inbound.len().max(count).min(missing));
                     }
                     self.inbound.extend_from_slice(arrived);
-                    // Bytes that dribble in just as fast as they are read never wait, and so never meet the deadline.
+                    // Bytes that arrive as fast as they are read cause no wait, so the deadline is checked here too.
                     if arrived.len() < missing.min(CHUNK) && deadline.passed() {
                         return Err(Failure::TimedOut);
                     }
@@ -307,14 +307,14 @@ impl Connection {
             return Err(Failure::TimedOut);
         }
         match poll(&mut [PollFd::new(self.stream.as_fd(), what)], deadline.poll_timeout()) {
-            // Whether something came, the time is up or a signal arrived, the caller's next look tells.
+            // The caller finds out if data came, the time is up or a signal arrived.
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
     }
 }
 
-/// The answer in `frame`, if it is one to `call`.
+/// Returns the reply in `frame`, if it answers `call`.
 fn answer<C: Call>(call: &Header, frame: &Frame) -> Result<Result<C::Reply, Refusal>, Failure> {
     let header = &frame.header;
     let expected = Header { kind: Kind::Reply, status: header.status, ..*call };

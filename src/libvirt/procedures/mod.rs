@@ -1,57 +1,54 @@
-//! The calls: their numbers, what goes in, what comes out, and what makes an answer valid.
+//! The calls: their numbers, arguments and replies, and the checks of a reply.
 //!
 //! Numbers and layouts: `src/remote/remote_protocol.x` of libvirt; the newest call used here is from libvirt 4.4.0.
 
 use super::xdr::{self, Reader, Writer};
 
-/// The most domains that libvirt puts into one answer (`REMOTE_DOMAIN_LIST_MAX`).
+/// Most domains in one reply (`REMOTE_DOMAIN_LIST_MAX`).
 pub const DOMAINS_MAX: usize = 16_384;
-/// The least a domain takes on the wire: an empty name, a UUID, an id.
+/// Smallest domain on the wire: an empty name, a UUID, an id.
 const DOMAIN_SIZE_MIN: usize = 24;
-/// The most authentication types in one answer (`REMOTE_AUTH_TYPE_LIST_MAX`).
+/// Most authentication types in one reply (`REMOTE_AUTH_TYPE_LIST_MAX`).
 const AUTH_TYPES_MAX: usize = 20;
 
 /// One procedure of the remote program.
 pub trait Call {
-    /// Its number.
     const PROCEDURE: i32;
-    /// What the caller is doing, after "while".
+    /// What the caller is doing, for messages: it follows "while".
     const DOING: &'static str;
-    /// What comes back.
     type Reply;
 
     /// Writes the arguments.
     ///
     /// # Errors
-    /// A [`xdr::Error`] where an argument cannot be put on the wire.
+    /// If an argument can't be sent.
     fn encode(&self, writer: &mut Writer) -> Result<(), xdr::Error>;
 
-    /// Reads and validates the answer. That nothing follows it is for the caller to check.
+    /// Reads and checks the reply. The caller checks that nothing follows it.
     ///
     /// # Errors
-    /// A [`xdr::Error`] where the answer is not one.
+    /// If the reply is invalid.
     fn decode(reader: &mut Reader<'_>) -> Result<Self::Reply, xdr::Error>;
 }
 
-/// A domain as libvirt names it (`remote_nonnull_domain`). Calls find it by its UUID alone.
+/// A domain (`remote_nonnull_domain`). Calls find it only by its UUID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domain {
-    /// Its name: the peer's text, not fit for a log before [`quote::value`](crate::quote::value).
+    /// Its name. The peer chose it: quote it with [`quote::value`](crate::quote::value) before logging.
     pub name: String,
-    /// Its UUID.
     pub uuid: [u8; 16],
-    /// Its number while it runs, -1 when it does not. A restarted domain has the same UUID and another id.
+    /// Its number while it runs, else -1. A restarted domain has the same UUID and another id.
     pub id: i32,
 }
 
 impl Domain {
-    /// Whether it has a process, running or paused.
+    /// Returns true if it is running or paused.
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.id >= 0
     }
 
-    /// Its UUID as 32 hexadecimal digits.
+    /// Returns its UUID as 32 hexadecimal digits.
     #[must_use]
     pub fn uuid_digits(&self) -> String {
         self.uuid.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -73,26 +70,19 @@ impl Domain {
     }
 }
 
-/// What a domain is doing (`virDomainState`).
+/// The state of a domain (`virDomainState`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DomainState {
-    /// libvirt does not know.
     NoState,
-    /// It runs.
     Running,
-    /// It waits for a resource.
     Blocked,
     /// Its vCPUs are stopped; the process is there.
     Paused,
-    /// It is on its way down.
     ShuttingDown,
-    /// There is no process.
     ShutOff,
-    /// It has crashed.
     Crashed,
     /// The guest has suspended itself.
     Suspended,
-    /// A state that this client does not know.
     Other(i32),
 }
 
@@ -112,21 +102,18 @@ impl From<i32> for DomainState {
     }
 }
 
-/// A way of showing who calls (`remote_auth_type`).
+/// An authentication method (`remote_auth_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthType {
-    /// None needed.
     None,
-    /// SASL.
     Sasl,
     /// polkit, by the uid and pid of the socket's peer.
     Polkit,
-    /// One that this client does not know.
     Other(i32),
 }
 
-/// Asks how to authenticate. It comes first on every connection: with polkit configured it is this very call that
-/// lets root in (`remoteDispatchAuthList`).
+/// Asks for the authentication methods. It must be the first call: with polkit configured, it is this call that admits
+/// root (`remoteDispatchAuthList`).
 pub struct AuthList;
 
 impl Call for AuthList {
@@ -150,7 +137,7 @@ impl Call for AuthList {
     }
 }
 
-/// Has polkit decide. The answer is whether authentication is complete.
+/// Authenticates with polkit. The reply is true if authentication is complete.
 pub struct AuthPolkit;
 
 impl Call for AuthPolkit {
@@ -167,11 +154,11 @@ impl Call for AuthPolkit {
     }
 }
 
-/// Opens the hypervisor connection, once per socket; a refused one may be followed by another.
+/// Opens the hypervisor connection, once per socket. It may be repeated after a refusal.
 pub struct Open<'a> {
     /// The URI, without transport and query.
     pub uri: &'a str,
-    /// Whether the daemon is to refuse every change on this connection (`VIR_CONNECT_RO`).
+    /// Opens it read-only: the daemon then refuses every change (`VIR_CONNECT_RO`).
     pub read_only: bool,
 }
 
@@ -191,7 +178,7 @@ impl Call for Open<'_> {
     }
 }
 
-/// The daemon's version: major × 1,000,000 + minor × 1,000 + release.
+/// Asks for the daemon's version: major × 1,000,000 + minor × 1,000 + release.
 pub struct LibraryVersion;
 
 impl Call for LibraryVersion {
@@ -209,12 +196,12 @@ impl Call for LibraryVersion {
 }
 
 /// Lists domains (since libvirt 0.9.13).
-pub struct List {
+pub struct ListDomains {
     /// `virConnectListAllDomainsFlags`: 0 for all, 1 for the active ones.
     pub flags: u32,
 }
 
-impl Call for List {
+impl Call for ListDomains {
     const PROCEDURE: i32 = 273;
     const DOING: &'static str = "listing the domains";
     type Reply = Vec<Domain>;
@@ -235,9 +222,8 @@ impl Call for List {
     }
 }
 
-/// What a domain is doing. Takes no job in the daemon, so it answers at once even while an attach is stuck.
+/// Asks for the state of a domain. The daemon needs no job for it, so it answers at once even while an attach hangs.
 pub struct GetState<'a> {
-    /// The domain.
     pub domain: &'a Domain,
 }
 
@@ -259,9 +245,8 @@ impl Call for GetState<'_> {
     }
 }
 
-/// Whether a domain outlives its process.
+/// Asks if a domain is persistent.
 pub struct IsPersistent<'a> {
-    /// The domain.
     pub domain: &'a Domain,
 }
 
@@ -279,11 +264,10 @@ impl Call for IsPersistent<'_> {
     }
 }
 
-/// The XML of a domain.
+/// Asks for the XML of a domain.
 pub struct GetXml<'a> {
-    /// The domain.
     pub domain: &'a Domain,
-    /// `virDomainXMLFlags`: 0 for what runs, 2 for what is stored.
+    /// `virDomainXMLFlags`: 0 for the live XML, 2 for the persistent one.
     pub flags: u32,
 }
 

@@ -35,7 +35,7 @@ fn arguments_are_written_as_libvirt_reads_them() {
     let uri = [&[0, 0, 0, 1, 0, 0, 0, 14][..], b"qemu:///session", &[0, 0, 0, 0, 1]].concat();
     let uri = [&uri[..7], &[15], &uri[8..]].concat();
     assert_eq!(written(&Open { uri: "qemu:///session", read_only: true }), uri);
-    assert_eq!(written(&List { flags: 1 }), [0, 0, 0, 1, 0, 0, 0, 1]);
+    assert_eq!(written(&ListDomains { flags: 1 }), [0, 0, 0, 1, 0, 0, 0, 1]);
     assert_eq!(written(&IsPersistent { domain: &domain() }), vm());
     assert_eq!(written(&GetState { domain: &domain() }), [&vm()[..], &[0; 4]].concat());
     assert_eq!(written(&GetXml { domain: &domain(), flags: 2 }), [&vm()[..], &[0, 0, 0, 2]].concat());
@@ -46,14 +46,17 @@ fn arguments_are_written_as_libvirt_reads_them() {
 #[test]
 fn a_list_of_domains_is_a_count_the_domains_and_the_count_again() {
     let two = [&[0, 0, 0, 2][..], &vm(), &vm(), &[0, 0, 0, 2]].concat();
-    assert_eq!(read(&List { flags: 0 }, &two), Ok(vec![domain(), domain()]));
-    assert_eq!(read(&List { flags: 0 }, &[0; 8]), Ok(vec![]));
+    assert_eq!(read(&ListDomains { flags: 0 }, &two), Ok(vec![domain(), domain()]));
+    assert_eq!(read(&ListDomains { flags: 0 }, &[0; 8]), Ok(vec![]));
     for cut in 0..two.len() {
-        assert!(read(&List { flags: 0 }, &two[..cut]).is_err(), "cut at {cut}");
+        assert!(read(&ListDomains { flags: 0 }, &two[..cut]).is_err(), "cut at {cut}");
     }
     let mut lie = two;
     *lie.last_mut().unwrap() = 3;
-    assert_eq!(read(&List { flags: 0 }, &lie), Err(xdr::Error::Impossible { what: "number of domains", value: 3 }));
+    assert_eq!(
+        read(&ListDomains { flags: 0 }, &lie),
+        Err(xdr::Error::Impossible { what: "number of domains", value: 3 })
+    );
 }
 
 #[test]
@@ -69,8 +72,8 @@ fn answers_of_one_value_are_that_value() {
     assert_eq!(read(&Open { uri: "", read_only: false }, &[]), Ok(()));
     assert_eq!(read(&Open { uri: "", read_only: false }, &[0]), Err(xdr::Error::Trailing(1)));
     let list = |id: [u8; 4]| [&[0, 0, 0, 1], &vm()[..24], &id, &[0, 0, 0, 1]].concat();
-    assert_eq!(read(&List { flags: 0 }, &list([0xff; 4])).unwrap()[0].id, -1);
-    assert!(read(&List { flags: 0 }, &list([0xff, 0xff, 0xff, 0xfe])).is_err());
+    assert_eq!(read(&ListDomains { flags: 0 }, &list([0xff; 4])).unwrap()[0].id, -1);
+    assert!(read(&ListDomains { flags: 0 }, &list([0xff, 0xff, 0xff, 0xfe])).is_err());
 }
 
 /// Numbers that look random and are the same each time (xorshift64).
@@ -100,7 +103,7 @@ fn no_bytes_make_a_decoder_panic_or_invent_anything() {
         }
         bytes.truncate(next(bytes.len() + 1));
         let whole = bytes.len();
-        if let Ok(domains) = read(&List { flags: 0 }, &bytes) {
+        if let Ok(domains) = read(&ListDomains { flags: 0 }, &bytes) {
             // What was read took at least its own size on the wire.
             let size: usize = domains.iter().map(|domain| 24 + domain.name.len()).sum();
             assert!(size + 8 <= whole);

@@ -1,4 +1,4 @@
-//! What OVS's database says of a NIC's port: in one place, for ADD, CHECK, `inspect`, `list` and `doctor`.
+//! Problems of a NIC's port in OVS, for ADD, CHECK, `inspect`, `list` and `doctor`.
 
 use std::fmt;
 use std::path::Path;
@@ -7,20 +7,19 @@ use super::database::{CLIENT, Interface, SERVER, Snapshot};
 use super::path::SocketPath;
 use crate::{quote, sys};
 
-/// Where OVS makes the sockets of ports of type `dpdkvhostuser` if `vhost-sock-dir` doesn't say.
+/// Where OVS makes the sockets of ports of type `dpdkvhostuser` if `vhost-sock-dir` is not set.
 const SERVER_DIRECTORY: &str = "/var/run/openvswitch";
 
 /// Most ports that a message names.
 const NAMED_MAX: usize = 4;
 
-/// A NIC whose port is looked for.
+/// A NIC whose port is checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Nic<'a> {
     /// The socket's path as the data plane knows it.
     pub path: &'a Path,
     /// `CNI_CONTAINERID`: the sandbox.
     pub container_id: &'a str,
-    /// `CNI_IFNAME`
     pub ifname: &'a str,
     /// The pod's namespace and name, as in `default/vm`.
     pub pod: &'a str,
@@ -46,18 +45,16 @@ impl Nic<'_> {
     }
 }
 
-/// A port as messages name it.
+/// A port, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
-    /// Its name.
     pub name: String,
-    /// The path of its socket.
     pub path: String,
-    /// Why it is taken for a leftover, if it is.
+    /// Why it is considered stale, if it is.
     pub stale: Option<String>,
 }
 
-/// What is wrong with a NIC's port.
+/// A problem of a NIC's port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
     /// No port has the path.
@@ -69,46 +66,28 @@ pub enum Problem {
     },
     /// Several ports have the path.
     Several {
-        /// These.
         ports: Vec<Port>,
-        /// What OVS runs with, such as "OVS 3.5.0, DPDK 24.11.8".
+        /// The versions, such as "OVS 3.5.0, DPDK 24.11.8".
         versions: String,
     },
     /// OVS has no DPDK.
-    WithoutDpdk {
-        /// The port.
-        port: Port,
-        /// Why, and what to do.
-        why: String,
-    },
-    /// OVS listens at a socket of its own.
-    Server {
-        /// The port.
-        port: Port,
-    },
+    WithoutDpdk { port: Port, why: String },
+    /// OVS listens at the socket.
+    Server { port: Port },
     /// OVS could not make the port.
     Failed {
-        /// The port.
         port: Port,
-        /// OVS's own words.
+        /// OVS's message.
         error: String,
     },
     /// OVS has not made the port.
-    NotMade {
-        /// The port.
-        port: Port,
-    },
-    /// OVN manages the port, and has not installed its flows, or has removed them.
-    NotInstalled {
-        /// The port.
-        port: Port,
-        /// Its logical port.
-        iface_id: String,
-    },
+    NotMade { port: Port },
+    /// OVN manages the port, but has not installed its flows or has removed them.
+    NotInstalled { port: Port, iface_id: String },
 }
 
 impl Problem {
-    /// Returns whether it matters where a data plane is connected to the NIC: which may be another than OVS.
+    /// Returns true if it matters even if a data plane is connected to the NIC, which may not be OVS.
     #[must_use]
     pub fn concerns_a_connected_nic(&self) -> bool {
         matches!(self, Self::Several { .. } | Self::NotInstalled { .. })
@@ -161,7 +140,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Names ports that have one path, and how to get out of that.
+/// Names ports that have one path, and how to fix that.
 fn several(f: &mut fmt::Formatter<'_>, ports: &[Port], versions: &str) -> fmt::Result {
     write!(f, "{} ports of OVS have this vhost-server-path: ", ports.len())?;
     for (at, port) in ports.iter().take(NAMED_MAX).enumerate() {
@@ -173,7 +152,7 @@ fn several(f: &mut fmt::Formatter<'_>, ports: &[Port], versions: &str) -> fmt::R
     }
     let stale = ports.iter().filter(|port| port.stale.is_some()).map(|port| for_a_shell(&port.name));
     let stale: Vec<&str> = stale.take(NAMED_MAX).collect();
-    // Which one is the NIC's own may not be known.
+    // The NIC's own port may be unknown.
     let which = if stale.is_empty() { "all but the NIC's own" } else { "the stale one" };
     let removal = |options: &str| {
         let names = if stale.is_empty() { &["NAME"] } else { &stale[..] };
@@ -181,8 +160,8 @@ fn several(f: &mut fmt::Formatter<'_>, ports: &[Port], versions: &str) -> fmt::R
         each.collect::<Vec<_>>().join(" && ")
     };
     if is_spelled_alike(ports) {
-        // DPDK, lib/vhost/socket.c: the second registration starts the first one again, and leaves an entry for
-        // reconnecting that outlives its socket. No release up to 26.07 is free of it, whichever port is removed first.
+        // DPDK, lib/vhost/socket.c: the second registration restarts the first one, and leaves a reconnect entry that
+        // outlives its socket. All releases up to 26.07 have this bug, whichever port is removed first.
         write!(
             f,
             "; OVS uses one of them, and breaks when one is removed while it runs ({versions}: it hangs or crashes at one of the next \
@@ -199,23 +178,23 @@ fn several(f: &mut fmt::Formatter<'_>, ports: &[Port], versions: &str) -> fmt::R
     }
 }
 
-/// Returns a port's name if it may stand in a command that people copy: a pod's author chooses a part of it.
+/// Returns a port's name if it is safe in a command that people copy, else "NAME". A pod's author chooses part of it.
 fn for_a_shell(name: &str) -> &str {
     let is_plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.".contains(&byte));
     if is_plain { name } else { "NAME" }
 }
 
-/// Returns whether two ports have the very same path. DPDK takes other spellings for other sockets.
+/// Returns true if two ports have exactly the same path. DPDK considers other spellings as other sockets.
 #[must_use]
 pub fn is_spelled_alike(ports: &[Port]) -> bool {
     ports.iter().enumerate().any(|(at, one)| ports.iter().skip(at + 1).any(|other| one.path == other.path))
 }
 
-/// The path of a port's socket.
+/// Returns the path of a port's socket.
 fn socket_of<'a>(snapshot: &Snapshot, port: &'a Interface) -> Option<std::borrow::Cow<'a, Path>> {
     if port.kind == SERVER {
         let directory = snapshot.switch.other_config.get("vhost-sock-dir");
-        // A relative one is below OVS's directory.
+        // It may be relative to OVS's directory.
         let directory =
             directory.map_or_else(|| SERVER_DIRECTORY.into(), |below| Path::new(SERVER_DIRECTORY).join(below));
         return Some(directory.join(&port.name).into());
@@ -223,7 +202,7 @@ fn socket_of<'a>(snapshot: &Snapshot, port: &'a Interface) -> Option<std::borrow
     port.options.get("vhost-server-path").map(|path| Path::new(path).into())
 }
 
-/// A port as messages name it.
+/// Returns a port, for messages.
 fn named(snapshot: &Snapshot, port: &Interface) -> Port {
     let path = socket_of(snapshot, port).map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
     Port { name: port.name.clone(), path, stale: None }
@@ -237,7 +216,7 @@ impl Snapshot {
         self.ports.iter().filter(|port| socket_of(self, port).is_some_and(|other| socket.is_at(&other))).collect()
     }
 
-    /// Returns what OVS runs with, in words.
+    /// Returns the versions of OVS and DPDK, for messages.
     #[must_use]
     pub fn versions(&self) -> String {
         let ovs = self
@@ -278,13 +257,13 @@ impl Snapshot {
         }
     }
 
-    /// Returns whether kube-ovn has made the NIC's port, so that no other data plane is meant.
+    /// Returns true if kube-ovn made the NIC's port, so the data plane is OVS.
     #[must_use]
     pub fn is_kube_ovns(&self, nic: &Nic<'_>) -> bool {
         self.port_of(nic).is_some_and(|port| nic.owns(port))
     }
 
-    /// Returns what is wrong with the NIC's port.
+    /// Returns the problem of the NIC's port, if any.
     #[must_use]
     pub fn problem(&self, nic: &Nic<'_>) -> Option<Problem> {
         let found = self.ports_at(nic.path);
@@ -330,14 +309,13 @@ impl Snapshot {
         Problem::Missing { elsewhere, without_dpdk }
     }
 
-    /// Returns whether kube-ovn made a port for a pod of the NIC's pod's name, or for the same VM: its uid may be
-    /// another.
+    /// Returns true if kube-ovn made a port for a pod with the NIC's pod name, or for the same VM. The uid may differ.
     fn is_of_same_pod(&self, port: &Interface, nic: &Nic<'_>) -> bool {
         let pod = |port: &Interface| {
             let (namespace, name) = (port.external_ids.get("pod_namespace")?, port.external_ids.get("pod_name")?);
             Some(format!("{namespace}/{name}"))
         };
-        // For a virtual machine of KubeVirt, the name is the machine's, as it is in the ports of the NIC's own sandbox.
+        // For a KubeVirt VM the name is the VM's, as in the ports of the NIC's own sandbox.
         let is_own = |port: &&Interface| sandbox_of(&port.name).is_some_and(|id| nic.container_id.starts_with(id));
         let machine = self.ports.iter().find(is_own).and_then(pod);
         pod(port).is_some_and(|pod| pod == nic.pod || Some(pod) == machine)
@@ -379,7 +357,7 @@ impl Snapshot {
     }
 }
 
-/// Returns the beginning of the sandbox's id in the name that kube-ovn gave a port, if it is of any use.
+/// Returns the prefix of the sandbox's id in kube-ovn's name of a port, if it is long enough.
 #[must_use]
 pub fn sandbox_of(name: &str) -> Option<&str> {
     let (id, _) = name.strip_suffix("_h")?.split_once('_').or_else(|| Some((name.strip_suffix("_h")?, "")))?;
@@ -393,8 +371,8 @@ pub fn dead_netns(port: &Interface) -> Option<&str> {
     is_gone(Path::new(netns)).then_some(netns)
 }
 
-/// Returns whether a network namespace certainly no longer exists. The path is the runtime's; one that leads through a
-/// process' root isn't followed into the pod's file systems, which may not answer.
+/// Returns true if a network namespace certainly no longer exists. A path through a process' root isn't followed: the
+/// pod's file systems may not answer.
 #[must_use]
 pub fn is_gone(netns: &Path) -> bool {
     sys::open_no_magiclinks(netns).is_err_and(|error| error.is_absent())

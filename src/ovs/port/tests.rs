@@ -36,7 +36,7 @@ fn a_port_has_the_name_that_kube_ovn_gives_it() {
 }
 
 #[test]
-fn each_trouble_names_the_port_and_its_kind() {
+fn each_problem_names_the_port_and_its_kind() {
     let own = |ids: &[(&str, &str)]| port("4f3c2b1a_net1_h", &format!("{SHARE}/net1"), ids);
     let with = |column: &str, value: Value| {
         let mut port = own(&[]);

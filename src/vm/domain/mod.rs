@@ -1,4 +1,4 @@
-//! What the XML of a running domain tells: vCPUs, memory, free ports, NICs (libvirt, formatdomain).
+//! The XML of a running domain: vCPUs, memory, free ports, NICs (libvirt, formatdomain).
 
 use std::collections::HashSet;
 
@@ -8,81 +8,71 @@ use super::xml::{self, Element};
 use crate::pod::unix_path::UnixPath;
 use crate::quote;
 
-/// A domain's description, as far as it matters here. It is the tenant's word: compared, never followed.
+/// The part of a domain's XML that matters here. The tenant may have written it: compare it, never follow it.
 #[derive(Clone, Debug, Default)]
 pub struct Description {
-    /// vCPUs that the guest has now.
     pub vcpus: u32,
     /// Whether all of the guest's memory is shared, so that a data plane can map it.
     pub shared_memory: bool,
-    /// The memory slots that QEMU wants of a data plane.
+    /// The memory slots that QEMU needs from a data plane.
     pub memory_slots: MemorySlots,
-    /// Whether the guest's memory is encrypted (`<launchSecurity>`: SEV, SEV-SNP, TDX, Secure Execution). Its devices see what the
-    /// guest shares with them, and it drives a virtio device only if that says so (`VIRTIO_F_ACCESS_PLATFORM`).
+    /// Whether the guest's memory is encrypted (`<launchSecurity>`: SEV, SEV-SNP, TDX, Secure Execution). Devices see
+    /// only what the guest shares with them, and the guest uses a virtio device only if it offers
+    /// `VIRTIO_F_ACCESS_PLATFORM`.
     pub encrypted: bool,
-    /// The same, and its virtio devices are PCI devices; those of Secure Execution (s390) are not.
+    /// As `encrypted`, and the virtio devices are PCI devices; those of Secure Execution (s390) are not.
     pub encrypted_pci: bool,
-    /// The MTUs that QEMU's arguments tell the guest of virtio NICs, each with the name that QEMU has for these.
+    /// The MTUs that QEMU's arguments set for virtio NICs, each with QEMU's name of the device.
     host_mtus: Vec<(String, u32)>,
-    /// The NICs.
     pub nics: Vec<Nic>,
-    /// Aliases of all devices.
     aliases: HashSet<String>,
-    /// Where a NIC can be plugged.
     ports: Ports,
 }
 
-/// The slots for a hot-plugged device.
+/// The free slots for a hot-plugged device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Ports {
-    /// The description does not tell: libvirt will know.
+    /// The XML does not show them: libvirt will find out.
     #[default]
     Unknown,
-    /// Conventional PCI: so many slots with nothing in them.
+    /// Conventional PCI: the number of empty slots.
     Conventional { free: usize },
-    /// PCI Express: so many root or downstream ports with nothing behind them, and whether there is a conventional
-    /// bridge.
+    /// PCI Express: the number of empty root or downstream ports, and whether there is a conventional bridge.
     Express { free: usize, bridge: bool },
 }
 
-/// What a NIC that is asked for is to what the domain has.
+/// The result of comparing a requested NIC with those of the domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Match {
-    /// Nothing in its way.
     Absent,
     /// It is there, as asked.
     Same(Nic),
-    /// Another device has its alias, MAC or socket, or it is there with other properties: in words.
+    /// Another device has its alias, MAC or socket, or the NIC is there with other properties.
     Conflict(String),
 }
 
-/// Why the domain cannot take the NIC; each says what would change that.
+/// The domain can't take the NIC. Each message says what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The guest's memory is private to QEMU.
     #[error(
         "the VM's memory is not shared, so no data plane could reach it: the domain needs <memoryBacking> with <access \
          mode='shared'/> (and memfd or hugepages), or memAccess='shared' on every NUMA cell, when it starts"
     )]
     MemoryNotShared,
-    /// No port is free.
     #[error(
         "the VM has no free PCIe port: the domain needs a spare <controller type='pci' model='pcie-root-port'/> for each NIC \
          to be plugged, when it starts"
     )]
     NoFreePort,
-    /// No conventional slot is free.
     #[error(
         "the VM has no free PCI slot: the domain needs a spare <controller type='pci' model='pci-bridge'/> when it starts"
     )]
     NoFreeSlot,
-    /// The model wants a conventional PCI slot and there is no bridge to such.
     #[error(
         "model virtio-transitional needs a conventional PCI slot, and the VM has none: use model virtio-non-transitional, or \
          give the domain a pcie-to-pci-bridge when it starts"
     )]
     NoConventionalSlot,
-    /// The model has virtio's old interface, which an encrypted guest can't use.
     #[error(
         "the VM's memory is encrypted (<launchSecurity>), which model virtio-transitional does not support: use model \
          virtio-non-transitional"
@@ -91,10 +81,10 @@ pub enum Error {
 }
 
 impl Description {
-    /// Reads a domain's live XML.
+    /// Parses a domain's live XML.
     ///
     /// # Errors
-    /// Those of [`Element::parse`], or that it is no domain.
+    /// Those of [`Element::parse`].
     pub fn parse(document: &str) -> Result<Self, xml::Error> {
         let domain = Element::parse(document)?;
         let nowhere = Element::default();
@@ -114,7 +104,7 @@ impl Description {
         })
     }
 
-    /// The NIC of this MAC and socket, or of this alias if its socket or MAC agrees.
+    /// Returns the NIC with this MAC and socket, or with this alias and one of them.
     #[must_use]
     pub fn find(&self, Target { mac, path, alias }: Target<'_>) -> Option<&Nic> {
         self.nics.iter().find(|nic| {
@@ -124,20 +114,21 @@ impl Description {
         })
     }
 
-    /// The vhost-user NIC whose socket this is.
+    /// Returns the vhost-user NIC with this socket.
     #[must_use]
     pub fn at(&self, path: &UnixPath) -> Option<&Nic> {
         self.nics.iter().find(|nic| nic.kind == "vhostuser" && nic.is_at(path))
     }
 
-    /// Compares a NIC that is asked for with what is there. `queues_matter` says whether their number was asked for too.
+    /// Compares a requested NIC with those of the domain. `queues_matter` is true if the number of queues was requested
+    /// too.
     #[must_use]
     pub fn compare(&self, asked: &Interface, queues_matter: bool) -> Match {
         if let Some(nic) = self.nics.iter().find(|nic| nic.is_on(&asked.mac, &asked.path)) {
             if let Some(difference) = difference(nic, asked, queues_matter) {
                 let mac = &asked.mac;
                 return Match::Conflict(format!(
-                    "the VM has this NIC (MAC {mac}) already, but with {difference} is asked for; unplug it first"
+                    "the VM already has this NIC (MAC {mac}) with {difference}: unplug it first"
                 ));
             }
             return Match::Same(nic.clone());
@@ -146,7 +137,7 @@ impl Description {
             let (alias, mac) = (quote::value(nic.alias.as_deref().unwrap_or("-")), quote::value(&nic.mac));
             Match::Conflict(format!("{what} is already that of another NIC of the VM ({alias}, MAC {mac})"))
         };
-        // libvirt itself takes a second NIC of the same MAC or socket, and the two then break each other.
+        // libvirt accepts a second NIC with the same MAC or socket, but the two break each other.
         if let Some(nic) = self.nics.iter().find(|nic| nic.alias.as_deref() == Some(&asked.alias)) {
             return held_by(nic, format!("alias {}", asked.alias));
         }
@@ -162,10 +153,10 @@ impl Description {
         Match::Absent
     }
 
-    /// What is wrong with a NIC that was plugged a moment ago, in words; `None` if it is there once, as asked.
+    /// Returns what is wrong with a NIC that was just plugged; `None` if it is there once, as requested.
     #[must_use]
     pub fn mismatch(&self, asked: &Interface) -> Option<String> {
-        // libvirt may number and size queues as it sees fit.
+        // libvirt may choose number and size of the queues.
         let asked = &Interface { rx_queue_size: None, tx_queue_size: None, ..asked.clone() };
         match self.compare(asked, false) {
             Match::Absent => Some("the VM's description does not show it".to_owned()),
@@ -178,8 +169,8 @@ impl Description {
         }
     }
 
-    /// The MTU that QEMU tells the guest of a NIC of this model that is plugged without one, if it does. Of several arguments the
-    /// last counts ("-global" in QEMU's manual).
+    /// Returns the default MTU that QEMU's arguments set for a NIC of this model, if any. The last argument counts
+    /// ("-global" in QEMU's manual).
     #[must_use]
     pub fn host_mtu(&self, model: &str) -> Option<u32> {
         let of_model = match model {
@@ -212,10 +203,10 @@ impl Description {
     }
 }
 
-/// A property of a NIC that is not as it is asked for, in words: what it is, and what it should be.
+/// Returns a property of a NIC that differs from the request: what it is, and what was requested.
 fn difference(nic: &Nic, asked: &Interface, queues_matter: bool) -> Option<String> {
     if queues_matter && nic.queues != asked.queues {
-        return Some(format!("queues {} where {}", nic.queues, asked.queues));
+        return Some(format!("queues={}; requested {}", nic.queues, asked.queues));
     }
     let sizes = [
         ("rx_queue_size", nic.rx_queue_size, asked.rx_queue_size),
@@ -223,25 +214,25 @@ fn difference(nic: &Nic, asked: &Interface, queues_matter: bool) -> Option<Strin
     ];
     for (what, is, should) in sizes {
         if let Some(should) = should.filter(|_| is != should) {
-            let is = is.map_or("QEMU's own".to_owned(), |is| is.to_string());
-            return Some(format!("{what} {is} where {should}"));
+            let is = is.map_or("QEMU's default".to_owned(), |is| is.to_string());
+            return Some(format!("{what}={is}; requested {should}"));
         }
     }
     if let Some(model) = nic.model.as_ref().filter(|model| **model != asked.model) {
-        return Some(format!("model {} where {}", quote::value(model), asked.model));
+        return Some(format!("model={}; requested {}", quote::value(model), asked.model));
     }
     let (is, should) = nic.address.zip(asked.address)?;
-    (is != should).then(|| format!("PCI address {is} where {should}"))
+    (is != should).then(|| format!("pci_address={is}; requested {should}"))
 }
 
-/// `<vcpu current='2'>4</vcpu>`; `current` only where it is less.
+/// `<vcpu current='2'>4</vcpu>`; `current` is there only if it is less.
 fn vcpus(domain: &Element) -> u32 {
     let Some(vcpu) = domain.child("vcpu") else { return 1 };
     vcpu.attribute("current").unwrap_or(vcpu.text()).parse().unwrap_or(1)
 }
 
-/// As libvirt judges it (qemu_validate.c, qemuValidateDomainDefVhostUserRequireSharedMemory): each NUMA cell by its own
-/// word, or by the domain's where it has none.
+/// Returns true if all memory is shared, by libvirt's own rule (qemu_validate.c,
+/// qemuValidateDomainDefVhostUserRequireSharedMemory): a NUMA cell's own attribute counts, else the domain's.
 fn shared_memory(domain: &Element) -> bool {
     let general = domain.child("memoryBacking").and_then(|backing| backing.child_attribute("access", "mode"));
     let cells = domain.child("cpu").and_then(|cpu| cpu.child("numa"));
@@ -252,8 +243,8 @@ fn shared_memory(domain: &Element) -> bool {
     cells.iter().all(|cell| cell.attribute("memAccess").or(general) == Some("shared"))
 }
 
-/// `-global virtio-net-device.host_mtu=1400`, or in its long form: the property that `<mtu>` sets, given to every such NIC that does
-/// not have its own, those too that are plugged later.
+/// Finds `-global virtio-net-device.host_mtu=1400`, or its long form: the default of the property that `<mtu>` sets. It
+/// also applies to NICs that are plugged later.
 fn host_mtus(domain: &Element) -> Vec<(String, u32)> {
     let of = |argument: &str| {
         let short = argument.split_once(".host_mtu=");
@@ -275,7 +266,7 @@ fn ports(devices: &Element) -> Ports {
     if of_model(&["pcie-root"]).next().is_none() {
         let pci = devices.children("controller").filter(|device| device.attribute("type") == Some("pci"));
         let buses: Vec<Option<u8>> = of_model(&["pci-root", "pci-bridge"]).map(index).collect();
-        // A bus of another kind may have slots, too.
+        // A bus of another kind may have free slots too.
         if buses.is_empty() || buses.len() < pci.count() {
             return Ports::Unknown;
         }

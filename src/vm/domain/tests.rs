@@ -71,10 +71,11 @@ fn whatever_else_holds_alias_mac_or_socket_is_a_conflict_in_words() {
             other => panic!("{other:?}"),
         }
     };
-    assert!(edit(|nic| nic.queues = 2).contains("queues 4 where 2"));
-    assert!(edit(|nic| nic.model = "virtio".into()).contains("model virtio-non-transitional where virtio "));
+    assert!(edit(|nic| nic.queues = 2).contains("queues=4; requested 2"));
+    assert!(edit(|nic| nic.model = "virtio".into()).contains("model=virtio-non-transitional; requested virtio:"));
     assert!(
-        edit(|nic| nic.address = PciAddress::parse("02:00.0")).contains("PCI address 0000:01:00.0 where 0000:02:00.0")
+        edit(|nic| nic.address = PciAddress::parse("02:00.0"))
+            .contains("pci_address=0000:01:00.0; requested 0000:02:00.0")
     );
     assert!(edit(|nic| nic.mac = "02:00:00:00:00:01".into()).starts_with("alias ua-pod1"));
     assert!(edit(|nic| (nic.path, nic.alias) = ("/x".into(), "ua-x".into())).starts_with("MAC 00:00:00:24:65:f4"));

@@ -1,15 +1,15 @@
-//! How many memory slots QEMU wants of a vhost-user back end, counted from the live XML of the domain.
+//! Counts the memory slots that QEMU needs from a vhost-user back end, from the live XML of the domain.
 //!
 //! QEMU shares each contiguous piece of a RAM block with the back end. It refuses a back end that has fewer slots than
-//! there are pieces, and tries again for ever (`net_vhost_user_init`). The count follows QEMU 10.0:
+//! there are pieces, and tries again without end (`net_vhost_user_init`). The count follows QEMU 10.0:
 //! * `vhost_section` takes RAM that has a file descriptor. This leaves out video memory, firmware and the BARs of host
 //!   devices.
 //! * `vhost_region_add_section` rounds each piece to the page size of its block and joins neighbours of the same block.
 //!   Pieces of different blocks are never joined. Each NUMA cell is a block, and so is each memory device.
 //! * `pc_q35_init` and `pc_init1` split RAM at the PCI hole below 4 GiB. VGA and firmware split it below 1 MiB.
 //!
-//! Some facts are not in the XML, such as what the firmware does with the chipset. They widen the bounds. Not counted is a
-//! guest that programs the PAM registers itself, segment by segment: its memory has up to six more pieces.
+//! Some facts are not in the XML, such as what the firmware does with the chipset. They widen the bounds. A guest that
+//! programs the PAM registers itself, segment by segment, is not counted: its memory has up to six more pieces.
 
 use super::xml::Element;
 
@@ -28,7 +28,7 @@ const TSEG: u64 = 16 * MIB;
 
 /// Slots that one virtio-mem device with dynamic slots takes at most (`MEMORY_DEVICES_SOFT_MEMSLOT_LIMIT`).
 const DYNAMIC_SLOTS: u32 = 256;
-/// Least slots that a back end must have beside a virtio-mem device with several slots
+/// Least slots that a back end must have with a virtio-mem device with several slots
 /// (`MEMORY_DEVICES_SAFE_MAX_MEMSLOTS`).
 const DYNAMIC_LIMIT: u32 = 509;
 /// Smallest slot of such a device (`VIRTIO_MEM_MIN_MEMSLOT_SIZE`).
@@ -138,7 +138,7 @@ fn ram(domain: &Element, devices: &Element) -> Option<MemorySlots> {
     Some(slots)
 }
 
-/// The RAM blocks in the order of their addresses: NUMA cells, or the whole.
+/// Returns the RAM blocks in the order of their addresses: NUMA cells, or the whole.
 fn blocks(domain: &Element, devices: &Element) -> Option<Vec<Block>> {
     let cells = domain.child("cpu").and_then(|cpu| cpu.child("numa"));
     let cells: Vec<&Element> = cells.map(|numa| numa.children("cell").collect()).unwrap_or_default();
@@ -160,7 +160,7 @@ fn blocks(domain: &Element, devices: &Element) -> Option<Vec<Block>> {
     Some(numbered.into_iter().map(|(_, block)| block).collect())
 }
 
-/// The pages of a cell, or of a machine without cells (`qemuBuildMemoryGetPagesize`).
+/// Returns the pages of a cell, or of a machine without cells (`qemuBuildMemoryGetPagesize`).
 fn pages(domain: &Element, cell: Option<u32>) -> Pages {
     let backing = domain.child("memoryBacking");
     let usual = match backing.and_then(|backing| backing.child_attribute("source", "type")) {
@@ -224,7 +224,7 @@ fn scaled(number: &str, unit: Option<&str>) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
-/// The ways in which a PC can show its RAM.
+/// Returns the ways in which a PC can show its RAM.
 fn pc(domain: &Element, devices: &Element, splits: &[u64], q35: bool) -> Vec<Layout> {
     let both = [false, true];
     let vga = vga(devices);
@@ -266,7 +266,7 @@ fn i440fx_splits(total: u64, machine: &str) -> Vec<u64> {
     }
 }
 
-/// Whether a device shows VGA's memory; `None` if the XML doesn't say.
+/// Returns true if a device shows VGA's memory; `None` if the XML doesn't say.
 fn vga(devices: &Element) -> Option<bool> {
     let mut there = Some(false);
     for model in devices.children("video").filter_map(|video| video.child("model")) {
@@ -282,7 +282,7 @@ fn vga(devices: &Element) -> Option<bool> {
     there
 }
 
-/// The size of TSEG, where the firmware may use SMM: UEFI does, SeaBIOS doesn't hide RAM.
+/// Returns the size of TSEG, where the firmware may use SMM: UEFI does, SeaBIOS doesn't hide RAM.
 fn tseg(domain: &Element) -> Option<u64> {
     let smm = domain.child("features").and_then(|features| features.child("smm"));
     let os = domain.child("os")?;
@@ -347,7 +347,7 @@ fn count(blocks: &[Block], layout: &Layout) -> u32 {
     count
 }
 
-/// The sections of the blocks that the guest sees, in the order of their addresses.
+/// Returns the sections of the blocks that the guest sees, in the order of their addresses.
 fn sections(blocks: &[Block], layout: &Layout) -> Vec<Section> {
     let total = blocks.iter().fold(0_u64, |sum, block| sum.saturating_add(block.size));
     let low = total.min(layout.split);
@@ -384,7 +384,7 @@ fn sections(blocks: &[Block], layout: &Layout) -> Vec<Section> {
     sections
 }
 
-/// The slots of `<memory model=…>` among the devices. Each has a RAM block that is never joined with another.
+/// Returns the slots of `<memory model=…>` among the devices. Each has a RAM block that is never joined with another.
 fn memory_device(device: &Element) -> MemorySlots {
     match device.attribute("model") {
         // QEMU counts no memory that is read-only; whether it is, libvirt versions differ in.
@@ -416,8 +416,8 @@ fn device_size(device: &Element) -> Option<u64> {
     device.child("target").and_then(|target| target.child("size")).and_then(size)
 }
 
-/// The pages that Hyper-V's SynIC lays over RAM, two for each vCPU that the guest enables it on (`synic_update`). RAM
-/// in small pages is in more pieces then.
+/// Returns the pages that Hyper-V's SynIC puts over RAM, two for each vCPU that the guest enables it on
+/// (`synic_update`). RAM in small pages is in more pieces then.
 fn synic(domain: &Element) -> MemorySlots {
     let Some(hyperv) = domain.child("features").and_then(|features| features.child("hyperv")) else {
         return MemorySlots::default();
@@ -429,14 +429,14 @@ fn synic(domain: &Element) -> MemorySlots {
     MemorySlots::up_to(vcpus.saturating_mul(2))
 }
 
-/// Returns true if the domain has memory that the rest of the XML doesn't describe: arguments of QEMU's, properties that
-/// override libvirt's, Xen's grant pages.
+/// Returns true if the domain has memory that the rest of the XML doesn't describe: arguments of QEMU's, properties
+/// that override libvirt's, Xen's grant pages.
 fn has_unknown_memory(domain: &Element) -> bool {
     let xen = domain.child("features").is_some_and(|features| features.child("xen").is_some());
     xen || !qemu_arguments(domain).is_empty() || domain.child("qemu:override").is_some()
 }
 
-/// What `<qemu:commandline>` adds.
+/// Returns what `<qemu:commandline>` adds.
 pub(super) fn qemu_arguments(domain: &Element) -> Vec<&str> {
     let arguments = domain.children("qemu:commandline").flat_map(|it| it.children("qemu:arg"));
     arguments.map(|argument| argument.attribute("value").unwrap_or_default()).collect()
