@@ -318,7 +318,7 @@ fn what_is_broken_about_the_runtime_shows() {
     conflist("", "ok", "01-kube-ovn.conflist is the one in use");
     conflist(&format!("rm -r {CONF}"), "wrong", "kube-ovn installed");
     conflist("rm *", "wrong", "has none");
-    conflist("echo '{' > 00-broken.conflist", "wrong", "00-broken.conflist is not a JSON object");
+    conflist("echo '{' > 00-broken.conflist", "wrong", "00-broken.conflist: it is not one JSON object");
     conflist(&format!("echo '{bare}' > 00-other.conflist"), "wrong", "comes first");
     conflist(&format!("echo '{bare}' > 10-other.conflist"), "ok", "01-kube-ovn");
     conflist(&format!("echo '{bare}' > 01-kube-ovn.conflist"), "warning", "install.sh");

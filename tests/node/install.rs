@@ -103,7 +103,7 @@ fn what_pods_that_are_gone_have_left_goes_and_the_last_pod_takes_the_rest_along(
 
     let before = left(&node, STATE);
     let dry = run(&node, &["--uninstall", "--dry-run"]);
-    assert!(dry.ok && dry.out.contains("would be freed"), "{dry:?}");
+    assert!(dry.ok && dry.out.contains("would be edited: plugin vhostuser-hotplug removed"), "{dry:?}");
     assert_eq!(left(&node, STATE), before);
 
     let text = uninstall(&node, &[]);
