@@ -197,7 +197,7 @@ fn what_is_broken_on_the_host_shows() {
     broken(
         "socket_base_dir",
         "wrong",
-        "no directory",
+        "not a directory",
         &format!("rmdir {base}; touch {base}"),
         &format!("rm {base}; mkdir {base}"),
     );
@@ -258,7 +258,7 @@ fn what_is_broken_on_the_host_shows() {
         broken("state_dir", "wrong", mode, &format!("mkdir {STATE}; chmod {mode} {STATE}"), &absent);
     }
     broken("state_dir", "wrong", "uid 7", &format!("mkdir -m 700 {STATE}; chown 7 {STATE}"), &absent);
-    broken("state_dir", "wrong", "no directory", &format!("ln -s /tmp {STATE}"), &absent);
+    broken("state_dir", "wrong", "not a directory", &format!("ln -s /tmp {STATE}"), &absent);
     node.sh(&format!("mkdir -m 700 {STATE}"));
     came_out(&ward.ask(), "state_dir", "ok", "root's alone");
 
