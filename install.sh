@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs vhostuser-hotplug on this node. The binary does the work, for it edits JSON and can say when a file is on
-# disk; this finds the binary, or builds it, and hands its words on.
+# Installs vhostuser-hotplug on this node. The binary does the work: it can edit JSON and sync files to the disk. This script
+# finds the binary or builds it, and passes the arguments on.
 set -eu
 
 usage() {
@@ -17,11 +17,11 @@ usage: install.sh [OPTIONS]
   --check          print what is installed and what is wrong with it; exit status 0 only if it is sound
   --uninstall      take the plugin out of the chain, and its binary away once no sandbox can call it any more
   --state-dir DIR, --kubelet-dir DIR
-                   to uninstall: where the plugin's records and kubelet's pods are, if the plugin's keys, which name other
-                   directories than the usual ones, went with an earlier --uninstall
+                   to uninstall: where the plugin's records and kubelet's pods are, if an earlier --uninstall removed the
+                   plugin's keys and these named other directories than the usual ones
   --dry-run        print what would be done, and do nothing
 
-DESTDIR is put before absolute paths. The binary is the one beside this script, or is built here with cargo.
+DESTDIR is put before absolute paths. The binary is the one next to this script, or is built here with cargo.
 Exit status: 0 if it is done or sound, 1 if not, 2 for a wrong option.
 TEXT
 }
@@ -31,23 +31,23 @@ die() {
     exit 1
 }
 
-# What is installed can look after itself, and a look must not start a build.
+# The installed binary can check and uninstall itself: neither must start a build.
 bin_dir=/opt/cni/bin
 installing=yes
 directory_next=no
-for word in "$@"; do
+for argument in "$@"; do
     if [ $directory_next = yes ]; then
-        bin_dir=$word
+        bin_dir=$argument
         directory_next=no
         continue
     fi
-    case $word in
+    case $argument in
         -h | --help)
             usage
             exit 0
             ;;
         --bin-dir) directory_next=yes ;;
-        --bin-dir=*) bin_dir=${word#*=} ;;
+        --bin-dir=*) bin_dir=${argument#*=} ;;
         --check | --uninstall) installing=no ;;
     esac
 done
@@ -59,7 +59,7 @@ if [ ! -x "$binary" ]; then
         binary=${DESTDIR:-}$bin_dir/vhostuser-hotplug
         [ -x "$binary" ] || die "$binary is not there"
     else
-        command -v cargo >/dev/null || die "there is no binary beside this script, and no cargo to build one with"
+        command -v cargo >/dev/null || die "there is no binary next to this script, and no cargo to build one"
         (cd "$here" && cargo build --release --locked --bin vhostuser-hotplug >&2)
         binary=${CARGO_TARGET_DIR:-$here/target}/$(rustc -vV | sed -n 's/^host: //p')/release/vhostuser-hotplug
     fi

@@ -1,4 +1,4 @@
-//! Files replaced whole or not at all, and a directory that one process at a time works in.
+//! Files that are replaced whole or not at all, and a directory's lock.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::Read;
@@ -9,97 +9,104 @@ use std::time::Duration;
 use crate::deadline::Deadline;
 use crate::sys::Error;
 
-/// What a file that is not whole yet ends in. No runtime takes it for a configuration (libcni reads `.conf`,
-/// `.conflist` and `.json`) or for a plugin.
+/// The extension of an unfinished file. No runtime takes it for a configuration (libcni reads `.conf`, `.conflist` and
+/// `.json`) or for a plugin.
 const UNFINISHED: &str = "vhostuser-hotplug-new";
 
-/// How long another who works in a directory is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a lock is tried: flock(2) has no time limit of its own.
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Whose a file is and what may be done with it.
+/// A file's permission bits, and its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Access {
-    /// Permission bits.
-    pub mode: u32,
-    /// Owner and group; root's own where there is nobody to follow.
-    pub owner: (u32, u32),
+pub struct Attributes {
+    mode: u32,
+    /// Owner and group; `None` leaves them as the kernel sets them.
+    owner: Option<(u32, u32)>,
 }
 
-impl Access {
-    /// Root's, with these permission bits.
+impl Attributes {
+    /// Sets the permission bits alone.
+    #[must_use]
+    pub fn mode(mode: u32) -> Self {
+        Self { mode, owner: None }
+    }
+
+    /// Makes root the owner.
     #[must_use]
     pub fn of_root(mode: u32) -> Self {
-        Self { mode, owner: (0, 0) }
+        Self { mode, owner: Some((0, 0)) }
     }
 
-    /// As that of another file.
+    /// Copies those of another file.
     #[must_use]
     pub fn like(metadata: &std::fs::Metadata) -> Self {
-        Self { mode: metadata.mode() & 0o7777, owner: (metadata.uid(), metadata.gid()) }
+        Self { mode: metadata.mode() & 0o7777, owner: Some((metadata.uid(), metadata.gid())) }
     }
 }
 
-/// Puts a file in its place by a rename: who opens `path` meanwhile gets the old one or the new one, whole, and after a
-/// loss of power one of the two is there. `still` is asked last before the rename: if it says no, nothing has changed,
-/// and neither is anything by an error.
+/// Replaces `path` by a rename: whoever opens it meanwhile gets the old file or the new one, whole, and after a loss of power
+/// one of the two is there. Calls `still` just before the rename; if it returns false, nothing has changed, and `replace`
+/// returns false. After an error nothing has changed either, unless it is that of syncing the directory.
 ///
-/// The new file is written into `beside`, on the same file system. For a configuration that is the runtime's directory:
-/// containerd reloads when a file is written there or renamed *from* there, but not when one is renamed *to* there from
-/// elsewhere, nor for what happens in a directory below.
+/// The new file is written to `unfinished` first, on the same file system. For a configuration that must be in the runtime's
+/// directory ([`unfinished`]): containerd reloads when a file is written there or renamed *from* there, but not when one is
+/// renamed *to* there from elsewhere, nor for what happens in a directory below.
 ///
 /// # Errors
 /// Those of the files.
 pub fn replace(
     path: &Path,
-    beside: &Path,
-    mut content: impl Read,
-    access: Access,
+    unfinished: &Path,
+    content: impl Read,
+    attributes: Attributes,
     still: impl FnOnce() -> bool,
 ) -> Result<bool, Error> {
-    let unfinished = unfinished(path, beside);
-    // What a process that was killed has left. Made anew, so that no link or stranger's mode is taken over.
-    remove(&unfinished)?;
-    let write = || {
-        let failed = |call| move |path: &Path, error: &std::io::Error| Error::of(call, path, error);
-        let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished);
-        let mut new = new.map_err(|error| failed("open")(&unfinished, &error))?;
-        std::io::copy(&mut content, &mut new).map_err(|error| failed("write")(&unfinished, &error))?;
-        let made = new.metadata().map_err(|error| failed("stat")(&unfinished, &error))?;
-        if (made.uid(), made.gid()) != access.owner {
-            let (user, group) = access.owner;
-            std::os::unix::fs::fchown(&new, Some(user), Some(group))
-                .map_err(|error| failed("fchown")(&unfinished, &error))?;
-        }
-        new.set_permissions(Permissions::from_mode(access.mode))
-            .map_err(|error| failed("fchmod")(&unfinished, &error))?;
-        new.sync_all().map_err(|error| failed("fsync")(&unfinished, &error))?;
-        if !still() {
-            return Ok(false);
-        }
-        std::fs::rename(&unfinished, path).map_err(|error| failed("rename")(path, &error))?;
-        Ok(true)
+    write(unfinished, content, attributes)?;
+    let renamed = if still() {
+        std::fs::rename(unfinished, path).map(|()| true).map_err(|error| Error::of("rename", path, &error))
+    } else {
+        Ok(false)
     };
-    match write() {
-        Ok(true) => {
-            let directory = path.parent().unwrap_or(beside);
-            sync_directory(directory)?;
-            Ok(true)
-        }
-        other => {
-            let _ = std::fs::remove_file(&unfinished);
-            other
-        }
+    if matches!(renamed, Ok(true)) {
+        sync_directory(path.parent().unwrap_or(Path::new(".")))?;
+    } else {
+        let _ = std::fs::remove_file(unfinished);
     }
+    renamed
 }
 
-/// Where a file is before it is whole.
+/// Writes a new file to the disk. Removes what is there first, so that it follows no link and keeps no stranger's mode;
+/// after an error, no file is there.
+///
+/// # Errors
+/// Those of the file.
+pub fn write(path: &Path, mut content: impl Read, Attributes { mode, owner }: Attributes) -> Result<(), Error> {
+    remove(path)?;
+    let mut create = || {
+        let failed = |call| move |error: std::io::Error| Error::of(call, path, &error);
+        let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let mut new = new.map_err(failed("open"))?;
+        std::io::copy(&mut content, &mut new).map_err(failed("write"))?;
+        if let Some(owner @ (user, group)) = owner {
+            let made = new.metadata().map_err(failed("stat"))?;
+            if (made.uid(), made.gid()) != owner {
+                std::os::unix::fs::fchown(&new, Some(user), Some(group)).map_err(failed("fchown"))?;
+            }
+        }
+        new.set_permissions(Permissions::from_mode(mode)).map_err(failed("fchmod"))?;
+        new.sync_all().map_err(failed("fsync"))
+    };
+    create().inspect_err(|_| drop(std::fs::remove_file(path)))
+}
+
+/// Returns the path in `directory` at which a file is written before it is renamed to `path`.
 #[must_use]
-pub fn unfinished(path: &Path, beside: &Path) -> PathBuf {
+pub fn unfinished(path: &Path, directory: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    beside.join(format!(".{}.{UNFINISHED}", name.trim_start_matches('.')))
+    directory.join(format!(".{}.{UNFINISHED}", name.trim_start_matches('.')))
 }
 
-/// Removes a file. False if it was not there.
+/// Removes a file. Returns false if it wasn't there.
 ///
 /// # Errors
 /// unlink(2)'s.
@@ -111,16 +118,16 @@ pub fn remove(path: &Path) -> Result<bool, Error> {
     }
 }
 
-/// Makes a directory and those above it that are missing.
+/// Creates a directory and its missing parents with these permission bits.
 ///
 /// # Errors
 /// mkdir(2)'s.
-pub fn make_directory(path: &Path) -> Result<(), Error> {
-    let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
+pub fn create_directories(path: &Path, mode: u32) -> Result<(), Error> {
+    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
     made.map_err(|error| Error::of("mkdir", path, &error))
 }
 
-/// Makes what was renamed or removed in a directory last through a loss of power.
+/// Makes renames and removals in a directory last through a loss of power.
 ///
 /// # Errors
 /// fsync(2)'s.
@@ -128,26 +135,25 @@ pub fn sync_directory(path: &Path) -> Result<(), Error> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(|error| Error::of("fsync", path, &error))
 }
 
-/// A directory that this process alone works in, among those that ask. Nothing is written for it: it is flock(2) on the
-/// directory itself, and ends with the process.
+/// A directory's lock, held until this value is dropped or the process ends. It is flock(2) on the directory itself, so
+/// that no file is written for it.
 #[derive(Debug)]
 pub struct Lock {
     _directory: File,
 }
 
-/// Takes the lock of a directory, and waits for it half a minute at most; `None` if others kept it.
+/// Takes the lock of a directory. Returns `None` if another process keeps it for longer than `patience`.
 ///
 /// # Errors
-/// Those of opening the directory.
-pub fn lock(directory: &Path) -> Result<Option<Lock>, Error> {
+/// Those of opening the directory, and flock(2)'s.
+pub fn lock(directory: &Path, patience: Duration) -> Result<Option<Lock>, Error> {
     let file = File::open(directory).map_err(|error| Error::of("open", directory, &error))?;
-    let deadline = Deadline::after(PATIENCE);
+    let deadline = Deadline::after(patience);
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(Some(Lock { _directory: file })),
             Err(TryLockError::WouldBlock) if deadline.passed() => return Ok(None),
-            // flock(2) has no time limit of its own.
-            Err(TryLockError::WouldBlock) => std::thread::sleep(deadline.remaining().min(Duration::from_millis(20))),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(deadline.remaining().min(LOCK_INTERVAL)),
             Err(TryLockError::Error(error)) => return Err(Error::of("flock", directory, &error)),
         }
     }

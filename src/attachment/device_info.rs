@@ -5,15 +5,15 @@
 //! QEMU makes the socket, so the mode is "server". The runtime names the file and deletes it after DEL. It may have
 //! contents of a device plugin, which stay (section 5.1.2).
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{file, sys};
+use crate::file::{self, Attributes};
+use crate::sys;
 
 /// The specification's version.
 const VERSION: &str = "1.1.0";
@@ -38,25 +38,18 @@ impl DeviceInfo {
     /// Those of the files.
     pub fn write(&self) -> Result<bool, sys::Error> {
         if let Some(parent) = self.file.parent() {
-            file::make_directory(parent)?;
+            file::create_directories(parent, 0o755)?;
         }
         let beside = self.beside();
-        let fail = |call, path: &Path| {
-            let path = path.to_owned();
-            move |error: std::io::Error| sys::Error::of(call, &path, &error)
-        };
-        // A call that was killed may have left it, as a hard link of the file.
-        file::remove(&beside)?;
         // Readable for all, as the specification's own library does: it has no secrets.
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o444).open(&beside);
-        let written = file.and_then(|mut file| file.write_all(self.text().as_bytes()).and_then(|()| file.sync_all()));
+        file::write(&beside, self.text().as_bytes(), Attributes::mode(0o444))?;
         // Not rename(2), which would replace another file.
-        let linked = written.map_err(fail("write", &beside)).map(|()| std::fs::hard_link(&beside, &self.file));
+        let linked = std::fs::hard_link(&beside, &self.file);
         file::remove(&beside)?;
-        match linked? {
+        match linked {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => self.is_there(),
-            Err(error) => Err(fail("link", &self.file)(error)),
+            Err(error) => Err(sys::Error::of("link", &self.file, &error)),
         }
     }
 

@@ -1,4 +1,5 @@
-//! An attachment of this node, as it is shown: what is recorded, and what is there of it now.
+//! The attachments of this node as `list` and `inspect` show them: what is recorded, and what is there now. The field names
+//! are those of the JSON, which others rely on.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,39 +14,30 @@ use crate::deadline::Deadline;
 use crate::libvirt::DomainState;
 use crate::ovs::Ovs;
 
-/// How long the processes of a pod are searched for a NIC's connection; there may be very many.
+/// How long to search a pod's processes, of which there may be very many, for a NIC's connection.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// All attachments. The names of its fields are those of the JSON, which others may rely on.
 #[derive(Debug, Serialize)]
 pub struct Attachments {
-    /// Those that could be read.
-    pub attachments: Vec<Attachment>,
-    /// Records that could not.
-    pub unreadable: Vec<Broken>,
+    pub attachments: Vec<ShownAttachment>,
+    pub unreadable: Vec<UnreadableRecord>,
 }
 
-/// A record that could not be read.
 #[derive(Debug, Serialize)]
-pub struct Broken {
-    /// Its file.
+pub struct UnreadableRecord {
     pub path: PathBuf,
-    /// Why.
     pub problem: String,
 }
 
-/// One attachment.
 #[derive(Debug, Serialize)]
-pub struct Attachment {
+pub struct ShownAttachment {
     /// The pod's namespace and name, as the runtime gave them.
     pub pod: String,
-    /// The pod's uid.
     pub uid: String,
     /// CNI_IFNAME.
     pub interface: String,
-    /// CNI_CONTAINERID: the sandbox.
+    /// CNI_CONTAINERID.
     pub container_id: String,
-    /// The network's name.
     pub network: String,
     /// CNI_NETNS.
     pub netns: PathBuf,
@@ -53,142 +45,123 @@ pub struct Attachment {
     pub created: u64,
     /// How long ago that is, in seconds.
     pub age: u64,
-    /// The share.
-    pub mount: Mount,
-    /// The NIC, if one was plugged.
-    pub nic: Option<Nic>,
+    pub mount: ShownShare,
+    /// `None` if only the volume is shared.
+    pub nic: Option<ShownNic>,
 }
 
-/// Something that should be there.
+/// Something that must be there.
 #[derive(Debug, Serialize)]
-pub struct Part {
-    /// Whether it is.
+pub struct CheckedPart {
+    /// True if it is there.
     pub ok: bool,
-    /// What is wrong, or why it cannot be known.
+    /// What is wrong, or why it is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// Whether it is known.
+    /// False if it could not be looked at.
     #[serde(skip)]
     pub is_known: bool,
 }
 
-/// The share.
 #[derive(Debug, Serialize)]
-pub struct Mount {
+pub struct ShownShare {
     /// The directory that the data plane sees.
     pub path: PathBuf,
     /// False, and left out otherwise, if it is not mounted and no NIC of the pod needs it.
     #[serde(skip_serializing_if = "Clone::clone")]
     pub needed: bool,
-    /// Whether it shows the pod's volume, or need not.
+    /// Ok if it shows the pod's volume, or isn't needed.
     #[serde(flatten)]
-    pub part: Part,
+    pub part: CheckedPart,
 }
 
-/// A NIC.
 #[derive(Debug, Serialize)]
-pub struct Nic {
-    /// Its alias in libvirt.
+pub struct ShownNic {
     pub alias: String,
-    /// Its MAC address.
     pub mac: String,
-    /// Pairs of queues, if known.
+    /// Queue pairs, if known.
     pub queues: Option<u16>,
-    /// Whether ADD came to its end.
+    /// False if ADD was cut short.
     pub attached: bool,
-    /// Its MTUs, if that of its network is known.
+    /// `None` if the network's MTU is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<Mtu>,
-    /// Its socket.
-    pub socket: Socket,
-    /// Its VM.
+    pub socket: ShownSocket,
     pub vm: Vm,
-    /// Whether a data plane is connected, and packets pass as far as OVS can tell.
     pub data_plane: DataPlane,
 }
 
-/// The MTUs of a NIC.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Mtu {
-    /// Of its network.
     pub network: u32,
-    /// That the guest took for it, and has unless somebody set another there.
+    /// What the guest took at the attach, and has unless somebody set another one there.
     pub guest: u32,
 }
 
-/// A NIC's socket.
 #[derive(Debug, Serialize)]
-pub struct Socket {
+pub struct ShownSocket {
     /// As QEMU knows it.
     pub path: String,
-    /// On the host.
     pub host_path: PathBuf,
-    /// Whether its file is there.
     #[serde(flatten)]
-    pub part: Part,
+    pub part: CheckedPart,
 }
 
-/// A NIC's data plane.
 #[derive(Debug, Serialize)]
 pub struct DataPlane {
-    /// Whether one is connected.
     pub connected: bool,
-    /// Whether packets pass, too, as far as OVS can tell.
+    /// Ok if packets pass, too, as far as OVS can tell.
     #[serde(flatten)]
-    pub part: Part,
+    pub part: CheckedPart,
 }
 
-/// A NIC's VM.
 #[derive(Debug, Serialize)]
 pub struct Vm {
     /// The domain's UUID, 32 hexadecimal digits.
     pub uuid: String,
-    /// Its name, if libvirt was asked and has it.
+    /// `None` if libvirt was not asked or has no such domain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What it is doing, likewise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<&'static str>,
-    /// libvirt's version, likewise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub libvirt: Option<String>,
-    /// Whether it has the NIC: "plugged", "different", "opening" (an attach may be under way), "leaving" (the guest was
-    /// asked to release it), "left-over" (it does not, and its socket is listened at), "gone" or "unknown". By
-    /// libvirt's word if that was asked, else by there being a process that has its socket.
+    /// "plugged", "different", "opening" (an attach may be under way), "leaving" (the guest was asked to release it),
+    /// "left-over" (the VM doesn't have it, and a process listens at its socket), "gone" or "unknown". From libvirt if that was
+    /// asked, else from whether a process has its socket.
     pub nic: &'static str,
-    /// The same as a judgement.
     #[serde(flatten)]
-    pub part: Part,
+    pub part: CheckedPart,
 }
 
-impl From<state::CheckResult> for Part {
+impl From<state::CheckResult> for CheckedPart {
     fn from(part: state::CheckResult) -> Self {
         let is_known = !matches!(part, Err(Problem::Unseen(_)));
-        let problem = part.err().map(|flaw| flaw.words());
+        let problem = part.err().map(|problem| problem.words());
         Self { ok: problem.is_none(), problem, is_known }
     }
 }
 
 impl Attachments {
-    /// Those of a store that are `wanted`, and all that cannot be read.
+    /// Looks at the attachments that are `wanted`, and lists all unreadable records.
     ///
     /// # Errors
-    /// In words: that the records cannot be listed.
+    /// A sentence: the records can't be listed.
     pub fn look(config: &Config, wanted: impl Fn(&Record) -> bool, ask: Ask) -> Result<Self, String> {
         let store = Store::new(&config.state_dir);
         let all = store.all();
         let all = all.map_err(|error| format!("the records cannot be listed: {error}"))?;
         let mut found = Self { attachments: Vec::new(), unreadable: Vec::new() };
-        // OVS is asked once for all of them.
+        // Queries OVS once for all of them.
         let ovs = Ovs::new(&config.ovsdb_socket);
         for one in all {
             match one {
                 Ok(record) if wanted(&record) => found.take(&record, (&store, &ovs), config, ask),
                 Ok(_) => {}
-                Err(ReadError { path, why }) => found.unreadable.push(Broken { path, problem: why }),
+                Err(ReadError { path, why }) => found.unreadable.push(UnreadableRecord { path, problem: why }),
             }
         }
-        // A pod's NICs stand together, whatever its uid.
+        // Groups a pod's NICs.
         found.attachments.sort_by(|a, b| (&a.pod, &a.uid, &a.interface).cmp(&(&b.pod, &b.uid, &b.interface)));
         Ok(found)
     }
@@ -196,26 +169,26 @@ impl Attachments {
     fn take(&mut self, record: &Record, (store, ovs): (&Store, &Ovs<'_>), config: &Config, ask: Ask) {
         let config = &config.of_attachment(record.keys.as_ref());
         match AttachmentState::of(record, store, None, &config.kubelet_dir) {
-            Some(scene) => self.attachments.push(Attachment::of(record, &scene, config, ask, ovs)),
-            None => self.unreadable.push(Broken {
+            Some(state) => self.attachments.push(ShownAttachment::of(record, &state, config, ask, ovs)),
+            None => self.unreadable.push(UnreadableRecord {
                 path: config.state_dir.join("pods").join(&record.uid),
-                problem: format!("holds a record of {}, which is no pod's uid", record.uid),
+                problem: format!("holds a record of {}, which is not a pod's uid", record.uid),
             }),
         }
     }
 }
 
-/// Whom to ask of a NIC's VM.
+/// Where a NIC's state comes from.
 #[derive(Clone, Copy, Debug)]
 pub enum Ask {
-    /// The kernel, which knows who has a socket.
+    /// The kernel's lists of sockets.
     Kernel,
-    /// The pod's libvirt, until then.
+    /// The pod's libvirt, until this deadline.
     Libvirt(Deadline),
 }
 
-impl Attachment {
-    fn of(record: &Record, scene: &AttachmentState<'_>, config: &Config, ask: Ask, ovs: &Ovs<'_>) -> Self {
+impl ShownAttachment {
+    fn of(record: &Record, state: &AttachmentState<'_>, config: &Config, ask: Ask, ovs: &Ovs<'_>) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Self {
             pod: record.pod.clone(),
@@ -226,54 +199,54 @@ impl Attachment {
             netns: record.netns.clone(),
             created: record.created,
             age: now.saturating_sub(record.created),
-            mount: Mount::of(scene),
-            nic: record.nic.as_ref().map(|nic| Nic::of(nic, scene, config, ask, ovs)),
+            mount: ShownShare::of(state),
+            nic: record.nic.as_ref().map(|nic| ShownNic::of(nic, state, config, ask, ovs)),
         }
     }
 
-    /// Whether all of it is as its ADD left it.
+    /// Returns true if everything is as ADD left it.
     pub fn is_sound(&self) -> bool {
-        let nic_is = |nic: &Nic| nic.socket.part.ok && nic.vm.part.ok && nic.data_plane.part.ok;
+        let nic_is = |nic: &ShownNic| nic.socket.part.ok && nic.vm.part.ok && nic.data_plane.part.ok;
         self.mount.part.ok && self.nic.as_ref().is_none_or(nic_is)
     }
 }
 
-impl Mount {
-    fn of(scene: &AttachmentState<'_>) -> Self {
-        let mount = scene.mount();
+impl ShownShare {
+    fn of(state: &AttachmentState<'_>) -> Self {
+        let mount = state.mount();
         let needed = !matches!(mount, Ok(ShareState::NotNeeded));
-        Self { path: scene.share().target(), needed, part: mount.map(drop).into() }
+        Self { path: state.share().target(), needed, part: mount.map(drop).into() }
     }
 }
 
-impl Nic {
-    fn of(nic: &record::Nic, scene: &AttachmentState<'_>, config: &Config, ask: Ask, ovs: &Ovs<'_>) -> Self {
-        let host_path = scene.share().target().join(&nic.socket);
+impl ShownNic {
+    fn of(nic: &record::Nic, state: &AttachmentState<'_>, config: &Config, ask: Ask, ovs: &Ovs<'_>) -> Self {
+        let host_path = state.share().target().join(&nic.socket);
         let vm = match ask {
             Ask::Kernel => {
-                let state = scene.nic(nic);
+                let nic_state = state.nic(nic);
                 Vm {
                     uuid: nic.domain.clone(),
                     name: None,
                     state: None,
                     libvirt: None,
-                    nic: state.word(),
-                    part: state.part(nic).into(),
+                    nic: nic_state.word(),
+                    part: nic_state.part(nic).into(),
                 }
             }
             Ask::Libvirt(deadline) => {
-                let told = scene.vm(nic, config, deadline);
+                let answer = state.vm(nic, config, deadline);
                 Vm {
-                    uuid: told.domain.as_ref().map_or_else(|| nic.domain.clone(), |domain| domain.uuid_digits()),
-                    name: told.domain.as_ref().map(|domain| domain.name.clone()),
-                    state: told.state.map(in_a_word),
-                    libvirt: told.libvirt.map(dotted),
-                    nic: told.nic.word(),
-                    part: told.part(nic).into(),
+                    uuid: answer.domain.as_ref().map_or_else(|| nic.domain.clone(), |domain| domain.uuid_digits()),
+                    name: answer.domain.as_ref().map(|domain| domain.name.clone()),
+                    state: answer.state.map(state_name),
+                    libvirt: answer.libvirt.map(dotted),
+                    nic: answer.nic.word(),
+                    part: answer.part(nic).into(),
                 }
             }
         };
-        let (connected, part) = scene.data_plane(nic, ovs, Deadline::after(LOOK));
+        let (connected, part) = state.data_plane(nic, ovs, Deadline::after(LOOK));
         let data_plane = DataPlane { connected, part: part.into() };
         Self {
             alias: nic.alias.clone(),
@@ -281,20 +254,20 @@ impl Nic {
             queues: nic.queues,
             attached: nic.attached,
             mtu: mtu::of_nic(nic).map(|(network, guest)| Mtu { network, guest }),
-            socket: Socket { path: nic.path.clone(), host_path, part: scene.socket(nic).into() },
+            socket: ShownSocket { path: nic.path.clone(), host_path, part: state.socket(nic).into() },
             vm,
             data_plane,
         }
     }
 }
 
-/// As libvirt writes its versions (`virConnectGetLibVersion`).
+/// Formats a version of `virConnectGetLibVersion`.
 fn dotted(version: u64) -> String {
     format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000)
 }
 
-/// As virsh(1) calls it.
-fn in_a_word(state: DomainState) -> &'static str {
+/// Returns virsh(1)'s name of a state.
+fn state_name(state: DomainState) -> &'static str {
     match state {
         DomainState::Running => "running",
         DomainState::Blocked => "idle",

@@ -1,4 +1,4 @@
-//! `conflist show|add|remove FILE`: our entry in a list.
+//! `conflist show|add|remove FILE`: the plugin's entry in a list.
 
 use std::path::{Path, PathBuf};
 
@@ -7,26 +7,26 @@ use serde_json::{Map, Value};
 
 use super::Answer;
 use crate::conflist::PLUGIN;
-use crate::conflist::file::{Edit, Error, Found, edit, lock};
-use crate::conflist::text::List;
+use crate::conflist::file::{Edit, Error, ListFile, edit, lock};
+use crate::conflist::text::ListText;
 
 /// What to do with the list.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
-    /// Print the types of its plugins in their order, and our entry
+pub enum ConflistAction {
+    /// Print the types of its plugins in their order, and the plugin's entry
     Show {
         /// The list
         file: PathBuf,
     },
-    /// Put the plugin into it, once and after kube-ovn; all else in it stays as it is written
+    /// Put the plugin into it, once and after kube-ovn; nothing else in it changes
     Add {
         /// The list
         file: PathBuf,
-        /// Keys for the plugin's entry, as a JSON object; those that it has besides stay
+        /// Keys for the plugin's entry, as a JSON object; the entry keeps its other keys
         #[arg(long, value_name = "JSON", value_parser = keys)]
         config: Option<Map<String, Value>>,
     },
-    /// Take the plugin out of it; all else in it stays as it is written
+    /// Take the plugin out of it; nothing else in it changes
     Remove {
         /// The list
         file: PathBuf,
@@ -37,22 +37,22 @@ fn keys(text: &str) -> Result<Map<String, Value>, String> {
     serde_json::from_str(text).map_err(|error| format!("not a JSON object: {error}"))
 }
 
-/// Does it.
-pub fn run(verb: Verb) -> Answer {
-    let (file, outcome) = match verb {
-        Verb::Show { file } => {
+/// Runs `conflist`.
+pub fn run(action: ConflistAction) -> Answer {
+    let (file, outcome) = match action {
+        ConflistAction::Show { file } => {
             let shown = show(&file);
             (file, shown)
         }
-        Verb::Add { file, config } => {
+        ConflistAction::Add { file, config } => {
             let changed = under_lock(&file, &Edit::Add(config.unwrap_or_default()));
-            let words = (format!("given the plugin {PLUGIN}"), "has the plugin already".to_owned());
-            (file, changed.map(|changed| if changed { words.0 } else { words.1 }))
+            let done = format!("edited: plugin {PLUGIN} added");
+            (file, changed.map(|changed| if changed { done } else { "has the plugin already".to_owned() }))
         }
-        Verb::Remove { file } => {
+        ConflistAction::Remove { file } => {
             let changed = under_lock(&file, &Edit::Remove);
-            let words = (format!("freed of the plugin {PLUGIN}"), "does not have the plugin".to_owned());
-            (file, changed.map(|changed| if changed { words.0 } else { words.1 }))
+            let done = format!("edited: plugin {PLUGIN} removed");
+            (file, changed.map(|changed| if changed { done } else { "does not have the plugin".to_owned() }))
         }
     };
     match outcome {
@@ -68,8 +68,8 @@ fn under_lock(file: &Path, what: &Edit) -> Result<bool, Error> {
 }
 
 fn show(file: &Path) -> Result<String, Error> {
-    let found = Found::read(file)?;
-    let list = List::parse(&found.text)?;
-    let chain = list.kinds().collect::<Vec<_>>().join(", ");
-    Ok(list.ours().map_or_else(|| chain.clone(), |ours| format!("{chain}\n{ours}")))
+    let found = ListFile::read(file)?;
+    let list = ListText::parse(&found.text)?;
+    let chain = list.types().collect::<Vec<_>>().join(", ");
+    Ok(list.entry().map_or_else(|| chain.clone(), |entry| format!("{chain}\n{entry}")))
 }

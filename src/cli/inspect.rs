@@ -1,4 +1,4 @@
-//! `inspect POD [NIC]`: a pod's attachments, with what its libvirt says. As CHECK looks, but for people.
+//! `inspect POD [NIC]`: a pod's attachments, with what its libvirt says. Looks as CHECK does, but for people.
 
 use std::cmp::Ordering;
 use std::fmt::Write as _;
@@ -7,22 +7,21 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Answer;
-use super::attachment::{Ask, Attachment, Attachments, Mtu, Nic, Part};
+use super::attachment::{Ask, Attachments, CheckedPart, Mtu, ShownAttachment, ShownNic};
 use super::list::unreadable;
-use super::place::{self, NodeArgs};
+use super::node_args::{self, NodeArgs};
 use super::screen::{age, clean, json};
 use crate::attachment::record::Record;
 use crate::deadline::Deadline;
 
-/// How long libvirt is waited for, in all.
+/// How long to wait for libvirt in all.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Shortest part of a uid that is taken for one, in characters.
+/// Shortest beginning of a uid that is accepted, in characters.
 const UID_PART: usize = 4;
 
-/// The options of `inspect`.
 #[derive(Debug, Args)]
-pub struct Inspect {
+pub struct InspectOptions {
     /// The pod: NAMESPACE/NAME, its uid, or as much of the uid as no other pod shares
     pod: String,
     /// The NIC, if not all of the pod's
@@ -31,30 +30,30 @@ pub struct Inspect {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    place: NodeArgs,
+    node: NodeArgs,
 }
 
 /// Shows the attachments that are meant. Exit status 0 if there are any, and all is as ADD left it.
-pub fn run(inspect: &Inspect) -> Answer {
+pub fn run(options: &InspectOptions) -> Answer {
     let look = |()| {
         let ask = Ask::Libvirt(Deadline::after(PATIENCE));
-        let found = Attachments::look(&inspect.place.config(), |record| inspect.means(record), ask)?;
-        inspect.judged(found)
+        let found = Attachments::look(&options.node.config(), |record| options.means(record), ask)?;
+        options.one_pod(found)
     };
-    let found = match place::enter_host_to_look().and_then(look) {
+    let found = match node_args::enter_host_to_look().and_then(look) {
         Ok(found) => found,
         Err(why) => return Answer::failure(why),
     };
-    let sound = found.attachments.iter().all(Attachment::is_sound);
+    let sound = found.attachments.iter().all(ShownAttachment::is_sound);
     let notes = found.unreadable.iter().map(unreadable).collect();
-    if inspect.json {
+    if options.json {
         return Answer { text: json(&found), notes, sound };
     }
     let texts: Vec<String> = found.attachments.iter().map(described).collect();
     Answer { text: texts.join("\n"), notes, sound }
 }
 
-impl Inspect {
+impl InspectOptions {
     fn means(&self, record: &Record) -> bool {
         let is_pod = if self.pod.contains('/') {
             record.pod == self.pod
@@ -64,7 +63,8 @@ impl Inspect {
         is_pod && self.nic.as_ref().is_none_or(|nic| record.ifname == *nic)
     }
 
-    fn judged(&self, found: Attachments) -> Result<Attachments, String> {
+    /// Refuses no attachment at all, and attachments of several pods.
+    fn one_pod(&self, found: Attachments) -> Result<Attachments, String> {
         let mut uids: Vec<&str> = found.attachments.iter().map(|one| one.uid.as_str()).collect();
         uids.dedup();
         match uids[..] {
@@ -81,7 +81,7 @@ impl Inspect {
     }
 }
 
-fn described(one: &Attachment) -> String {
+fn described(one: &ShownAttachment) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         // Writing to a string cannot fail.
@@ -92,13 +92,13 @@ fn described(one: &Attachment) -> String {
     line("Network", &clean(&one.network));
     line("Sandbox", &format!("{} ({})", clean(&one.container_id), clean(&one.netns.to_string_lossy())));
     line("Age", &age(one.age));
-    // Where it is missing, the words say where.
-    let how = if one.mount.needed {
+    // A missing mount's problem names the path itself.
+    let state = if one.mount.needed {
         "shows the pod's volume"
     } else {
         "not mounted, and not needed: no vhost-user NIC of the pod is recorded"
     };
-    let shown = format!("{}: {how}", one.mount.path.display());
+    let shown = format!("{}: {state}", one.mount.path.display());
     line("Mount", &judged(&one.mount.part, &shown, ""));
     let Some(nic) = &one.nic else {
         line("Plugged", "no: the attachment is the mount alone");
@@ -114,32 +114,32 @@ fn described(one: &Attachment) -> String {
         line("libvirt", version);
     }
     if let Some(mtu) = nic.mtu {
-        line("MTU", &in_words(mtu));
+        line("MTU", &describe_mtu(mtu));
     }
     line("Data plane", &judged(&nic.data_plane.part, "connected", ""));
     text
 }
 
-fn in_words(Mtu { network, guest }: Mtu) -> String {
+fn describe_mtu(Mtu { network, guest }: Mtu) -> String {
     match guest.cmp(&network) {
         Ordering::Equal => format!("{network}"),
         Ordering::Less => format!("{network} in the network, {guest} in the guest unless set there"),
         Ordering::Greater => {
             format!(
-                "{network} in the network, {guest} in the guest: larger packets get lost until {network} is set there"
+                "{network} in the network, {guest} in the guest: larger packets are lost until {network} is set there"
             )
         }
     }
 }
 
-fn vm(nic: &Nic) -> String {
+fn vm(nic: &ShownNic) -> String {
     let name = nic.vm.name.as_ref().map_or_else(|| "not found".to_owned(), |name| clean(name));
     let state = nic.vm.state.map_or(String::new(), |state| format!(", {state}"));
     judged(&nic.vm.part, "has the NIC", &format!("{name} (uuid {}){state}", clean(&nic.vm.uuid)))
 }
 
-/// What it is about, and how that is.
-fn judged(part: &Part, sound: &str, what: &str) -> String {
+/// Returns `what`, if it isn't empty, and how that is: `sound` or the problem.
+fn judged(part: &CheckedPart, sound: &str, what: &str) -> String {
     let wrong = if part.is_known { "MISSING" } else { "UNKNOWN" };
     let problem = |problem: &String| format!("{wrong}: {}", clean(problem));
     let verdict = part.problem.as_ref().map_or_else(|| sound.to_owned(), problem);

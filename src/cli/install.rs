@@ -1,17 +1,17 @@
-//! `install`: this program into the runtime's directory of plugins, and the plugin into kube-ovn's chain. install.sh
-//! hands its words on to it.
+//! `install` and `keep`: this program into the runtime's directory of plugins, and the plugin into kube-ovn's chain.
+//! install.sh passes its arguments on to `install`.
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::Answer;
 use crate::node::check::check;
-use crate::node::keep::{self, OnEnd};
+use crate::node::keep::{self, AtEnd};
 use crate::node::uninstall::uninstall;
-use crate::node::{self, Error, Journal, NodePaths};
+use crate::node::{ChangeLog, Error, Mode, NodePaths, install};
 
-/// Where the node has things, and how the plugin gets into the chain.
+/// The node's directories, and how the plugin gets into the chain.
 #[derive(Debug, Args)]
 pub struct Where {
     /// Where the runtime looks for plugins
@@ -23,18 +23,6 @@ pub struct Where {
     /// How the plugin gets into kube-ovn's chain
     #[arg(long, value_enum, default_value = "auto")]
     mode: Mode,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Mode {
-    /// As it is in already; otherwise conflist
-    Auto,
-    /// By a file in <conf-dir>/<network>, which runtimes with libcni 1.3 read (containerd 2.1)
-    Dropin,
-    /// By an entry in kube-ovn's conflist
-    Conflist,
-    /// Not at all: enough for NICs by NAD
-    None,
 }
 
 /// What to do instead of installing.
@@ -57,61 +45,38 @@ pub struct What {
     kubelet_dir: Option<PathBuf>,
 }
 
-/// What to do at the end.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum AtEnd {
-    /// Leave all as it is: another keeper follows
-    Stay,
-    /// Take the plugin out of the chain
-    Leave,
-}
-
 impl Where {
-    fn places(&self) -> NodePaths {
+    fn paths(&self) -> NodePaths {
         let root = std::env::var_os("DESTDIR").unwrap_or_default();
         NodePaths::below(Path::new(&root), &self.bin_dir, &self.conf_dir)
     }
-
-    fn mode(&self) -> node::Mode {
-        match self.mode {
-            Mode::Auto => node::Mode::Auto,
-            Mode::Dropin => node::Mode::DropIn,
-            Mode::Conflist => node::Mode::Conflist,
-            Mode::None => node::Mode::None,
-        }
-    }
 }
 
-/// Installs, uninstalls or looks.
-pub fn run(place: &Where, what: &What) -> Answer {
-    let places = place.places();
+/// Installs, uninstalls or checks.
+pub fn run(node: &Where, what: &What) -> Answer {
+    let paths = node.paths();
     if what.check {
-        let findings = check(&places, place.mode());
-        let line = |finding: &node::check::Finding| {
-            format!("{} {}\n", if finding.sound { "ok:   " } else { "wrong:" }, finding.text)
-        };
-        return Answer::of(findings.iter().map(line).collect(), findings.iter().all(|finding| finding.sound));
+        let items = check(&paths, node.mode);
+        let lines =
+            items.iter().map(|item| format!("{} {}\n", if item.sound { "ok:   " } else { "wrong:" }, item.text));
+        return Answer::of(lines.collect(), items.iter().all(|item| item.sound));
     }
-    let mut journal = Journal::new(what.dry_run);
+    let mut log = ChangeLog::new(what.dry_run);
     let outcome = if what.uninstall {
-        uninstall(&places, what.state_dir.as_deref(), what.kubelet_dir.as_deref(), &mut journal)
+        uninstall(&paths, what.state_dir.as_deref(), what.kubelet_dir.as_deref(), &mut log)
     } else {
-        node::install(&places, place.mode(), &mut journal)
+        install(&paths, node.mode, &mut log)
     };
-    answer(&journal, outcome)
+    answer(&log, outcome)
 }
 
-/// Keeps it installed until it is told to end.
-pub fn keep(place: &Where, at_end: AtEnd) -> Answer {
-    let on_end = match at_end {
-        AtEnd::Stay => OnEnd::Stay,
-        AtEnd::Leave => OnEnd::Leave,
-    };
-    answer(&Journal::default(), keep::keep(&place.places(), place.mode(), on_end))
+/// Keeps the plugin installed until a signal ends it.
+pub fn keep(node: &Where, at_end: AtEnd) -> Answer {
+    answer(&ChangeLog::default(), keep::keep(&node.paths(), node.mode, at_end))
 }
 
-fn answer(journal: &Journal, outcome: Result<(), Error>) -> Answer {
-    let mut lines = journal.lines().to_vec();
+fn answer(log: &ChangeLog, outcome: Result<(), Error>) -> Answer {
+    let mut lines = log.lines().to_vec();
     let sound = outcome.is_ok();
     lines.extend(outcome.err().map(|error| error.to_string()));
     Answer::of(lines.iter().map(|line| format!("{line}\n")).collect(), sound)

@@ -3,30 +3,29 @@
 use clap::Args;
 
 use super::Answer;
-use super::attachment::{Ask, Attachment, Attachments, Broken, Mtu};
-use super::place::{self, NodeArgs};
+use super::attachment::{Ask, Attachments, Mtu, ShownAttachment, UnreadableRecord};
+use super::node_args::{self, NodeArgs};
 use super::screen::{age, clean, json, table};
 
-/// The options of `list`.
 #[derive(Debug, Args)]
-pub struct List {
+pub struct ListOptions {
     /// As JSON, with more fields
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    place: NodeArgs,
+    node: NodeArgs,
 }
 
 /// Shows all attachments. Records that cannot be read make the exit status 1.
-pub fn run(list: &List) -> Answer {
+pub fn run(options: &ListOptions) -> Answer {
     let found =
-        place::enter_host_to_look().and_then(|()| Attachments::look(&list.place.config(), |_| true, Ask::Kernel));
+        node_args::enter_host_to_look().and_then(|()| Attachments::look(&options.node.config(), |_| true, Ask::Kernel));
     let found = match found {
         Ok(found) => found,
         Err(why) => return Answer::failure(why),
     };
     let sound = found.unreadable.is_empty();
-    if list.json {
+    if options.json {
         return Answer::of(json(&found), sound);
     }
     let mut notes: String = found.unreadable.iter().map(unreadable).collect();
@@ -40,12 +39,12 @@ pub fn run(list: &List) -> Answer {
     Answer { text, notes, sound }
 }
 
-/// A record that cannot be read, as it is told on stderr.
-pub fn unreadable(broken: &Broken) -> String {
-    format!("{} {}\n", clean(&broken.path.display().to_string()), clean(&broken.problem))
+/// Returns the line on stderr about an unreadable record.
+pub fn unreadable(record: &UnreadableRecord) -> String {
+    format!("{} {}\n", clean(&record.path.display().to_string()), clean(&record.problem))
 }
 
-fn row(one: &Attachment) -> [String; 9] {
+fn row(one: &ShownAttachment) -> [String; 9] {
     let word = |ok, yes: &str, no: &str| if ok { yes } else { no }.to_owned();
     let (mac, socket, vm, data_plane) = match &one.nic {
         Some(nic) => (

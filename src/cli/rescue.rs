@@ -9,7 +9,7 @@ use clap::Args;
 use log::info;
 
 use super::Answer;
-use super::place::{self, NodeArgs};
+use super::node_args::{self, NodeArgs};
 use super::screen::clean;
 use crate::attachment::journal::Journal;
 use crate::attachment::record::{Record, Store};
@@ -22,15 +22,14 @@ use crate::pod::identity::PodUid;
 use crate::pod::running::RunningPod;
 use crate::privilege::{self, Task};
 
-/// How long a rescue takes at most, unless its option says otherwise: a guest may take its time to release a NIC.
+/// Longest rescue in seconds, unless an option says otherwise: a guest may take long to release a NIC.
 const TIMEOUT: u64 = 40;
 
-/// How long after its deadline a rescue may still be at work.
+/// How long a rescue may go on after its deadline.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The options of `rescue`.
 #[derive(Debug, Args)]
-pub struct Options {
+pub struct RescueOptions {
     /// The pod: NAMESPACE/NAME as recorded, its uid, or pid:N of any process in it
     pod: String,
     /// The NIC, or its socket's path or name, if not all of the pod's
@@ -39,13 +38,13 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT, value_parser = clap::value_parser!(u64).range(5..))]
     timeout: u64,
     #[command(flatten)]
-    place: NodeArgs,
+    node: NodeArgs,
 }
 
-/// Frees what waits, and says what was done. Exit status 1 if something still waits or is still plugged.
-pub fn run(options: &Options) -> Answer {
+/// Frees the QEMUs that wait. Exit status 1 if one still waits, or a NIC is still plugged.
+pub fn run(options: &RescueOptions) -> Answer {
     logging::start();
-    match place::enter_host().and_then(|()| options.rescue()) {
+    match node_args::enter_host().and_then(|()| options.rescue()) {
         Ok(freed) if freed.is_empty() => Answer::of("No QEMU of the pod waits for a back end.\n".to_owned(), true),
         Ok(freed) => {
             let sound = freed.iter().all(|one| one.outcome.error().is_none());
@@ -55,18 +54,18 @@ pub fn run(options: &Options) -> Answer {
     }
 }
 
-impl Options {
+impl RescueOptions {
     fn rescue(&self) -> Result<Vec<Found>, String> {
-        // What frees a QEMU is on its way, as in an attach.
+        // A throttled rescue would hold up the VM, as a throttled attach does.
         limits::leave().iter().for_each(|limit| info!("rescue: {limit}"));
-        let config = &self.place.config();
+        let config = &self.node.config();
         let store = Store::new(&config.state_dir);
         privilege::confine(Task::Talk);
         let deadline = Deadline::after(Duration::from_secs(self.timeout));
         start_watchdog(deadline);
         let (uid, running) = match self.pod.strip_prefix("pid:") {
             Some(pid) => {
-                let pid = pid.parse().map_err(|_| format!("{} is no process id", clean(pid)))?;
+                let pid = pid.parse().map_err(|_| format!("{} is not a process id", clean(pid)))?;
                 identify::by_pid(pid, config).map_err(|error| error.to_string())?
             }
             None => {
@@ -74,7 +73,7 @@ impl Options {
                 let records = store.of_pod(&uid);
                 let netns = records.iter().map(|record| record.netns.as_path()).find(|path| path.exists());
                 let running = RunningPod::find(&uid, None, netns);
-                (uid, running.ok_or("no process of the pod lives, so no VM does")?)
+                (uid, running.ok_or("no process of the pod is left, so there is no VM")?)
             }
         };
         let records = store.of_pod(&uid);
@@ -92,7 +91,7 @@ impl Options {
         freed.map_err(|error| error.to_string())
     }
 
-    /// The pod by its uid, or by its name in the records.
+    /// Finds the pod's uid, given as such or by the pod's name in the records.
     fn uid(&self, store: &Store) -> Result<PodUid, String> {
         if let Some(uid) = PodUid::parse(&self.pod) {
             return Ok(uid);
@@ -112,21 +111,20 @@ impl Options {
     }
 }
 
-/// Makes sure that the command ends soon after its deadline: a socket may be on a file system of the tenant's, which need not
-/// answer. The kernel frees the pod's lock then.
+/// Ends the process soon after its deadline: a socket may be on a tenant's file system that doesn't answer. The kernel releases
+/// the pod's lock then.
 fn start_watchdog(deadline: Deadline) {
     let watch = move || {
         thread::sleep(deadline.and(GRACE).remaining());
-        let why =
-            "vhostuser-hotplug: rescue was given up after its deadline: a file system of the pod does not answer\n";
+        let why = "vhostuser-hotplug: rescue gave up after its deadline: a file system of the pod does not answer\n";
         let _ = super::write(stderr(), why);
         std::process::exit(1);
     };
-    // Without a thread it is as good as any command that nothing holds up.
+    // If the thread can't start, the command has no watchdog, which matters only if a file system hangs.
     drop(thread::Builder::new().spawn(watch));
 }
 
-/// The names under which the sockets of a NIC are known.
+/// Returns the paths that `nic` may mean: those of recorded NICs of this name, and the text itself.
 fn sockets(nic: &str, records: &[Record]) -> BTreeSet<String> {
     let recorded = records.iter().filter(|record| record.ifname == nic).filter_map(|record| record.nic.as_ref());
     recorded.map(|nic| nic.path.clone()).chain([nic.to_owned()]).collect()

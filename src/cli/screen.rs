@@ -1,5 +1,4 @@
-//! What goes to a terminal. Names of pods and of their VMs are whatever somebody called them: nothing of them may move a
-//! cursor, hide text or turn it round.
+//! Output for a terminal. Names of pods and VMs are untrusted: they must not move the cursor, hide text or reverse it.
 
 use std::fmt::Write as _;
 
@@ -7,18 +6,18 @@ use serde::Serialize;
 
 use crate::quote::{self, steers};
 
-/// Longest text that is shown whole, in bytes.
+/// Longest text that is not cut, in bytes.
 const TEXT_MAX: usize = 512;
 
-/// A text as it may be shown: on one line, of bounded length, what would steer the terminal spelt out.
+/// Returns a text on one line, of bounded length, with control characters escaped.
 pub fn clean(text: &str) -> String {
     quote::line(text, TEXT_MAX)
 }
 
-/// A value as JSON, over several lines, in which what would steer a terminal is escaped too: JSON itself demands that of
-/// the first 32 characters alone.
+/// Returns a value as JSON over several lines, with all characters escaped that control a terminal: JSON itself escapes only
+/// the first 32.
 pub fn json(value: &impl Serialize) -> String {
-    // What is printed here are structures of strings and numbers, which always serialise.
+    // Structures of strings and numbers always serialise.
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
@@ -35,7 +34,7 @@ pub fn json(value: &impl Serialize) -> String {
     shown
 }
 
-/// How long ago, in two units at most, as `kubectl` says it.
+/// Formats a time span in at most two units, as `kubectl` does.
 pub fn age(seconds: u64) -> String {
     let units = [(86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's')];
     let largest = units.iter().position(|(size, _)| seconds >= *size).unwrap_or(3);
@@ -51,7 +50,7 @@ pub fn age(seconds: u64) -> String {
     text
 }
 
-/// Columns as wide as what stands in them, three blanks apart; no blanks at a line's end.
+/// Formats columns as wide as their content, three blanks apart, without blanks at a line's end.
 pub fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
     let mut widths = header.map(str::len);
     for row in rows {

@@ -1,34 +1,27 @@
-//! A list's text, edited by splicing: what is not ours stays as it is written, to the byte.
+//! A list's text, edited by splicing: everything but the plugin's entry keeps its bytes.
 
-use std::fmt;
 use std::ops::Range;
 
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use thiserror::Error;
 
-use super::{KUBE_OVN, PLUGIN, SHARED_KEYS, is_closed};
+use super::{KUBE_OVN, PLUGIN, SHARED_KEYS};
 use crate::cni::json::{Members, kind, member};
 use crate::quote;
 
-/// Why a list cannot be edited, in a sentence.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why a list can't be edited, in a sentence.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0}")]
 pub struct NotEditable(String);
-
-impl fmt::Display for NotEditable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for NotEditable {}
 
 fn not_editable<T>(why: impl Into<String>) -> Result<T, NotEditable> {
     Err(NotEditable(why.into()))
 }
 
-/// A list, and where its plugins stand in its text.
+/// A list, and where its plugins are in its text.
 #[derive(Debug)]
-pub struct List<'a> {
+pub struct ListText<'a> {
     text: &'a str,
     members: Members,
     plugins: Vec<Plugin>,
@@ -40,11 +33,11 @@ struct Plugin {
     place: Range<usize>,
 }
 
-impl<'a> List<'a> {
-    /// Reads a list.
+impl<'a> ListText<'a> {
+    /// Parses a list.
     ///
     /// # Errors
-    /// That it is none, or that runtimes and this plugin might understand different things by it.
+    /// It is no list, or runtimes and this plugin could read it differently, as with a key that is there twice.
     pub fn parse(text: &'a str) -> Result<Self, NotEditable> {
         if text.starts_with('\u{feff}') {
             return not_editable("it starts with a byte order mark, with which no runtime reads it");
@@ -76,38 +69,32 @@ impl<'a> List<'a> {
         Ok(Self { text, members, plugins })
     }
 
-    /// The network's name; empty if it has none.
+    /// Returns the network's name; an empty one if it has none.
     #[must_use]
     pub fn name(&self) -> String {
         let name = self.members.value(self.text, "name");
         name.and_then(|name| serde_json::from_str(name).ok()).unwrap_or_default()
     }
 
-    /// The types of its plugins, in order.
-    pub fn kinds(&self) -> impl Iterator<Item = &str> {
+    /// Returns the types of its plugins, in order.
+    pub fn types(&self) -> impl Iterator<Item = &str> {
         self.plugins.iter().map(|plugin| plugin.kind.as_str())
     }
 
-    /// Whether a plugin of this type is in it.
+    /// Returns true if it has a plugin of this type.
     #[must_use]
     pub fn has(&self, kind: &str) -> bool {
-        self.kinds().any(|other| other == kind)
+        self.types().any(|other| other == kind)
     }
 
-    /// Whether it keeps plugins from being added by files beside it (libcni 1.3).
+    /// Returns the text of the plugin's entry, if it has one.
     #[must_use]
-    pub fn is_closed(&self) -> bool {
-        serde_json::from_str(self.text).is_ok_and(|list| is_closed(&list) == Ok(true))
-    }
-
-    /// The text of our entry, if there is one.
-    #[must_use]
-    pub fn ours(&self) -> Option<&'a str> {
+    pub fn entry(&self) -> Option<&'a str> {
         self.first(PLUGIN)
     }
 
-    /// Our entry as the list would get it. A plugin sees its own object alone, so what kube-ovn's says of the socket is
-    /// said again.
+    /// Returns the entry that the list would get. A plugin sees its own object only, so kube-ovn's keys of the socket are
+    /// copied.
     #[must_use]
     pub fn new_entry(&self) -> String {
         let theirs = self.first(KUBE_OVN).unwrap_or_default();
@@ -120,52 +107,52 @@ impl<'a> List<'a> {
         self.text.get(place)
     }
 
-    /// The list with our entry in it, once and after kube-ovn's, and `keys` in the entry. Keys of an entry that is there
-    /// already stay unless `keys` has them too, and so does its place if it is a possible one.
+    /// Returns the list with the plugin's entry in it, once and after kube-ovn's, and with `keys` in the entry. An entry that
+    /// is there keeps its other keys, and its place if it is after kube-ovn's.
     ///
-    /// A new entry is the last. A plugin of another that changes the result (tuning's MAC address) has then done so, and
-    /// libcni adds files beside the list in the same place; the chain is undone backwards, so kube-ovn's port goes after
-    /// our NIC whatever stands between them.
+    /// A new entry is the last. Other plugins have then changed the result (tuning sets a MAC address), and libcni adds
+    /// drop-ins at the end, too. DEL runs backwards, so that kube-ovn's port goes after the NIC whatever is between them.
     ///
     /// # Errors
-    /// That there is no kube-ovn in the list to stand behind.
-    pub fn with_ours(&self, keys: &Map<String, Value>) -> Result<String, NotEditable> {
+    /// The list has no kube-ovn.
+    pub fn with_entry(&self, keys: &Map<String, Value>) -> Result<String, NotEditable> {
         let Some(theirs) = self.plugins.iter().position(|plugin| plugin.kind == KUBE_OVN) else {
-            return not_editable(format!("no plugin of it is {KUBE_OVN}, which {PLUGIN} is to be chained after"));
+            return not_editable(format!("no plugin of it is {KUBE_OVN}, which {PLUGIN} must be chained after"));
         };
-        let ours = |plugin: &Plugin| plugin.kind == PLUGIN;
-        let kept = self.plugins.iter().enumerate().position(|(at, plugin)| at > theirs && ours(plugin));
-        let first = self.plugins.iter().position(ours);
+        let is_own = |plugin: &Plugin| plugin.kind == PLUGIN;
+        let kept = self.plugins.iter().enumerate().position(|(at, plugin)| at > theirs && is_own(plugin));
+        let first = self.plugins.iter().position(is_own);
         let entry = match kept.or(first).and_then(|at| self.plugins.get(at)) {
             Some(plugin) => self.text.get(plugin.place.clone()).unwrap_or_default().to_owned(),
             None => self.new_entry(),
         };
         let entry = with_keys(&entry, keys)?;
-        // Backwards, so that the numbers of those to come stay what they are.
+        // Backwards, so that the remaining positions stay valid.
         let mut text = self.text.to_owned();
-        for (at, _) in self.plugins.iter().enumerate().rev().filter(|(at, plugin)| ours(plugin) && Some(*at) != kept) {
-            text = List::parse(&text)?.without(at)?;
+        for (at, _) in self.plugins.iter().enumerate().rev().filter(|(at, plugin)| is_own(plugin) && Some(*at) != kept)
+        {
+            text = ListText::parse(&text)?.without(at)?;
         }
-        let rest = List::parse(&text)?;
-        match rest.plugins.iter().find(|plugin| ours(plugin)) {
+        let rest = ListText::parse(&text)?;
+        match rest.plugins.iter().find(|plugin| is_own(plugin)) {
             Some(kept) => Ok(spliced(rest.text, kept.place.clone(), &entry)),
             None => rest.with_last(&entry),
         }
     }
 
-    /// The list without our entry, however often it is there.
+    /// Returns the list without the plugin's entry, however often it is there.
     ///
     /// # Errors
-    /// That nothing would be left, which is no list.
-    pub fn without_ours(&self) -> Result<String, NotEditable> {
+    /// No plugin would be left.
+    pub fn without_entry(&self) -> Result<String, NotEditable> {
         let mut text = self.text.to_owned();
         for (at, _) in self.plugins.iter().enumerate().rev().filter(|(_, plugin)| plugin.kind == PLUGIN) {
-            text = List::parse(&text)?.without(at)?;
+            text = ListText::parse(&text)?.without(at)?;
         }
         Ok(text)
     }
 
-    /// The text without a plugin and its comma.
+    /// Returns the text without a plugin and its comma.
     fn without(&self, at: usize) -> Result<String, NotEditable> {
         let before = at.checked_sub(1).and_then(|at| self.plugins.get(at));
         let after = at.checked_add(1).and_then(|at| self.plugins.get(at));
@@ -177,7 +164,7 @@ impl<'a> List<'a> {
         }
     }
 
-    /// The text with one more plugin at the end, set off as the last one is.
+    /// Returns the text with one more plugin at the end, after as much white space as the last one.
     fn with_last(&self, entry: &str) -> Result<String, NotEditable> {
         let Some(last) = self.plugins.last() else { return not_editable("it has no plugins") };
         let before = self.text.get(..last.place.start).unwrap_or_default();
@@ -186,7 +173,7 @@ impl<'a> List<'a> {
     }
 }
 
-/// An entry's text with these keys in it, in the place of those that it has.
+/// Returns an entry's text with these keys in it; keys that it has get the new values in place.
 fn with_keys(entry: &str, keys: &Map<String, Value>) -> Result<String, NotEditable> {
     let mut entry = entry.to_owned();
     for (key, value) in keys {
@@ -196,17 +183,16 @@ fn with_keys(entry: &str, keys: &Map<String, Value>) -> Result<String, NotEditab
         let members = Members::of(&entry).or_else(|error| not_editable(error.to_string()))?;
         let place = members.places(key).next_back();
         match place {
-            // As it is written, if it says the same.
+            // The same value keeps its spelling.
             Some(place)
                 if entry
                     .get(place.clone())
                     .is_some_and(|old| serde_json::from_str(old).ok().as_ref() == Some(value)) => {}
             Some(place) => entry = spliced(&entry, place, &value.to_string()),
             None => {
-                let guest_path = entry.trim_start_matches('{');
-                let space = guest_path
-                    .get(..guest_path.len().saturating_sub(guest_path.trim_start().len()))
-                    .unwrap_or_default();
+                let members_text = entry.trim_start_matches('{');
+                let space = members_text.len().saturating_sub(members_text.trim_start().len());
+                let space = members_text.get(..space).unwrap_or_default();
                 let end = entry.trim_end_matches('}').trim_end().len();
                 let comma = if members.is_empty() { "" } else { "," };
                 entry = spliced(&entry, end..end, &format!("{comma}{space}{}:{value}", Value::from(key.as_str())));

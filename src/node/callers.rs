@@ -1,25 +1,23 @@
-//! Who may still call the plugin when it is out of the chain: sandboxes that were made while it was in.
+//! Which sandboxes may still call the plugin after it left the chain: those that were made while it was in.
 //!
-//! CRI-O and Multus undo a sandbox by the list that they kept at its ADD. A plugin that is gone by then keeps the pod from
-//! ending, for good.
+//! CRI-O and Multus send DEL by the list that they kept at ADD. If a plugin of that list is gone, the pod can never end.
 //!
-//! What libcni keeps is the list's file alone (`list.Bytes`): nothing tells of a plugin that was dropped in beside it, and
-//! nobody calls one by what was kept.
+//! libcni keeps the list's file alone (`list.Bytes`), without drop-ins; so no DEL by a kept list calls a drop-in.
 
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::NAME;
+use super::PLUGIN;
 use crate::sys;
 
 /// Longest kept list that is read, in bytes.
 const LIMIT: u64 = 1 << 20;
 
-/// How far below the cache's directory files are looked for: `results/<file>`, `multus/<file>`, `cache/results/<file>`.
+/// How far below the cache's directory files are searched: `results/<file>`, `multus/<file>`, `cache/results/<file>`.
 const DEPTH: u32 = 3;
 
-/// What libcni keeps of an ADD, as far as it matters here.
+/// What libcni keeps of an ADD, except for what doesn't matter here.
 #[derive(Deserialize)]
 struct CachedResult<'a> {
     /// The list, in base64.
@@ -27,7 +25,7 @@ struct CachedResult<'a> {
     config: Option<&'a str>,
 }
 
-/// The files below a runtime's cache that hold a list with the plugin in it.
+/// Returns the files below a runtime's cache that hold a list with the plugin in it.
 #[must_use]
 pub fn sandboxes(cache_dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -41,19 +39,19 @@ fn walk(directory: &Path, depth: u32, found: &mut Vec<PathBuf>) {
         let Ok(kind) = entry.file_type() else { continue };
         if kind.is_dir() && depth > 1 {
             walk(&entry.path(), depth.saturating_sub(1), found);
-        } else if kind.is_file() && sys::read_text(&entry.path(), LIMIT).is_ok_and(|text| remembers(&text)) {
+        } else if kind.is_file() && sys::read_text(&entry.path(), LIMIT).is_ok_and(|text| has_plugin(&text)) {
             found.push(entry.path());
         }
     }
 }
 
-/// Multus keeps lists as they are, libcni in base64.
-fn remembers(text: &str) -> bool {
+/// Returns true if a file's text holds such a list. Multus keeps lists in plain text, libcni in base64.
+fn has_plugin(text: &str) -> bool {
     let list = serde_json::from_str::<CachedResult<'_>>(text).ok().and_then(|kept| decoded(kept.config?));
-    text.contains(NAME) || list.is_some_and(|list| String::from_utf8_lossy(&list).contains(NAME))
+    text.contains(PLUGIN) || list.is_some_and(|list| String::from_utf8_lossy(&list).contains(PLUGIN))
 }
 
-/// Base64 of RFC 4648, section 4, as Go's encoding/json writes bytes.
+/// Decodes base64 (RFC 4648, section 4), as Go's encoding/json writes bytes.
 fn decoded(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let (mut bits, mut held) = (0_u32, 0_u32);

@@ -1,269 +1,263 @@
-//! Into kube-ovn's chain, and out of it.
+//! kube-ovn's chain: the plugin into it, out of it, and a look at it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::{Map, Value};
+use serde_json::Map;
 
-use super::{Error, Journal, Mode, NAME, NodePaths, kube_ovn};
-use crate::conflist::conf_dir::{drop_ins, read};
-use crate::conflist::file::{self as list, Edit, Found};
-use crate::conflist::text::List;
-use crate::conflist::{KUBE_OVN, PLUGIN, faults};
-use crate::file::{self, Access};
+use super::{ChangeLog, Error, Mode, NodePaths, PLUGIN};
+use crate::conflist::chain::{Chain, Judgement, Placement, is_network_name, read_object};
+use crate::conflist::file::{self as list, Edit, ListFile};
+use crate::conflist::text::ListText;
+use crate::conflist::{KUBE_OVN, conf_dir};
+use crate::file::{self, Attributes};
 use crate::sys;
 
 /// First containerd whose libcni reads drop-ins (its go.mod: 2.0 has libcni 1.2.3, 2.1 has 1.3.0).
 const CONTAINERD: (u32, u32) = (2, 1);
 
-/// kube-ovn's list and what belongs to it.
-struct Chain {
+/// kube-ovn's list on this node.
+struct KubeOvnList {
     path: PathBuf,
-    network: String,
-    /// Whether the plugin is in the list.
+    chain: Chain,
+    /// True if the list's file itself has the plugin.
     inlined: bool,
-    /// Its entry there, or the one that it would get.
+    /// The plugin's entry in the list, or the one that the list would get.
     entry: String,
-    /// Whether the list keeps drop-ins out.
-    closed: bool,
+    /// The file by which the plugin gets into the chain without an edit of the list, where libcni is 1.3 or later.
     drop_in: PathBuf,
 }
 
-impl Chain {
-    fn find(places: &NodePaths) -> Result<Option<Self>, Error> {
-        let Some(path) = kube_ovn::kube_ovns(&places.conf_dir)? else { return Ok(None) };
-        let found = Found::read(&path).map_err(|error| Error::List(path.clone(), error))?;
-        let list = List::parse(&found.text).map_err(|error| Error::List(path.clone(), error.into()))?;
+impl KubeOvnList {
+    /// Finds the first list with kube-ovn's plugin. Its name begins with a number that kube-ovn's operator chose.
+    ///
+    /// # Errors
+    /// The list that is kube-ovn's by its name can't be read: no other is taken instead.
+    fn find(conf_dir: &Path) -> Result<Option<Self>, Error> {
+        for path in conf_dir::files(conf_dir).unwrap_or_default() {
+            if path.extension().is_none_or(|kind| kind != "conflist") {
+                continue;
+            }
+            let is_named = path.file_name().is_some_and(|name| name.to_string_lossy().ends_with("kube-ovn.conflist"));
+            match ListFile::read(&path).and_then(|file| Self::parse(conf_dir, &path, &file.text)) {
+                Ok(Some(list)) => return list.map(Some),
+                Err(source) if is_named => return Err(Error::List { path, source }),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns `None` if the list doesn't have kube-ovn's plugin.
+    fn parse(conf_dir: &Path, path: &Path, text: &str) -> Result<Option<Result<Self, Error>>, list::Error> {
+        let list = ListText::parse(text)?;
+        if !list.has(KUBE_OVN) {
+            return Ok(None);
+        }
         let network = list.name();
-        // The name becomes a path. libcni refuses such a name too.
-        if network.is_empty() || network.starts_with('.') || network.contains('/') {
-            return Err(Error::Refused(format!("{}: {network:?} is no network's name", path.display())));
+        // The name becomes a path.
+        if !is_network_name(&network) {
+            let why = format!("{}: {network:?} is not a valid name of a network", path.display());
+            return Ok(Some(Err(Error::Refused(why))));
         }
-        let drop_in = kube_ovn::drop_in(&places.conf_dir, &network);
-        let entry = list.ours().map_or_else(|| list.new_entry(), str::to_owned);
-        Ok(Some(Self { inlined: list.has(PLUGIN), entry, closed: list.is_closed(), network, drop_in, path }))
+        let chain = Chain::of_file(path, text).map_err(list::Error::NotRegular)?;
+        let (inlined, drop_in) = (list.has(PLUGIN), drop_in(conf_dir, &network));
+        let entry = list.entry().map_or_else(|| list.new_entry(), str::to_owned);
+        Ok(Some(Ok(Self { path: path.to_owned(), chain, inlined, entry, drop_in })))
     }
 
-    fn edit(&self, edit: &Edit, journal: &mut Journal) -> Result<bool, Error> {
-        list::edit(&self.path, edit, journal.is_dry()).map_err(|error| Error::List(self.path.clone(), error))
+    fn edit(&self, edit: &Edit, log: &ChangeLog) -> Result<bool, Error> {
+        list::edit(&self.path, edit, log.is_dry()).map_err(|source| Error::List { path: self.path.clone(), source })
     }
 
-    /// Puts the entry into the list, with the keys that an operator gave a drop-in.
-    fn inline(&self, journal: &mut Journal) -> Result<(), Error> {
-        let keys = if self.drop_in.exists() { entry_in(&self.drop_in)? } else { Map::new() };
-        if self.edit(&Edit::Add(keys), journal)? {
-            journal.changed(&self.path, format_args!("given the plugin {NAME}"));
+    /// Adds the entry to the list, with the keys that an operator gave a drop-in.
+    fn inline(&self, log: &mut ChangeLog) -> Result<(), Error> {
+        let unread = |why| {
+            Error::Refused(format!("no runtime reads {} because of the file beside it: {why}", self.path.display()))
+        };
+        let keys = if self.drop_in.exists() { read_object(&self.drop_in).map_err(unread)? } else { Map::new() };
+        if self.edit(&Edit::Add(keys), log)? {
+            log.changed(&self.path, format_args!("edited: plugin {PLUGIN} added"));
         } else {
-            journal.say(&self.path, "has the plugin already");
+            log.say(&self.path, "has the plugin already");
         }
         Ok(())
     }
 
-    /// Takes the entry out of the list.
-    fn clear(&self, journal: &mut Journal) -> Result<(), Error> {
-        if self.edit(&Edit::Remove, journal)? {
-            journal.changed(&self.path, format_args!("freed of the plugin {NAME}"));
+    /// Removes the entry from the list.
+    fn clear(&self, log: &mut ChangeLog) -> Result<(), Error> {
+        if self.edit(&Edit::Remove, log)? {
+            log.changed(&self.path, format_args!("edited: plugin {PLUGIN} removed"));
         }
         Ok(())
     }
 
-    /// Puts the drop-in beside the list, with the keys that an operator gave the entry in it.
-    fn drop_beside(&self, places: &NodePaths, journal: &mut Journal) -> Result<(), Error> {
-        if self.drop_in.exists() {
-            journal.say(&self.drop_in, "there already");
+    /// Adds the drop-in, with the keys that an operator gave the entry in the list.
+    fn add_drop_in(&self, paths: &NodePaths, log: &mut ChangeLog) -> Result<(), Error> {
+        let path = &self.drop_in;
+        if path.exists() {
+            log.say(path, "there already");
             return Ok(());
         }
-        if !journal.is_dry() {
-            let entry = format!("{}\n", self.entry);
-            file::make_directory(&places.conf_dir.join(&self.network))?;
-            file::replace(&self.drop_in, &places.conf_dir, entry.as_bytes(), Access::of_root(0o600), || true)?;
+        if !log.is_dry() {
+            let (entry, unfinished) = (format!("{}\n", self.entry), file::unfinished(path, &paths.conf_dir));
+            file::create_directories(path.parent().unwrap_or(&paths.conf_dir), 0o755)?;
+            file::replace(path, &unfinished, entry.as_bytes(), Attributes::of_root(0o600), || true)?;
         }
-        journal.changed(&self.drop_in, "made");
+        log.changed(path, "made");
         Ok(())
     }
 }
 
-/// Takes a drop-in away, by way of the runtime's own directory: it watches no other.
-fn pick_up(drop_in: &Path, places: &NodePaths, journal: &mut Journal) -> Result<(), Error> {
-    let aside = file::unfinished(drop_in, &places.conf_dir);
-    if !journal.is_dry() {
-        // Of one who was killed at it.
+fn drop_in(conf_dir: &Path, network: &str) -> PathBuf {
+    conf_dir.join(network).join(format!("{PLUGIN}.conf"))
+}
+
+/// Removes a drop-in by way of the runtime's own directory, the only one that a runtime watches.
+fn remove_drop_in(drop_in: &Path, paths: &NodePaths, log: &mut ChangeLog) -> Result<(), Error> {
+    let aside = file::unfinished(drop_in, &paths.conf_dir);
+    if !log.is_dry() {
+        // An installer that was killed may have left it.
         file::remove(&aside)?;
     }
     if !drop_in.exists() {
         return Ok(());
     }
-    if !journal.is_dry() {
+    if !log.is_dry() {
         std::fs::rename(drop_in, &aside).map_err(|error| sys::Error::of("rename", drop_in, &error))?;
         file::remove(&aside)?;
-        // Others may have drop-ins of their own in it.
+        // Fails if others have drop-ins there.
         let _ = drop_in.parent().map(std::fs::remove_dir);
-        file::sync_directory(&places.conf_dir)?;
+        file::sync_directory(&paths.conf_dir)?;
     }
-    journal.changed(drop_in, "removed");
+    log.changed(drop_in, "removed");
     Ok(())
 }
 
-/// Gets into the chain, in one way.
+/// Puts the plugin into the chain, in one way.
 ///
 /// # Errors
-/// That there is no chain, that its list cannot be edited, or that drop-ins are not read.
-pub fn enter(places: &NodePaths, mode: Mode, journal: &mut Journal) -> Result<(), Error> {
+/// There is no chain, its list can't be edited, or the runtime doesn't read drop-ins.
+pub fn enter(paths: &NodePaths, mode: Mode, log: &mut ChangeLog) -> Result<(), Error> {
     if mode == Mode::None {
-        journal.say(&places.conf_dir, "left alone; the plugin is called by NADs that name it, and by nothing else");
+        log.say(&paths.conf_dir, "left alone; only NADs that name the plugin call it");
         return Ok(());
     }
-    let _lock = lock(places, journal)?;
-    let Some(chain) = Chain::find(places)? else {
+    let _lock = lock(paths, log)?;
+    let Some(list) = KubeOvnList::find(&paths.conf_dir)? else {
         return Err(Error::Refused(format!(
-            "{}: no list in it names kube-ovn; install kube-ovn first, or say --mode none if the plugin is for NADs only",
-            places.conf_dir.display()
+            "{}: no list in it names kube-ovn; install kube-ovn first, or use --mode none if the plugin is for NADs only",
+            paths.conf_dir.display()
         )));
     };
-    // The new way first: in both at once the plugin is called twice, which does no harm; in none it would be missed.
-    match resolve(mode, &chain, places, journal)? {
+    // The new way first: in both at once, the plugin is called twice, which does no harm.
+    match resolve(mode, &list, paths, log)? {
         Mode::DropIn => {
-            chain.drop_beside(places, journal)?;
-            chain.clear(journal)
+            list.add_drop_in(paths, log)?;
+            list.clear(log)
         }
         _ => {
-            chain.inline(journal)?;
-            pick_up(&chain.drop_in, places, journal)
+            list.inline(log)?;
+            remove_drop_in(&list.drop_in, paths, log)
         }
     }
 }
 
-/// What `auto` comes to, and whether a drop-in would be read.
-fn resolve(mode: Mode, chain: &Chain, places: &NodePaths, journal: &mut Journal) -> Result<Mode, Error> {
+/// Returns what `auto` means here, and refuses a drop-in that the runtime wouldn't read.
+fn resolve(mode: Mode, list: &KubeOvnList, paths: &NodePaths, log: &mut ChangeLog) -> Result<Mode, Error> {
     match mode {
         Mode::DropIn => {
             let refused =
-                |why: &str| Err(Error::Refused(format!("{}: a drop-in would not do: {why}", chain.path.display())));
-            if chain.closed {
-                return refused("it is not read, for the list says loadOnlyInlinedPlugins");
+                |why: &str| Err(Error::Refused(format!("{}: a drop-in would not work: {why}", list.path.display())));
+            if list.chain.is_inlined_only() {
+                return refused("it is not read, because the list has loadOnlyInlinedPlugins");
             }
             // Elsewhere it is another machine, or a distribution with a containerd of its own (k3s).
-            let here = places.conf_dir.starts_with("/etc");
+            let here = paths.conf_dir.starts_with("/etc");
             match here.then(containerd).flatten() {
                 Some(version) if version < CONTAINERD => {
-                    return refused("this node's containerd, older than 2.1, does not read it; use --mode conflist");
+                    return refused("this node's containerd is older than 2.1 and does not read it; use --mode conflist");
                 }
                 Some(_) => {}
-                // Its ocicni undoes a sandbox by the list that libcni kept of its ADD, which is the list's file alone.
-                None if here && answers("crio").is_some() => {
+                // Its ocicni sends DEL by the list that libcni kept of the ADD, which is the list's file alone.
+                None if here && version_of("crio").is_some() => {
                     return refused("CRI-O reads it, but sends no DEL by it; use --mode conflist");
                 }
-                None => journal.say(
-                    &chain.drop_in,
-                    "read by runtimes with libcni 1.3 or later (containerd 2.1); whether this node's is one cannot be told",
+                None => log.say(
+                    &list.drop_in,
+                    "read by runtimes with libcni 1.3 or later (containerd 2.1); cannot tell whether this node's is one",
                 ),
             }
             Ok(Mode::DropIn)
         }
-        Mode::Auto if chain.drop_in.exists() && !chain.inlined && !chain.closed => {
-            journal.say(&chain.drop_in, "mode auto: dropin, since it is there");
+        Mode::Auto if list.drop_in.exists() && !list.inlined && !list.chain.is_inlined_only() => {
+            log.say(&list.drop_in, "mode auto: dropin, because it is there");
             Ok(Mode::DropIn)
         }
         Mode::Auto => {
-            journal.say(&chain.path, "mode auto: conflist, which every runtime reads; not every one reads drop-ins");
+            log.say(&list.path, "mode auto: conflist, which every runtime reads; not every one reads drop-ins");
             Ok(Mode::Conflist)
         }
         other => Ok(other),
     }
 }
 
-/// Gets out of the chain, whichever way the plugin is in.
+/// Takes the plugin out of the chain, whichever way it is in.
 ///
 /// # Errors
 /// Those of the files.
-pub fn leave(places: &NodePaths, journal: &mut Journal) -> Result<(), Error> {
-    if !places.conf_dir.is_dir() {
+pub fn leave(paths: &NodePaths, log: &mut ChangeLog) -> Result<(), Error> {
+    if !paths.conf_dir.is_dir() {
         return Ok(());
     }
-    let _lock = lock(places, journal)?;
-    let Some(chain) = Chain::find(places)? else {
-        // kube-ovn went first, and with it its list.
-        return pick_up(&kube_ovn::drop_in(&places.conf_dir, KUBE_OVN), places, journal);
+    let _lock = lock(paths, log)?;
+    let Some(list) = KubeOvnList::find(&paths.conf_dir)? else {
+        // kube-ovn was uninstalled first, with its list.
+        return remove_drop_in(&drop_in(&paths.conf_dir, KUBE_OVN), paths, log);
     };
-    chain.clear(journal)?;
-    pick_up(&chain.drop_in, places, journal)
+    list.clear(log)?;
+    remove_drop_in(&list.drop_in, paths, log)
 }
 
-/// How the plugin is in the chain, and what is wrong with that.
-#[derive(Debug)]
-pub struct Verdict {
-    /// kube-ovn's list.
-    pub list: PathBuf,
-    /// The way that it is in; [`Mode::None`] if it is not.
-    pub mode: Mode,
-    /// Each in a sentence; nothing if the plugin will be called.
-    pub faults: Vec<String>,
-}
-
-/// Looks at the chain; `None` where kube-ovn has none. What libcni would chain is judged, so with every file dropped in
-/// beside the list, whatever its name.
+/// Returns kube-ovn's list and judges its chain; `None` where kube-ovn has none.
 ///
 /// # Errors
-/// That it cannot be found out.
-pub fn judge(places: &NodePaths) -> Result<Option<Verdict>, Error> {
-    let Some(chain) = Chain::find(places)? else { return Ok(None) };
-    let text = Found::read(&chain.path).map_err(|error| Error::List(chain.path.clone(), error))?.text;
-    let list = serde_json::from_str(&text).unwrap_or_default();
-    let mut dropped = chain.drop_in.exists().then(|| chain.drop_in.clone());
-    for (file, plugin) in drop_ins(&chain.path, &list) {
-        let unread =
-            |why| Error::Refused(format!("{}: with this, no runtime reads the list beside it: {why}", file.display()));
-        if plugin.map_err(unread)?.get("type").and_then(Value::as_str) == Some(NAME) {
-            dropped = Some(file);
-        }
+/// The list can't be read.
+pub fn judge(paths: &NodePaths) -> Result<Option<(PathBuf, Judgement)>, Error> {
+    Ok(KubeOvnList::find(&paths.conf_dir)?.map(|list| (list.path, list.chain.judge())))
+}
+
+/// Returns true if the plugin is in the chain in the way that `mode` asks for.
+#[must_use]
+pub fn is_as_asked(mode: Mode, placement: &Placement) -> bool {
+    match mode {
+        Mode::Auto => true,
+        Mode::DropIn => matches!(placement, Placement::DroppedIn(_)),
+        Mode::Conflist => *placement == Placement::Inlined,
+        Mode::None => *placement == Placement::Absent,
     }
-    let (mode, faults) = match (chain.inlined, dropped) {
-        (true, Some(file)) if !chain.closed => {
-            let file = file.display();
-            let twice =
-                format!("{NAME} is in it and in {file}: it would be called twice; say --mode conflist or dropin");
-            (Mode::Conflist, vec![twice])
-        }
-        (false, Some(file)) if chain.closed => {
-            (Mode::DropIn, vec![format!("it says loadOnlyInlinedPlugins, so {} is not read", file.display())])
-        }
-        (false, Some(_)) => {
-            let whole = read(&chain.path).map_err(Error::Refused)?;
-            (Mode::DropIn, faults(&whole.text))
-        }
-        (true, _) => (Mode::Conflist, faults(&text)),
-        (false, None) => (Mode::None, faults(&text)),
-    };
-    Ok(Some(Verdict { list: chain.path, mode, faults }))
 }
 
-/// The entry that a drop-in is.
-fn entry_in(drop_in: &Path) -> Result<Map<String, Value>, Error> {
-    let text = Found::read(drop_in).map_err(|error| Error::List(drop_in.to_owned(), error))?.text;
-    serde_json::from_str(&text).map_err(|error| {
-        Error::Refused(format!("{}: with this, no runtime reads the list beside it: {error}", drop_in.display()))
-    })
-}
-
-fn lock(places: &NodePaths, journal: &Journal) -> Result<Option<file::Lock>, Error> {
-    if journal.is_dry() {
+fn lock(paths: &NodePaths, log: &ChangeLog) -> Result<Option<file::Lock>, Error> {
+    if log.is_dry() {
         return Ok(None);
     }
-    list::lock(&places.conf_dir).map(Some).map_err(|error| Error::List(places.conf_dir.clone(), error))
+    let lock = list::lock(&paths.conf_dir);
+    lock.map(Some).map_err(|source| Error::List { path: paths.conf_dir.clone(), source })
 }
 
-/// The version of the containerd that this node's PATH has.
+/// Returns the version of the containerd in this node's PATH.
 fn containerd() -> Option<(u32, u32)> {
-    version_in(&answers("containerd")?)
+    version_in(&version_of("containerd")?)
 }
 
-/// What a program says of its version, if this node's PATH has it.
-fn answers(program: &str) -> Option<String> {
+/// Returns what a program in this node's PATH prints as its version.
+fn version_of(program: &str) -> Option<String> {
     let output = Command::new(program).arg("--version").output().ok()?;
     String::from_utf8(output.stdout).ok()
 }
 
-/// As containerd prints it: its name, where it is from, the version, the revision. Debian's has no "v".
+/// Parses what containerd prints: its name, its source, the version, the revision. Debian's version has no "v".
 fn version_in(text: &str) -> Option<(u32, u32)> {
     let version = text.split_whitespace().nth(2)?.trim_start_matches('v');
     let mut numbers = version.split(['.', '~', '-']).map(str::parse);

@@ -94,8 +94,8 @@ fn a_domain_goes_over_the_wire_and_back() {
         // Behind the domain stand flags, which are 0. A list of one is its count, the domain and the count again.
         let bytes = writer.into_bytes();
         let list = [&[0, 0, 0, 1], &bytes[..bytes.len() - 4], &[0, 0, 0, 1]].concat();
-        assert_eq!(List::decode(&mut Reader::new(&list)), Ok(vec![domain]));
-        assert!((0..list.len()).all(|cut| List::decode(&mut Reader::new(&list[..cut])).is_err()));
+        assert_eq!(ListDomains::decode(&mut Reader::new(&list)), Ok(vec![domain]));
+        assert!((0..list.len()).all(|cut| ListDomains::decode(&mut Reader::new(&list[..cut])).is_err()));
     });
 }
 

@@ -100,7 +100,7 @@ fn it_installs_without_any_capability_and_ends_when_told_to() {
     let machine = Machine::new();
     std::fs::set_permissions(machine.conflist(), PermissionsExt::from_mode(0o600)).unwrap();
     let keeper = Keeper::start(&machine, &[]);
-    keeper.says("given the plugin");
+    keeper.says("plugin vhostuser-hotplug added");
     let status = std::fs::read_to_string(format!("/proc/{}/status", keeper.pid())).unwrap();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
     assert_eq!(u64::from_str_radix(effective.trim(), 16).unwrap(), 1 << 18, "sys_chroot, which it does not use");
@@ -137,7 +137,7 @@ fn it_does_not_uninstall_from_inside() {
 fn whatever_others_do_to_the_list_or_the_binary_is_mended() {
     let machine = Machine::new();
     let keeper = Keeper::start(&machine, &[]);
-    keeper.says("given the plugin");
+    keeper.says("plugin vhostuser-hotplug added");
     let mut times = Vec::new();
     let mut is_mended = |how: &str| {
         let started = Instant::now();
@@ -180,7 +180,7 @@ fn it_waits_for_kube_ovn_and_says_so_once() {
     keeper.says("not one JSON object");
     std::thread::sleep(Duration::from_secs(6));
     std::fs::write(machine.conflist(), SHIPPED).unwrap();
-    keeper.says("given the plugin");
+    keeper.says("plugin vhostuser-hotplug added");
     assert_eq!(keeper.end(), Vec::<String>::new());
 }
 
@@ -188,7 +188,7 @@ fn it_waits_for_kube_ovn_and_says_so_once() {
 fn two_who_will_not_have_it_so_do_not_spin() {
     let machine = Machine::new();
     let keeper = Keeper::start(&machine, &[]);
-    keeper.says("given the plugin");
+    keeper.says("plugin vhostuser-hotplug added");
     let begun = Instant::now();
     for _ in 0..5 {
         until("the plugin is in the list again", || machine.list() == CHAINED);

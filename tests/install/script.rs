@@ -11,7 +11,7 @@ fn one_command_installs_and_a_second_one_changes_nothing() {
     let machine = Machine::new();
     std::fs::set_permissions(machine.conflist(), PermissionsExt::from_mode(0o600)).unwrap();
     let text = machine.install(&[]);
-    assert!(text.contains("mode auto: conflist") && text.contains("given the plugin"), "{text}");
+    assert!(text.contains("mode auto: conflist") && text.contains("plugin vhostuser-hotplug added"), "{text}");
     assert_eq!(machine.list(), CHAINED);
     assert_eq!(std::fs::metadata(machine.conflist()).unwrap().mode() & 0o7777, 0o600);
     assert_eq!(std::fs::metadata(machine.binary()).unwrap().mode() & 0o7777, 0o755);
@@ -57,7 +57,7 @@ fn a_dry_run_says_it_all_and_does_nothing() {
     let machine = Machine::new();
     let before = machine.snapshot();
     for (options, words) in [
-        (&["--dry-run"][..], &["would be installed", "would be given the plugin"][..]),
+        (&["--dry-run"][..], &["would be installed", "would be edited: plugin vhostuser-hotplug added"][..]),
         (&["--dry-run", "--mode", "dropin"], &["would be installed", "would be made"]),
         (&["--dry-run", "--mode", "none"], &["would be installed", "left alone"]),
         (&["--dry-run", "--uninstall"], &["not there"]),
@@ -69,9 +69,9 @@ fn a_dry_run_says_it_all_and_does_nothing() {
     machine.install(&[]);
     let before = machine.snapshot();
     let text = machine.install(&["--dry-run", "--uninstall"]);
-    assert!(text.contains("would be freed") && text.contains("would be removed"), "{text}");
+    assert!(text.contains("would be edited: plugin vhostuser-hotplug removed") && text.contains("would be removed"), "{text}");
     let text = machine.install(&["--dry-run", "--mode", "dropin"]);
-    assert!(text.contains("would be made") && text.contains("would be freed"), "{text}");
+    assert!(text.contains("would be made") && text.contains("would be edited: plugin vhostuser-hotplug removed"), "{text}");
     assert_eq!(machine.snapshot(), before);
 }
 
@@ -176,7 +176,7 @@ fn a_check_names_what_is_wrong() {
     let text = wrong(&machine);
     assert!(text.contains("00-calico.conflist: the runtime reads this first") && text.contains("calico"), "{text}");
     put("00-calico.conflist", "{");
-    assert!(wrong(&machine).contains("00-calico.conflist: it is not JSON"));
+    assert!(wrong(&machine).contains("00-calico.conflist: it is not one JSON object"));
     remove("00-calico.conflist");
     put("00-lo.json", "{\"cniVersion\":\"0.3.1\",\"name\":\"lo\",\"type\":\"loopback\"}");
     assert!(wrong(&machine).contains("made by loopback"));
@@ -201,8 +201,13 @@ fn a_check_names_what_is_wrong() {
     std::fs::create_dir_all(machine.drop_in().parent().unwrap()).unwrap();
     std::fs::write(machine.drop_in(), "{\"type\":\"vhostuser-hotplug\"}").unwrap();
     assert!(wrong(&machine).contains("called twice"));
+    // `validate` has the same judge, but wants the plugin in the list itself.
+    let validate = || told(Command::new(machine.binary()).arg("validate").arg(machine.conflist()).output().unwrap());
+    assert!(validate().1.contains("called twice"));
     std::fs::write(machine.conflist(), SHIPPED).unwrap();
     assert!(machine.is_sound());
+    let (ok, text) = validate();
+    assert!(!ok && text.contains("no plugin of it is vhostuser-hotplug: ") && text.contains("before 1.3"), "{text}");
     std::fs::write(machine.drop_in(), "{").unwrap();
     assert!(wrong(&machine).contains("no runtime reads the list"));
     std::fs::remove_file(machine.drop_in()).unwrap();

@@ -197,7 +197,7 @@ fn what_is_broken_on_the_host_shows() {
     broken(
         "socket_base_dir",
         "wrong",
-        "no directory",
+        "not a directory",
         &format!("rmdir {base}; touch {base}"),
         &format!("rm {base}; mkdir {base}"),
     );
@@ -258,7 +258,7 @@ fn what_is_broken_on_the_host_shows() {
         broken("state_dir", "wrong", mode, &format!("mkdir {STATE}; chmod {mode} {STATE}"), &absent);
     }
     broken("state_dir", "wrong", "uid 7", &format!("mkdir -m 700 {STATE}; chown 7 {STATE}"), &absent);
-    broken("state_dir", "wrong", "no directory", &format!("ln -s /tmp {STATE}"), &absent);
+    broken("state_dir", "wrong", "not a directory", &format!("ln -s /tmp {STATE}"), &absent);
     node.sh(&format!("mkdir -m 700 {STATE}"));
     came_out(&ward.ask(), "state_dir", "ok", "root's alone");
 
@@ -318,7 +318,7 @@ fn what_is_broken_about_the_runtime_shows() {
     conflist("", "ok", "01-kube-ovn.conflist is the one in use");
     conflist(&format!("rm -r {CONF}"), "wrong", "kube-ovn installed");
     conflist("rm *", "wrong", "has none");
-    conflist("echo '{' > 00-broken.conflist", "wrong", "00-broken.conflist is not a JSON object");
+    conflist("echo '{' > 00-broken.conflist", "wrong", "00-broken.conflist: it is not one JSON object");
     conflist(&format!("echo '{bare}' > 00-other.conflist"), "wrong", "comes first");
     conflist(&format!("echo '{bare}' > 10-other.conflist"), "ok", "01-kube-ovn");
     conflist(&format!("echo '{bare}' > 01-kube-ovn.conflist"), "warning", "install.sh");

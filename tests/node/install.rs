@@ -103,7 +103,7 @@ fn what_pods_that_are_gone_have_left_goes_and_the_last_pod_takes_the_rest_along(
 
     let before = left(&node, STATE);
     let dry = run(&node, &["--uninstall", "--dry-run"]);
-    assert!(dry.ok && dry.out.contains("would be freed"), "{dry:?}");
+    assert!(dry.ok && dry.out.contains("would be edited: plugin vhostuser-hotplug removed"), "{dry:?}");
     assert_eq!(left(&node, STATE), before);
 
     let text = uninstall(&node, &[]);
@@ -172,4 +172,14 @@ fn a_record_that_cannot_be_read_keeps_the_binary_while_its_pod_is_there() {
         );
     }
     assert!(node.is_shared(&pod.uid) && node.holds(&format!("test -x {INSTALLED}")));
+}
+
+#[test]
+fn a_binary_that_others_may_change_is_not_sound() {
+    let node = node_with(&json!({}));
+    let told = run(&node, &[]);
+    assert!(told.ok && run(&node, &["--check"]).ok, "{told:?}");
+    node.sh(&format!("chmod 0775 {BIN}/vhostuser-hotplug"));
+    let told = run(&node, &["--check"]);
+    assert!(!told.ok && told.out.contains("others may change it"), "{told:?}");
 }

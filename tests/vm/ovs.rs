@@ -208,7 +208,7 @@ fn two_ports_with_one_path_are_refused_and_the_way_out_leads_to_success() {
     has(&words, &["VM was left as it is", "0dead0d_net1_h (stale: its sandbox is gone", &own, "restart ovs-vswitchd"]);
     untouched(&pod);
     assert!(ports().contains(&"0dead0d_net1_h".to_owned()), "it was removed while OVS ran");
-    has(&person(&["doctor"]), &["ports with one vhost-server-path", "0dead0d_net1_h", &own]);
+    has(&person(&["doctor"]), &["ports with the same vhost-server-path", "0dead0d_net1_h", &own]);
     // As the message says.
     lab(&["ovs", "--no-wait", "--with-iface", "del-port", "0dead0d_net1_h"]);
     lab(&["ovs-kill"]);

@@ -4,16 +4,16 @@
 //! default one: a file `elsewhere/<number>` has its path. The file is written before the first record of its directory,
 //! and removed after the last one, both under the lock of the directory `elsewhere`.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use log::warn;
 use nix::errno::Errno;
 
-use crate::deadline::Deadline;
+use crate::file::{Attributes, Lock, lock};
 use crate::{file, quote, sys};
 
 /// The directory of the announcements in the default state directory.
@@ -37,11 +37,10 @@ pub fn announced(usual: &Path) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// Those of the files; `ENOSPC` if too many are announced, `ENAMETOOLONG` if the path could not be read again.
-pub fn announce(usual: &Path, path: &Path) -> Result<Option<File>, sys::Error> {
+pub fn announce(usual: &Path, path: &Path) -> Result<Option<Lock>, sys::Error> {
     let directory = usual.join(DIRECTORY);
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
-    made.map_err(|error| sys::Error::of("mkdir", &directory, &error))?;
-    let lock = lock(&directory)?;
+    file::create_directories(&directory, 0o700)?;
+    let lock = lock(&directory, PATIENCE)?;
     let there = entries(usual);
     if there.iter().any(|(_, other)| other == path) {
         return Ok(lock);
@@ -52,21 +51,14 @@ pub fn announce(usual: &Path, path: &Path) -> Result<Option<File>, sys::Error> {
     let is_free = |number: &u8| !directory.join(number.to_string()).exists();
     let number = (0..LIMIT).find(is_free).ok_or_else(|| refused(Errno::ENOSPC))?;
     let (new, whole) = (directory.join("new"), directory.join(number.to_string()));
-    // A call that was killed may have left it.
-    file::remove(&new)?;
-    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).and_then(|mut file| {
-        file.write_all(format!("{text}\n").as_bytes())?;
-        file.sync_all()
-    });
-    written.map_err(|error| sys::Error::of("write", &new, &error))?;
-    std::fs::rename(&new, &whole).map_err(|error| sys::Error::of("rename", &whole, &error))?;
+    file::replace(&whole, &new, format!("{text}\n").as_bytes(), Attributes::mode(0o600), || true)?;
     Ok(lock)
 }
 
 /// Withdraws the announcement of a directory without records. If that fails, the next call that removes a record there
 /// tries again.
 pub fn withdraw(usual: &Path, path: &Path) {
-    let Ok(Some(_lock)) = lock(&usual.join(DIRECTORY)) else { return };
+    let Ok(Some(_lock)) = lock(&usual.join(DIRECTORY), PATIENCE) else { return };
     let is_gone = |error: std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
     // This fails if a pod's directory is left in it.
     let is_empty = std::fs::remove_dir(path.join("pods")).map_or_else(is_gone, |()| true);
@@ -80,20 +72,6 @@ pub fn retire(usual: &Path) {
     let directory = usual.join(DIRECTORY);
     let _ = file::remove(&directory.join("new"));
     let _ = std::fs::remove_dir(directory);
-}
-
-/// Takes the lock of the announcements; `None` if another process holds it too long.
-fn lock(directory: &Path) -> Result<Option<File>, sys::Error> {
-    let file = File::open(directory).map_err(|error| sys::Error::of("open", directory, &error))?;
-    let deadline = Deadline::after(PATIENCE);
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
-            Err(TryLockError::WouldBlock) if deadline.passed() => return Ok(None),
-            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(2)),
-            Err(TryLockError::Error(error)) => return Err(sys::Error::of("flock", directory, &error)),
-        }
-    }
 }
 
 /// Returns the announcements: files with the directories that they name.

@@ -1,10 +1,9 @@
 //! The records in all state directories of the node, and a pod's lock.
 
 use std::collections::BTreeSet;
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::fs::{File, OpenOptions, TryLockError};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use super::read::{listing, load};
 use super::{Error, ID_IN_NAME, RECORD_LIMIT, ReadError, Record, state_dirs};
 use crate::config::STATE_DIR;
 use crate::deadline::Deadline;
+use crate::file::Attributes;
 use crate::pod::identity::PodUid;
 use crate::{file, quote, sys};
 
@@ -93,7 +93,7 @@ impl Store {
     /// [`Error::LockTimedOut`], or those of the file.
     pub fn lock(&self, uid: &PodUid, deadline: Deadline) -> Result<Lock, Error> {
         let path = self.usual.join("locks").join(uid.as_str());
-        make_directory(&self.usual.join("locks"))?;
+        file::create_directories(&self.usual.join("locks"), 0o700)?;
         loop {
             let fail = |error: std::io::Error| sys::Error::of("open", &path, &error);
             let mut options = OpenOptions::new();
@@ -196,22 +196,14 @@ impl Store {
         let is_there = |root: &PathBuf| of_pod(root, uid).join(&name).symlink_metadata().is_ok();
         let root = self.directories().into_iter().find(is_there).unwrap_or_else(|| self.own.clone());
         let (directory, path) = (of_pod(&root, uid), of_pod(&root, uid).join(&name));
-        let beside = path.with_extension("new");
-        let fail = |call, path: &Path| {
-            let path = path.to_owned();
-            move |error: std::io::Error| sys::Error::of(call, &path, &error)
-        };
-        let text = serde_json::to_vec(record).map_err(|error| fail("write", &path)(error.into()))?;
+        let fail = |error: std::io::Error| sys::Error::of("write", &path, &error);
+        let text = serde_json::to_vec(record).map_err(|error| fail(error.into()))?;
         if text.len() > RECORD_LIMIT {
-            return Err(fail("write", &path)(nix::errno::Errno::EFBIG.into()).into());
+            return Err(fail(nix::errno::Errno::EFBIG.into()).into());
         }
         let _announced = if root == self.usual { None } else { state_dirs::announce(&self.usual, &root)? };
-        make_directory(&directory)?;
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside);
-        let mut file = file.map_err(fail("open", &beside))?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(fail("write", &beside))?;
-        std::fs::rename(&beside, &path).map_err(fail("rename", &path))?;
+        file::create_directories(&directory, 0o700)?;
+        file::replace(&path, &path.with_extension("new"), text.as_slice(), Attributes::mode(0o600), || true)?;
         Ok(())
     }
 
@@ -303,11 +295,6 @@ pub(super) fn of_pod(root: &Path, uid: &PodUid) -> PathBuf {
 
 fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|it| it == extension)
-}
-
-fn make_directory(path: &Path) -> Result<(), sys::Error> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| sys::Error::of("mkdir", path, &error))
 }
 
 /// Returns the name of a record's file. An interface name has no slash, a container id only letters, digits, `_`, `.`

@@ -21,7 +21,7 @@ const PROPAGATION: Check = Check {
 
 const VIEW: Check = Check {
     name: "OVS's view",
-    why: "OVS is told a path below socket_base_dir: it must show it the same directory as here",
+    why: "OVS gets a path below socket_base_dir, which must show it the same directory as here",
 };
 
 /// How the name of its process begins: "ovs-vswitchd", "ovs-vswitchd-dpdk".
@@ -29,13 +29,13 @@ const PROCESS: &str = "ovs-vswitchd";
 
 pub fn examine(base: &Path) -> Vec<Finding> {
     let ovs = find();
-    // What is not there yet will be as what is above it.
+    // A directory that is not there yet will be made in the mount of its parent.
     let there = base.ancestors().find(|part| part.is_dir()).map(Path::to_owned);
     let is_early = there.as_deref().is_none_or(|there| there == Path::new("/") || there == Path::new("/run"));
     let mut findings = vec![running(ovs.as_ref())];
     let Some(there) = there.filter(|_| !is_early) else {
-        let found = format!("nothing of {} is there yet", base.display());
-        findings.push(VIEW.warning(found, "start OVS, and ask again"));
+        let found = format!("{} is not there yet", base.display());
+        findings.push(VIEW.warning(found, "start OVS, and run doctor again"));
         return findings;
     };
     let shares_all =
@@ -53,8 +53,8 @@ struct Ovs {
     huge_pages: Option<u64>,
 }
 
-/// The process that is most likely the node's OVS-DPDK: in the host's network, with huge pages. Any pod may call a process
-/// so, which then only misleads the reader.
+/// Finds the process that is most likely the node's OVS-DPDK: in the host's network, with huge pages. Any pod may have a process
+/// of this name, which then only misleads the reader.
 fn find() -> Option<Ovs> {
     let host = Process::open(1).and_then(|first| first.namespace("net")).ok();
     let all = super::processes(|name| name.starts_with(PROCESS)).map(|process| {
@@ -64,7 +64,7 @@ fn find() -> Option<Ovs> {
     all.max_by_key(|ovs| (ovs.in_host_network, ovs.huge_pages, std::cmp::Reverse(ovs.process.pid())))
 }
 
-/// Kilobytes of huge pages that a process has mapped (proc(5), `HugetlbPages`).
+/// Returns the kilobytes of huge pages that a process has mapped (proc(5), `HugetlbPages`).
 fn huge_pages(process: &Process) -> Option<u64> {
     let status = sys::read_text(&process.path("status"), 64 << 10).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("HugetlbPages:"))?;
@@ -108,8 +108,10 @@ fn propagation(there: &Path, shares_all: bool) -> Finding {
                 format!("mount --make-rshared {point}"),
             )
         }
-        Ok(None) => PROPAGATION.warning(format!("the mount of {} is not known", there.display()), "run it on the host"),
-        Err(error) => PROPAGATION.warning(error.to_string(), "run it as root"),
+        Ok(None) => {
+            PROPAGATION.warning(format!("cannot find the mount of {}", there.display()), "run doctor on the host")
+        }
+        Err(error) => PROPAGATION.warning(error.to_string(), "run doctor as root"),
     }
 }
 
@@ -117,25 +119,25 @@ fn view(ovs: &Process, there: &Path, shares_all: bool) -> Finding {
     if shares_all {
         return VIEW.ok("the host's");
     }
-    let told = share::data_plane_path(there);
-    let shown = told.display();
-    let looked = ovs.root().and_then(|root| sys::open_below(root.as_fd(), &told, Walk::Rooted));
+    let path = share::data_plane_path(there);
+    let shown = path.display();
+    let looked = ovs.root().and_then(|root| sys::open_below(root.as_fd(), &path, Walk::Rooted));
     let seen = looked.and_then(|handle| {
         let same = sys::object(handle.as_fd())? == sys::object(sys::open_handle(there)?.as_fd())?;
         Ok((same, mount_of(&handle, &ovs.path(""))?))
     });
-    let mend = "mount the host's directory into OVS's container, with mountPropagation: HostToContainer";
+    let advice = "mount the host's directory into OVS's container, with mountPropagation: HostToContainer";
     match seen {
-        Ok((false, _)) => VIEW.wrong(format!("{shown} in its container is another directory than on the host"), mend),
+        Ok((false, _)) => VIEW.wrong(format!("{shown} in its container is another directory than on the host"), advice),
         Ok((true, Some(mount))) if !mount.is_slave && !mount.is_shared => {
-            VIEW.wrong(format!("{shown} in its container receives no mounts of the host"), mend)
+            VIEW.wrong(format!("{shown} in its container receives no mounts of the host"), advice)
         }
         Ok((true, _)) => VIEW.ok(format!("{shown} in its container is the host's, and receives its mounts")),
-        Err(error) => VIEW.wrong(format!("its container does not show {shown}: {error}"), mend),
+        Err(error) => VIEW.wrong(format!("its container does not show {shown}: {error}"), advice),
     }
 }
 
-/// The mount that a handle lies on, in the table of a process that has it.
+/// Finds the mount that a handle is on, in the table of a process that has the mount.
 fn mount_of(handle: &impl AsFd, proc: &Path) -> Result<Option<Mount>, sys::Error> {
     let id = sys::mount_id(handle.as_fd())?;
     mounts::by_id(proc, id)

@@ -1,4 +1,4 @@
-//! The host itself: rights, system calls, namespaces, log.
+//! The host: capabilities, system calls, namespaces, log.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -17,7 +17,7 @@ use crate::sys::{self, Walk};
 const RIGHTS: Check = Check {
     name: "rights",
     why: "the plugin mounts a pod's volume so that no link in it leads the data plane astray, enters namespaces, and looks at \
-          the processes and files of pods: that takes root with these capabilities on the host",
+          the processes and files of pods: that needs root with these capabilities on the host",
 };
 
 const OPENAT2: Check =
@@ -25,31 +25,31 @@ const OPENAT2: Check =
 
 const PIDFD_GETFD: Check = Check {
     name: "pidfd_getfd",
-    why: "with it a data plane that hangs is cut off from QEMU, so that the VM runs on; and QEMU is handed over to its data \
+    why: "with it the plugin disconnects a hung data plane from QEMU, so that the VM goes on; and hands QEMU over to its data \
           plane",
 };
 
 const PEERPIDFD: Check = Check {
     name: "SO_PEERPIDFD",
-    why: "it proves that who answers on libvirt's socket is who listened there, even where pids are used again quickly",
+    why: "it proves that the process that answers on libvirt's socket is the one that listened there, even where pids are reused \
+          quickly",
 };
 
 const CONFINEMENT: Check = Check {
     name: "confinement",
-    why: "before it deals with a pod, the plugin drops what it does not need; what it cannot drop it keeps, and goes on: \
-          then a pod that found a fault in it could do more with that",
+    why: "the plugin drops the capabilities and system calls that it does not need before it deals with a pod; if it cannot drop \
+          one, it goes on with it, and a pod that finds a fault in the plugin could use it",
 };
 
 const LIMITS: Check = Check {
     name: "limits",
-    why: "a plugin that its caller's cgroup throttles makes the VM stand still during an attach, and one that is killed for \
-          want of memory leaves the attach half done; so calls that deal with a pod leave that cgroup",
+    why: "the VM stands still during an attach while the caller's cgroup throttles the plugin, and a plugin killed for want of \
+          memory leaves the attach half done; so calls that deal with a pod leave that cgroup",
 };
 
 const NETWORK: Check = Check {
     name: "network namespace",
-    why: "the data plane's connections are looked for in the network namespace that the plugin runs in, which must be the \
-          host's",
+    why: "the plugin looks for the data plane's connections in its own network namespace, which must be the host's",
 };
 
 const SYSLOG: Check = Check {
@@ -57,10 +57,10 @@ const SYSLOG: Check = Check {
     why: "the plugin logs there; without it a line goes to stderr, which most runtimes drop when the call succeeds",
 };
 
-/// What thick Multus is called as a process.
+/// The process name of thick Multus.
 const MULTUS: &str = "multus-daemon";
 
-/// The log's socket (syslog(3)).
+/// syslog(3).
 const LOG: &str = "/dev/log";
 
 pub fn examine() -> Vec<Finding> {
@@ -70,7 +70,7 @@ pub fn examine() -> Vec<Finding> {
 fn rights() -> Finding {
     if !nix::unistd::geteuid().is_root() {
         return RIGHTS
-            .wrong("not root", "run it as root, as the runtime runs the plugin; the rest below may be untrue");
+            .wrong("not root", "run it as root, as the runtime runs the plugin; the findings below may be wrong");
     }
     let missing = privilege::missing();
     if !missing.is_empty() {
@@ -82,10 +82,10 @@ fn rights() -> Finding {
     let advice =
         "give CAP_SYS_ADMIN and CAP_SYS_PTRACE; look for a seccomp filter or a security module that forbids the call";
     if let Some(error) = refused {
-        return RIGHTS.wrong(format!("root, but without some of its rights: {error}"), advice);
+        return RIGHTS.wrong(format!("root, but not allowed: {error}"), advice);
     }
     match sys::try_restrictions(Path::new("/run")) {
-        Ok(true) => RIGHTS.ok("root, may mount, enter namespaces and look at other processes"),
+        Ok(true) => RIGHTS.ok("root; may mount, enter namespaces and look at other processes"),
         Ok(false) => RIGHTS.warning(
             "root, but this kernel has no mounts that follow no links (nosymfollow)",
             "the kernel should be Linux 5.10 or later: else a link in a pod's volume can lead the data plane to another socket of \
@@ -95,7 +95,7 @@ fn rights() -> Finding {
     }
 }
 
-/// What a refused call says of its cause.
+/// Returns what to do about a refused call.
 fn cause(errno: Errno, since: &str) -> String {
     match errno {
         Errno::ENOSYS | Errno::ENOPROTOOPT => format!("the kernel must be Linux {since} or later"),
@@ -114,12 +114,11 @@ fn openat2() -> Finding {
     }
 }
 
-/// Tries it on the first process, which is none of this one's descendants: the kernel judges that as it judges a
-/// process of a pod.
+/// Tries it on process 1, which is no descendant of this one: the kernel applies the same rules as to a pod's process.
 fn pidfd_getfd() -> Finding {
     match sys::duplicate(1, || true, 0) {
         Ok(_) => PIDFD_GETFD.ok("works"),
-        // It may look, and there is no such descriptor.
+        // It may look, and process 1 does not have this descriptor.
         Err(error) if error.errno() == Errno::EBADF => PIDFD_GETFD.ok("works"),
         Err(error) => {
             let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
@@ -145,23 +144,23 @@ fn peerpidfd() -> Finding {
 
 fn confinement() -> Finding {
     let mut all = privilege::tried();
-    // Tried twice, as in a call.
+    // It is tried twice, as in a call.
     all.sort_by_key(|kept| kept.what);
     all.dedup_by_key(|kept| kept.what);
     if all.is_empty() {
         return CONFINEMENT.ok("capabilities and system calls are dropped");
     }
     let found: Vec<String> = all.iter().map(|kept| format!("{} cannot be dropped: {}", kept.what, kept.why)).collect();
-    let advice = "system calls take a kernel with CONFIG_SECCOMP_FILTER (then /proc/sys/kernel/seccomp/actions_avail is \
-                  there), capabilities take root with CAP_SETPCAP; a seccomp filter around this program may forbid both";
+    let advice = "dropping system calls needs a kernel with CONFIG_SECCOMP_FILTER (then /proc/sys/kernel/seccomp/actions_avail is \
+                  there), dropping capabilities needs root with CAP_SETPCAP; a seccomp filter around this program may forbid both";
     CONFINEMENT.warning(found.join("; "), advice)
 }
 
-/// Leaves what limits this very process, as a call does. What limits Multus, which starts plugins in its own cgroup, is named.
+/// Leaves the limits of this process, as a call does, and names those of Multus, which starts plugins in its own cgroup.
 fn limits() -> Finding {
     let (kept, left): (Vec<Limit>, Vec<Limit>) = limits::leave().into_iter().partition(|limit| limit.kept.is_some());
     let mut why: Vec<String> = kept.iter().map(Limit::to_string).collect();
-    why.extend(limits::obstacles().iter().map(|obstacle| format!("no cgroup can be left: {obstacle}")));
+    why.extend(limits::obstacles().iter().map(|obstacle| format!("cannot leave any cgroup: {obstacle}")));
     let caller = super::processes(|name| name == MULTUS).next().map(|process| process.cgroups().unwrap_or_default());
     let of_caller = caller.map(|table| limits::of_table(&table)).unwrap_or_default();
     if why.is_empty() {
@@ -189,10 +188,10 @@ fn network() -> Finding {
         (Some(own), Some(host)) if own == host => NETWORK.ok("the host's"),
         (Some(_), Some(_)) => {
             let advice = "in a container: hostNetwork: true. If the runtime calls the plugin on the host, only what doctor, \
-                          list and inspect say of the data plane is untrue";
-            NETWORK.warning("another than that of process 1", advice)
+                          list and inspect report of the data plane is wrong";
+            NETWORK.warning("another one than that of process 1", advice)
         }
-        _ => NETWORK.warning("cannot be looked at", "run it as root"),
+        _ => NETWORK.warning("cannot be read", "run doctor as root"),
     }
 }
 

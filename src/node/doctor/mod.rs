@@ -1,7 +1,7 @@
-//! Whether this node is fit for the plugin: a list of findings, each with what to do and why it matters.
+//! `doctor`: is this node fit for the plugin? Returns findings, each with what to do and why it matters. Changes nothing.
 //!
-//! Whatever can be tried is tried rather than read from a version or a flag: a seccomp filter, a container without a
-//! capability and an old kernel all show in the same place. Nothing is changed.
+//! Whatever can be tried is tried, and not read from a version or a flag: a seccomp filter, a container without a capability
+//! and an old kernel all show in the same place.
 
 mod dataplane;
 mod directories;
@@ -9,72 +9,55 @@ mod host;
 mod ovs;
 mod runtime;
 
-use std::path::PathBuf;
-
 use serde::Serialize;
 
+use super::NodePaths;
 use crate::config::Config;
 use crate::pod::process::{self, Process};
 use crate::sys;
 
-/// How a check came out.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// As it must be.
+pub enum Severity {
     Ok,
-    /// The plugin works, but not all of it, or an operator will miss something.
+    /// The plugin works, but something of it doesn't, or an operator misses a message.
     Warning,
     /// The plugin will fail.
     Wrong,
 }
 
-/// What one check found.
+/// What one check found. The field names are those of the JSON.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
-    /// The check's name.
     pub check: &'static str,
-    /// How it came out.
-    pub verdict: Verdict,
-    /// What was found.
+    pub verdict: Severity,
     pub found: String,
-    /// What to do about it; nothing if all is well.
+    /// What to do; `None` if all is well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
-    /// Why it matters.
     pub why: &'static str,
 }
 
-/// The node, and where things are on it.
-#[derive(Clone, Debug)]
-pub struct Node {
-    /// The runtime's network configurations.
-    pub conf_dir: PathBuf,
-    /// The runtime's plugins.
-    pub bin_dir: PathBuf,
-    /// The plugin's own configuration here.
-    pub config: Config,
-}
-
-/// All checks, in the order in which one would mend things. This process is in the host's mount namespace, if it may.
+/// Makes all checks, in the order in which one would fix things. Call it in the host's mount namespace; `config` is the
+/// plugin's configuration on this node.
 #[must_use]
-pub fn examine(node: &Node) -> Vec<Finding> {
+pub fn examine(paths: &NodePaths, config: &Config) -> Vec<Finding> {
     let mut findings = host::examine();
-    findings.extend(directories::examine(node));
-    findings.extend(dataplane::examine(&node.config.socket_base_dir));
-    findings.extend(ovs::examine(&node.config.ovsdb_socket));
-    findings.extend(runtime::examine(node));
+    findings.extend(directories::examine(paths, config));
+    findings.extend(dataplane::examine(&config.socket_base_dir));
+    findings.extend(ovs::examine(&config.ovsdb_socket));
+    findings.extend(runtime::examine(paths));
     findings
 }
 
-/// Whether nothing is wrong; there may be warnings.
+/// Returns true if nothing is wrong; there may be warnings.
 #[must_use]
 pub fn is_fit(findings: &[Finding]) -> bool {
-    findings.iter().all(|finding| finding.verdict != Verdict::Wrong)
+    findings.iter().all(|finding| finding.verdict != Severity::Wrong)
 }
 
-/// The processes of the node with a name that fits, as the kernel cuts it at 15 bytes; without those that have ended and
-/// wait to be reaped.
+/// Returns the node's processes whose name fits; the kernel cuts names at 15 bytes. Leaves out zombies.
 fn processes(fits: impl Fn(&str) -> bool) -> impl Iterator<Item = Process> {
     let is_it = move |process: &Process| {
         let read = |name: &str| sys::read_text(&process.path(name), 64 << 10).unwrap_or_default();
@@ -92,14 +75,14 @@ struct Check {
 
 impl Check {
     fn ok(&self, found: impl Into<String>) -> Finding {
-        Finding { check: self.name, verdict: Verdict::Ok, found: found.into(), advice: None, why: self.why }
+        Finding { check: self.name, verdict: Severity::Ok, found: found.into(), advice: None, why: self.why }
     }
 
     fn warning(&self, found: impl Into<String>, advice: impl Into<String>) -> Finding {
-        Finding { verdict: Verdict::Warning, advice: Some(advice.into()), ..self.ok(found) }
+        Finding { verdict: Severity::Warning, advice: Some(advice.into()), ..self.ok(found) }
     }
 
     fn wrong(&self, found: impl Into<String>, advice: impl Into<String>) -> Finding {
-        Finding { verdict: Verdict::Wrong, advice: Some(advice.into()), ..self.ok(found) }
+        Finding { verdict: Severity::Wrong, advice: Some(advice.into()), ..self.ok(found) }
     }
 }

@@ -1,4 +1,4 @@
-//! OVS by its own account: does it answer, has it DPDK, and are its vhost-user ports sound?
+//! What OVS says of itself: does it answer, does it have DPDK, and are its vhost-user ports sound?
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,10 +22,10 @@ const SWITCH: Check = Check {
 
 const PORTS: Check = Check {
     name: "vhost-user ports",
-    why: "OVS breaks with two ports that have one vhost-server-path, and uses no port that it could not make",
+    why: "two ports with the same vhost-server-path break OVS, and it does not use a port that it could not make",
 };
 
-/// How long all questions may take together.
+/// How long all queries may take together.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Most ports that are named.
@@ -38,8 +38,8 @@ pub fn examine(socket: &Path) -> Vec<Finding> {
     let found = match snapshot {
         Ok(snapshot) => DATABASE.ok(format!("{} answers at {shown}", snapshot.versions())),
         Err(rpc::Error::Absent) => {
-            let found = format!("there is no socket {shown}, so no port is asked about");
-            // No OVS at all is another check's business.
+            let found = format!("there is no socket {shown}, so OVS's ports are not checked");
+            // Whether OVS runs is another check.
             return vec![DATABASE.ok(found)];
         }
         Err(rpc::Error::Deserted) => DATABASE.warning(format!("nothing listens at {shown}"), "start ovsdb-server"),
@@ -48,7 +48,7 @@ pub fn examine(socket: &Path) -> Vec<Finding> {
             "ovsdb-server hangs or is stopped: restart it",
         ),
         Err(error) => {
-            DATABASE.warning(format!("{shown}: {error}"), "check that the key ovsdb_socket names OVSDB's socket")
+            DATABASE.warning(format!("{shown}: {error}"), "check that the key \"ovsdb_socket\" names OVSDB's socket")
         }
     };
     let mut findings = vec![found, switch(&ovs, deadline)];
@@ -62,7 +62,7 @@ fn switch(ovs: &Ovs<'_>, deadline: Deadline) -> Finding {
     match (state, without_dpdk) {
         (State::Answers(_), None) => SWITCH.ok(state.to_string()),
         (State::Answers(_), Some(why)) => {
-            SWITCH.wrong("ovs-vswitchd runs without DPDK, so no vhost-user port works".to_owned(), why)
+            SWITCH.wrong("ovs-vswitchd runs without DPDK, so no vhost-user port works", why)
         }
         (State::Hangs(_), _) => SWITCH.wrong(state.to_string(), "kill and restart it; ovs-vswitchd.log may say why"),
         (State::Gone, _) => SWITCH.wrong(state.to_string(), "start it, or the OVS-DPDK pod"),
@@ -74,15 +74,15 @@ fn ports(snapshot: &Snapshot) -> Finding {
     let groups = snapshot.duplicates();
     if !groups.is_empty() {
         let advice = if groups.iter().any(|group| port::is_spelled_alike(group)) {
-            "remove the stale one of each (the one without iface-id, or of an earlier sandbox) with ovs-vsctl --no-wait \
+            "remove the stale port of each group (the one without iface-id, or of an earlier sandbox) with ovs-vsctl --no-wait \
              --with-iface del-port NAME, then restart ovs-vswitchd at once: otherwise it hangs or crashes"
         } else {
-            "remove the stale one of each (the one without iface-id, or of an earlier sandbox) with ovs-vsctl --with-iface \
+            "remove the stale port of each group (the one without iface-id, or of an earlier sandbox) with ovs-vsctl --with-iface \
              del-port NAME; their paths are spelled differently, so this is safe while OVS runs"
         };
         let groups: Vec<String> =
             groups.iter().take(NAMED_MAX).map(|group| named(group.iter().map(|port| port.name.as_str()))).collect();
-        return PORTS.wrong(format!("ports with one vhost-server-path: {}", groups.join("; ")), advice);
+        return PORTS.wrong(format!("ports with the same vhost-server-path: {}", groups.join("; ")), advice);
     }
     let failed: Vec<&Interface> =
         snapshot.ports.iter().filter(|port| port.error.is_some() || port.ofport == Some(-1)).collect();
@@ -103,10 +103,10 @@ fn ports(snapshot: &Snapshot) -> Finding {
             "check that ovn-controller runs on this node, and that the logical ports (external_ids:iface-id) exist",
         );
     }
-    PORTS.ok(format!("{count}, each with a path of its own and none in error"))
+    PORTS.ok(format!("{count}, each with its own path and none in error"))
 }
 
-/// The names of ports, as many as a line takes.
+/// Joins the names of ports, as many as fit on a line.
 fn named<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let mut names = names.map(quote::value);
     let first: Vec<String> = names.by_ref().take(NAMED_MAX).collect();

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Check, Finding, Node};
+use super::{Check, Finding, NodePaths};
+use crate::conflist::chain::Placement;
 use crate::conflist::conf_dir;
-use crate::node::check::{self, First};
-use crate::node::{Mode, NodePaths, chain};
+use crate::node::chain;
+use crate::node::default_network::DefaultNetwork;
 use crate::pod::process::Process;
 use crate::sys;
 
@@ -21,14 +22,15 @@ const RUNTIME: Check =
 /// Longest configuration file of a runtime that is read, in bytes.
 const CONFIG_LIMIT: u64 = 1 << 20;
 
-pub fn examine(node: &Node) -> Vec<Finding> {
-    vec![conflist(node), runtime(node)]
+pub fn examine(paths: &NodePaths) -> Vec<Finding> {
+    vec![conflist(paths), runtime(paths)]
 }
 
-/// By the rules of `install --check`, but that a plugin which is called by NADs alone is no fault.
-fn conflist(node: &Node) -> Finding {
-    let directory = node.conf_dir.display();
-    match conf_dir::files(&node.conf_dir) {
+/// Judges the chain as `install --check` does, except that a plugin which only NADs call is no fault.
+fn conflist(paths: &NodePaths) -> Finding {
+    let conf_dir = &paths.conf_dir;
+    let directory = conf_dir.display();
+    match conf_dir::files(conf_dir) {
         Ok(files) if files.is_empty() => {
             return CONFLIST.wrong(format!("{directory} has none"), "is kube-ovn installed?");
         }
@@ -37,32 +39,30 @@ fn conflist(node: &Node) -> Finding {
             return CONFLIST.wrong(format!("{directory}: {error}"), "is kube-ovn installed? Or give --conf-dir");
         }
     }
-    let chain = chain::judge(&NodePaths::below(Path::new(""), &node.bin_dir, &node.conf_dir));
-    let list = chain.as_ref().ok().and_then(|chain| Some(chain.as_ref()?.list.as_path()));
-    let before = match check::first(&node.conf_dir, list) {
-        Some(First::Unreadable(path, _)) => {
-            // In the words of who reads it.
-            let why = conf_dir::object(&path).err().unwrap_or_else(|| format!("{} cannot be read", path.display()));
+    let chain = chain::judge(paths);
+    let list = chain.as_ref().ok().and_then(|chain| Some(chain.as_ref()?.0.as_path()));
+    let before = match DefaultNetwork::find(conf_dir, list) {
+        Some(DefaultNetwork::Unreadable(why)) => {
             return CONFLIST.wrong(why, "fix or remove it: runtimes stop at a file that they cannot read");
         }
-        Some(First::StaleMultus(path)) => {
+        Some(DefaultNetwork::StaleMultus(path)) => {
             let found = format!("{}: Multus has a copy of kube-ovn's list without the plugin", path.display());
             return CONFLIST.wrong(found, "restart this node's Multus pod");
         }
-        Some(First::Other(path, _)) => Some(path),
-        Some(First::KubeOvns | First::Multus(_)) | None => None,
+        Some(DefaultNetwork::Other(path, _)) => Some(path),
+        Some(DefaultNetwork::KubeOvn | DefaultNetwork::Multus(_)) | None => None,
     };
     let by_nad_alone = |found: String| {
         let found = format!("{found}: NICs can be plugged by NAD alone");
-        CONFLIST.warning(found, "if pods' own networks are to have them, install.sh puts it in")
+        CONFLIST.warning(found, "to give pods' own networks such NICs, run install.sh")
     };
-    let verdict = match chain {
-        Ok(Some(verdict)) => verdict,
+    let (list, judgement) = match chain {
+        Ok(Some(judged)) => judged,
         Ok(None) => return by_nad_alone(format!("no list in {directory} names kube-ovn, and so none the plugin")),
         Err(error) => return CONFLIST.wrong(error.to_string(), "fix or remove it, and try: install.sh --check"),
     };
-    let shown = verdict.list.display();
-    if verdict.mode == Mode::None {
+    let shown = list.display();
+    if judgement.is_absent_only() {
         return by_nad_alone(format!("{shown} is the one in use, and the plugin is not in it"));
     }
     if let Some(path) = before {
@@ -70,26 +70,26 @@ fn conflist(node: &Node) -> Finding {
         let advice = format!("remove or rename {path}, or put the plugin into it");
         return CONFLIST.wrong(format!("{shown} has the plugin, but {path} comes first"), advice);
     }
-    if !verdict.faults.is_empty() {
+    if !judgement.faults.is_empty() {
         let advice = format!("fix it, and try: vhostuser-hotplug validate {shown}");
-        return CONFLIST.wrong(format!("{shown}: {}", verdict.faults.join("; ")), advice);
+        return CONFLIST.wrong(format!("{shown}: {}", judgement.faults.join("; ")), advice);
     }
-    if verdict.mode == Mode::DropIn {
-        let found = format!("{shown} is sound with what is dropped in beside it");
-        let advice = "make sure that the runtime reads drop-ins, for which its libcni must be 1.3 or later, and that it is not CRI-O, \
-                      which sends no DEL by them";
+    if let Placement::DroppedIn(file) = judgement.placement {
+        let found = format!("{shown} is sound with {}, which is dropped in beside it", file.display());
+        let advice = "make sure that the runtime reads drop-ins: its libcni must be 1.3 or later, and it must not be CRI-O, which \
+                      sends no DEL by them";
         return CONFLIST.warning(found, advice);
     }
     CONFLIST.ok(format!("{shown} is the one in use, and sound"))
 }
 
-/// A runtime that is known here: its process, where it is configured, and the keys that name its directories.
+/// A known runtime: its process, its configuration files, and the keys that name its directories.
 struct Known {
     process: &'static str,
     files: &'static [&'static str],
-    /// For configurations.
+    /// The key for network configurations.
     conf_key: &'static str,
-    /// For plugins.
+    /// The keys for plugins.
     bin_keys: &'static [&'static str],
 }
 
@@ -108,26 +108,28 @@ const KNOWN: [Known; 2] = [
     },
 ];
 
-fn runtime(node: &Node) -> Finding {
+fn runtime(paths: &NodePaths) -> Finding {
     let Some((known, process)) = find() else {
         return RUNTIME.warning(
             "neither containerd nor CRI-O runs",
-            "if it is another one, make sure that it reads these directories",
+            "if another one does, make sure that it reads these directories",
         );
     };
     let found = format!("{}, process {}", known.process, process.pid());
     let texts: Vec<String> =
         files(known, &process).iter().filter_map(|file| sys::read_text(file, CONFIG_LIMIT).ok()).collect();
-    // The last word counts.
+    // The last value counts.
     let value =
         |keys: &[&str]| texts.iter().flat_map(|text| text.lines()).filter_map(|line| value_of(line, keys)).next_back();
-    let directories =
-        [(&node.conf_dir, value(&[known.conf_key]), "--conf-dir"), (&node.bin_dir, value(known.bin_keys), "--bin-dir")];
-    for (directory, told, option) in directories {
-        if let Some(told) = told
-            && !names(&told, directory)
+    let directories = [
+        (&paths.conf_dir, value(&[known.conf_key]), "--conf-dir"),
+        (&paths.bin_dir, value(known.bin_keys), "--bin-dir"),
+    ];
+    for (directory, configured, option) in directories {
+        if let Some(configured) = configured
+            && !names(&configured, directory)
         {
-            let found = format!("{found}, reads {told} and not {}", directory.display());
+            let found = format!("{found}, reads {configured} and not {}", directory.display());
             return RUNTIME.wrong(found, format!("install there, and give doctor {option}"));
         }
     }
@@ -138,12 +140,12 @@ fn find() -> Option<(&'static Known, Process)> {
     KNOWN.iter().find_map(|known| Some((known, super::processes(|name| name == known.process).next()?)))
 }
 
-/// The runtime's configuration: as its command line says, else where it usually is.
+/// Returns the runtime's configuration files: that of its command line, else the usual ones.
 fn files(known: &Known, process: &Process) -> Vec<PathBuf> {
     let line = sys::read_text(&process.path("cmdline"), 64 << 10).unwrap_or_default();
-    let words: Vec<&str> = line.split('\0').collect();
-    let joined = words.iter().find_map(|word| word.strip_prefix("--config="));
-    let apart = words.windows(2).find_map(|pair| match pair {
+    let arguments: Vec<&str> = line.split('\0').collect();
+    let joined = arguments.iter().find_map(|argument| argument.strip_prefix("--config="));
+    let apart = arguments.windows(2).find_map(|pair| match pair {
         ["--config" | "-c", file] => Some(*file),
         _ => None,
     });
@@ -154,9 +156,9 @@ fn files(known: &Known, process: &Process) -> Vec<PathBuf> {
     for path in known.files.iter().map(Path::new) {
         match std::fs::read_dir(path) {
             Ok(listing) => {
-                let mut guest_path: Vec<_> = listing.flatten().map(|entry| entry.path()).collect();
-                guest_path.sort();
-                files.extend(guest_path);
+                let mut entries: Vec<_> = listing.flatten().map(|entry| entry.path()).collect();
+                entries.sort();
+                files.extend(entries);
             }
             Err(_) => files.push(path.to_owned()),
         }
@@ -164,14 +166,14 @@ fn files(known: &Known, process: &Process) -> Vec<PathBuf> {
     files
 }
 
-/// What a line of TOML sets one of these keys to, as it stands there. Enough for a line; lists over several are not read.
+/// Returns the text of the value that a line of TOML sets one of these keys to. Does not read lists over several lines.
 fn value_of(line: &str, keys: &[&str]) -> Option<String> {
     let (key, value) = line.split_once('=')?;
     let value = value.trim();
     (keys.contains(&key.trim()) && !value.is_empty() && value != "[").then(|| value.to_owned())
 }
 
-/// Whether a value of TOML, a string or a list of such, names this directory.
+/// Returns true if a value of TOML, a string or a list of strings, names this directory.
 fn names(value: &str, directory: &Path) -> bool {
     let mut quoted = value.split(['"', '\'']).skip(1).step_by(2).filter(|text| !text.is_empty()).peekable();
     // An empty string stands for the default.

@@ -1,4 +1,4 @@
-//! Where things are on this node: as our own object in the runtime's configuration says, unless an option does.
+//! Where things are on this node: as the plugin's own object in the runtime's configuration says, unless an option does.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,6 @@ use crate::conflist::conf_dir;
 use crate::privilege::{self, Task};
 use crate::sys;
 
-/// The options that say where.
 #[derive(Debug, Args)]
 pub struct NodeArgs {
     /// The runtime's network configurations, among which ours says where all else is
@@ -24,9 +23,9 @@ pub struct NodeArgs {
 }
 
 impl NodeArgs {
-    /// The configuration of this node: the first of ours that is sound, or else the defaults.
+    /// Returns the plugin's configuration on this node: the first valid one, else the defaults.
     pub fn config(&self) -> Config {
-        let mut config = conf_dir::ours(&self.conf_dir).unwrap_or_default();
+        let mut config = conf_dir::own_config(&self.conf_dir).unwrap_or_default();
         let options = [(&self.state_dir, &mut config.state_dir), (&self.kubelet_dir, &mut config.kubelet_dir)];
         for (option, value) in options {
             if let Some(directory) = option {
@@ -37,16 +36,16 @@ impl NodeArgs {
     }
 }
 
-/// Moves into the host's mount namespace, where the paths mean what they say. On the host nothing moves.
+/// Enters the host's mount namespace, in which the node's paths are valid. Does nothing on the host.
 ///
 /// # Errors
-/// In words: mostly that only root may.
+/// A sentence: mostly that only root may.
 pub fn enter_host() -> Result<(), String> {
     let entered = sys::enter_host_mounts().map(drop);
-    entered.map_err(|error| format!("the host's mount namespace cannot be entered, which takes root: {error}"))
+    entered.map_err(|error| format!("cannot enter the host's mount namespace, which needs root: {error}"))
 }
 
-/// The same, for a command that then only looks at pods: what that doesn't take is dropped, as in a CHECK.
+/// Enters it for a command that then only looks at pods, and drops what that doesn't need, as a CHECK does.
 ///
 /// # Errors
 /// Those of [`enter_host`].
