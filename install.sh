@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs vhostuser-hotplug on this node. The binary does the work: it can edit JSON and sync files to the disk. This script
-# finds the binary or builds it, and passes the arguments on.
+# Installs vhostuser-hotplug on this node. The binary does the work, because it can edit JSON and sync files to disk. This
+# script finds the binary, or builds it, and passes its arguments on.
 set -eu
 
 usage() {
@@ -10,19 +10,19 @@ usage: install.sh [OPTIONS]
   --bin-dir DIR    where the runtime looks for plugins (/opt/cni/bin)
   --conf-dir DIR   where it looks for network configurations (/etc/cni/net.d)
   --mode MODE      how the plugin gets into kube-ovn's chain:
-                     auto      as it is in already; otherwise conflist (the default)
+                     auto      the default: as it is installed already; otherwise conflist
                      dropin    by a file in <conf-dir>/<network>, which runtimes with libcni 1.3 read (containerd 2.1)
                      conflist  by an entry in kube-ovn's conflist
-                     none      not at all: enough for NICs by NAD
-  --check          print what is installed and what is wrong with it; exit status 0 only if it is sound
-  --uninstall      take the plugin out of the chain, and its binary away once no sandbox can call it any more
+                     none      not at all: enough if only NADs call the plugin
+  --check          print what is installed and what is wrong with it; exit status 0 only if nothing is wrong
+  --uninstall      remove the plugin from the chain, and its binary once no sandbox needs it any more
   --state-dir DIR, --kubelet-dir DIR
-                   to uninstall: where the plugin's records and kubelet's pods are, if an earlier --uninstall removed the
-                   plugin's keys and these named other directories than the usual ones
+                   with a repeated --uninstall: the directories of the plugin's records and of kubelet, if they are not the
+                   default ones (the first --uninstall removed the keys that name them)
   --dry-run        print what would be done, and do nothing
 
-DESTDIR is put before absolute paths. The binary is the one next to this script, or is built here with cargo.
-Exit status: 0 if it is done or sound, 1 if not, 2 for a wrong option.
+DESTDIR is put before absolute paths. The script uses the binary in its own directory, or builds it there with cargo.
+Exit status: 0 if all is done or nothing is wrong, 1 if not, 2 for a wrong option.
 TEXT
 }
 
@@ -31,7 +31,7 @@ die() {
     exit 1
 }
 
-# The installed binary can check and uninstall itself: neither must start a build.
+# To check and to uninstall, the installed binary is enough: neither must start a build.
 bin_dir=/opt/cni/bin
 installing=yes
 directory_next=no

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Plugs a NIC into a running pod's VM, or unplugs it, as a controller of one's own does: on the pod's node, as root.
+# Plugs a NIC into a running pod's VM, or unplugs it, as your own controller would. Run it on the pod's node, as root.
 #
 #   plug.sh add|del NAMESPACE/POD INTERFACE SANDBOX NETNS
 #   plug.sh add default/vm1 pod59cc33fa39b "$sandbox" /proc/637226/ns/net
 #
-# SANDBOX is the pod's: sandbox=$(crictl pods -q --state ready --namespace default --name '^vm1$')
-# NETNS is the network namespace of any process of the pod. add prints the NIC's addresses, as a CNI result; if it fails, it
-# unplugs the NIC, one of an earlier add too. Both may be repeated. The network is nad.yaml's: kube-ovn must have an address
-# for the pod in it.
+# SANDBOX is the ID of the pod's sandbox: sandbox=$(crictl pods -q --state ready --namespace default --name '^vm1$')
+# NETNS is the network namespace of any process of the pod. "add" prints the NIC's addresses as a CNI result. If it fails, it
+# unplugs the NIC, even if an earlier "add" plugged it. Both may be repeated. The network is that of nad.yaml: kube-ovn must
+# have an address for the pod in it, which it allocates for the annotation in plug.yaml.
 set -eu
 
 [ $# -eq 5 ] || { sed -n 's/^#   //p' "$0" >&2; exit 2; }
@@ -22,10 +22,10 @@ common='"cniVersion": "1.0.0", "name": "dpdk1", "vhost_user_socket_volume_name":
 kube_ovn="{$common, \"type\": \"kube-ovn\", \"server_socket\": \"/run/openvswitch/kube-ovn-daemon.sock\",
     \"provider\": \"dpdk1.default.ovn\"}"
 
-# call COMMAND PLUGIN CONFIGURATION: a result or an error object on stdout, either.
+# call COMMAND PLUGIN CONFIGURATION: prints the plugin's result or its error object on stdout.
 call() { printf '%s' "$3" | CNI_COMMAND=$1 "$CNI_PATH/$2"; }
 
-# The other way round than ADD: only when the guest has let go of the NIC may its port go.
+# The reverse order of "add": the port may be removed only when the guest has released the NIC.
 unplug() {
     call DEL vhostuser-hotplug "{$common, \"type\": \"vhostuser-hotplug\"}"
     call DEL kube-ovn "$kube_ovn"
