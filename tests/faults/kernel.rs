@@ -2,10 +2,7 @@
 //! plugin has nothing to do with do not notice.
 
 use serde_json::{Value, json};
-
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::node::{Answer, Call, KUBELET, Node, Pod, SOCKETS, STATE, new_uid};
+use support::{Answer, Call, DataPlane, Double, KUBELET, Node, Pod, SOCKETS, STATE, new_uid};
 
 /// How the call is refused.
 const ERRORS: [&str; 2] = ["ENOSYS", "EPERM"];

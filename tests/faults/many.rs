@@ -4,14 +4,12 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use support::libvirt::{DOMAIN, domain, nics};
+use support::patience::{MARGIN, output, until};
+use support::scene::Scene;
+use support::signals::{self, plugin};
+use support::{Answer, Call, DataPlane, Double, Node, Pod, answer};
 use vhostuser_hotplug::libvirt::Xml;
-
-use super::dataplane::DataPlane;
-use super::libvirt::{DOMAIN, Double, domain, nics};
-use super::node::patience::{MARGIN, output, until};
-use super::node::{Answer, Call, Node, Pod, answer};
-use super::scene::Scene;
-use super::signals::{self, plugin};
 
 /// Calls at once.
 const MANY: usize = 64;
@@ -36,7 +34,7 @@ fn all(node: &Node, calls: impl Iterator<Item = Call>) -> Duration {
 #[test]
 fn many_pods() {
     let node = Node::new();
-    let scenes: Vec<Scene<'_>> = (0..MANY).map(|_| Scene::new(&node)).collect();
+    let scenes: Vec<Scene> = (0..MANY).map(|_| Scene::new(&node)).collect();
     let calls = |command: &'static str| scenes.iter().map(move |scene| patient(scene.call(command)));
     println!("{MANY} ADDs of as many pods: {:?}", all(&node, calls("ADD")));
     scenes.iter().for_each(Scene::is_whole);
@@ -88,7 +86,7 @@ fn add_and_del_of_the_same_nic() {
 }
 
 /// A call that holds its pod's lock: its guest never lets go of the NIC.
-fn holder(node: &Node, pod: &Pod<'_>, double: &Double) -> Child {
+fn holder(node: &Node, pod: &Pod, double: &Double) -> Child {
     Call::new("ADD", &pod.uid, &pod.netns()).run(node).succeeded();
     let child = patient(Call::new("DEL", &pod.uid, &pod.netns())).start(node);
     until("the guest is asked", || double.count("detach-alias") == 1);
@@ -105,7 +103,7 @@ fn a_holder_of_the_lock_that_is_killed_lets_go_of_it() {
     let began = Instant::now();
     let waiting = patient(Call::new("DEL", &pod.uid, &pod.netns())).start(&node);
     std::thread::sleep(Duration::from_millis(100));
-    super::node::end(&mut holder);
+    support::end(&mut holder);
     end(waiting).succeeded();
     assert!(began.elapsed() < MARGIN, "not at the deadline: {:?}", began.elapsed());
     assert!(node.is_clean(&pod.uid));
@@ -125,7 +123,7 @@ fn a_holder_of_the_lock_that_hangs_keeps_its_own_pod_alone() {
     other.run("ADD");
     other.run("DEL");
     assert!(waiting.try_wait().unwrap().is_none(), "another pod has waited until the call was given up");
-    super::node::end(&mut waiting);
+    support::end(&mut waiting);
     for call in &calls {
         let began = Instant::now();
         let answer = call.clone().set("attach_timeout", json!(2)).set("detach_timeout", json!(2)).run(&node);
@@ -133,7 +131,7 @@ fn a_holder_of_the_lock_that_hangs_keeps_its_own_pod_alone() {
         assert!(answer.text().contains("still at work"), "{answer:?}");
         assert!(began.elapsed() < MARGIN, "bounded by its deadline: {:?}", began.elapsed());
     }
-    super::node::end(&mut holder);
+    support::end(&mut holder);
     calls[1].run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
 }

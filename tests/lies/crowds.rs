@@ -6,11 +6,9 @@ use std::process::{Child, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::json;
+use support::patience::until;
+use support::{Call, DataPlane, Double, Node, Pod};
 
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::node::patience::until;
-use super::node::{Call, Node, Pod};
 use super::row::{PEAK_MAX, measured};
 
 /// Makes sockets. Every tenth is bound to an abstract name, as long as it can be and of bytes that are no text; for each of
@@ -60,7 +58,7 @@ static TURN: Mutex<()> = Mutex::new(());
 struct Crowd(Child);
 
 impl Crowd {
-    fn new(pod: &Pod<'_>, script: &str, size: u32) -> Self {
+    fn new(pod: &Pod, script: &str, size: u32) -> Self {
         let (program, size) = (if script == PROCESSES { "sh" } else { "python3" }, size.to_string());
         let mut leader = pod.command(program);
         let leader = leader.args(["-c", script, "crowd"]).arg(size).stdin(Stdio::piped()).stdout(Stdio::piped());

@@ -1,8 +1,8 @@
 //! The lies: who tells which, and what is to become of it.
 
 use serde_json::{Value, json};
+use support::libvirt::{DOMAIN, domain};
 
-use super::libvirt::{DOMAIN, domain};
 use super::row::{Ends, Liar, Row};
 
 /// The UUID of the pod's domain.

@@ -2,12 +2,10 @@
 //! what is logged, nor of what is answered.
 
 use serde_json::{Value, json};
+use support::fields::{own_words, parse};
+use support::libvirt::{DOMAIN, domain};
+use support::{Answer, Call, DataPlane, Double, INSIDE, Node, Pod};
 use vhostuser_hotplug::vm::xml::Element;
-
-use super::dataplane::DataPlane;
-use super::fields::{own_words, parse};
-use super::libvirt::{DOMAIN, Double, domain};
-use super::node::{Answer, Call, INSIDE, Node, Pod};
 
 /// Part of each hostile text; it must never stand among the plugin's own words.
 const MARK: &str = "FORGED";
@@ -101,7 +99,7 @@ fn sent(double: &Double) -> String {
     args["device"].as_str().unwrap().to_owned()
 }
 
-fn add(pod: &Pod<'_>) -> Call {
+fn add(pod: &Pod) -> Call {
     Call::new("ADD", &pod.uid, &pod.netns())
 }
 
@@ -149,7 +147,7 @@ fn an_interfaces_name_is_sent_as_it_is_and_quoted_elsewhere() {
 }
 
 /// Mounts the volume at this path inside the container, and nowhere else.
-fn remount(pod: &Pod<'_>, path: &str) {
+fn remount(pod: &Pod, path: &str) {
     let script = "mkdir -p \"$1\" && mount --bind \"$2\" \"$1\" && umount \"$2\"";
     assert!(pod.command("sh").args(["-c", script, "sh", path, INSIDE]).status().unwrap().success(), "{path:?}");
 }

@@ -4,11 +4,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-
-use super::dataplane::DataPlane;
-use super::libvirt::{Double, example};
-use super::node::patience::{MARGIN, output};
-use super::node::{Answer, Call, Node, Pod, answer, new_uid};
+use support::patience::{MARGIN, output};
+use support::{Answer, Call, DataPlane, Double, Node, Pod, answer, new_uid, tool};
 
 /// The deadline of a call, in seconds: more than the longest lie takes on a busy machine.
 const TIMEOUT: u64 = 60;
@@ -60,7 +57,7 @@ pub struct Outcome {
 /// A call under the wrapper that measures memory.
 pub fn measured(call: Call, node: &Node) -> (Answer, Outcome) {
     let file = std::env::temp_dir().join(format!("vhu-lies-{}", new_uid()));
-    let words: Vec<PathBuf> = vec![example("measured"), file.clone()];
+    let words: Vec<PathBuf> = vec![tool("measured"), file.clone()];
     let words: Vec<&str> = words.iter().map(|word| word.to_str().unwrap()).collect();
     let child = call.through(&words).start(node);
     let began = Instant::now();

@@ -5,11 +5,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
+use support::{Call, DataPlane, Double, Node, Pod};
 
-use super::node::{Call, Node, Pod};
 use super::peers;
 use super::row::{PEAK_MAX, measured};
-use super::{dataplane::DataPlane, libvirt::Double};
 
 /// How many are told at a time: most of them wait.
 const AT_A_TIME: usize = 4;

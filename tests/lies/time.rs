@@ -8,11 +8,8 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::json;
-
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::node::patience::MARGIN;
-use super::node::{Call, Node, Pod, STATE};
+use support::patience::MARGIN;
+use support::{Call, DataPlane, Double, Node, Pod, STATE};
 
 #[test]
 fn a_fifo_for_a_namespace_is_not_waited_for() {

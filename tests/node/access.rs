@@ -1,16 +1,13 @@
 //! A data plane that isn't root, and QEMU's socket, which only its owner may write to.
 
 use serde_json::json;
-
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::node::{Call, KUBELET, Node, Pod, VOLUME};
+use support::{Call, DataPlane, Double, KUBELET, Node, Pod, VOLUME};
 
 /// OVS's user where it isn't root.
 const NOBODY: u32 = 65534;
 
 /// Whether a user may write to the NIC's socket in the share.
-fn may_write(node: &Node, pod: &Pod<'_>, uid: u32) -> bool {
+fn may_write(node: &Node, pod: &Pod, uid: u32) -> bool {
     let socket = format!("{}/net1", node.target(&pod.uid));
     assert!(node.holds(&format!("test -S {socket}")));
     node.holds(&format!("setpriv --reuid={uid} --regid={uid} --clear-groups test -w {socket}"))

@@ -4,23 +4,21 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-
-use super::dataplane::DataPlane;
-use super::libvirt::{DOMAIN, Double, PORTLESS, UNSHARED, domain};
-use super::node::patience::MARGIN;
-use super::node::{Answer, Call, INSIDE, Node, Pod, STATE};
+use support::libvirt::{DOMAIN, PORTLESS, UNSHARED, domain};
+use support::patience::MARGIN;
+use support::{Answer, Call, DataPlane, Double, INSIDE, Node, Pod, STATE};
 
 /// The ADD that plugs: by hand, into a pod whose VM runs.
-fn add(pod: &Pod<'_>) -> Call {
+fn add(pod: &Pod) -> Call {
     Call::new("ADD", &pod.uid, &pod.netns())
 }
 
-fn del(pod: &Pod<'_>) -> Call {
+fn del(pod: &Pod) -> Call {
     add(pod).command("DEL")
 }
 
 /// It failed with this code, its words hold that, and nothing is left.
-fn failed(node: &Node, pod: &Pod<'_>, answer: &Answer, code: u64, word: &str) {
+fn failed(node: &Node, pod: &Pod, answer: &Answer, code: u64, word: &str) {
     assert_eq!(answer.code(), code, "{answer:?}");
     assert!(answer.text().contains(word), "{word:?} is not in {answer:?}");
     assert!(node.is_clean(&pod.uid), "{answer:?}");

@@ -2,13 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::dataplane::DataPlane;
-use super::libvirt::{DOMAIN, Double, domain, nics};
-use super::node::{Call, Node, Pod};
-
+use support::libvirt::{DOMAIN, domain, nics};
+use support::{Call, DataPlane, Double, Node, Pod};
 use vhostuser_hotplug::libvirt::Xml;
 
-fn add(pod: &Pod<'_>) -> Call {
+fn add(pod: &Pod) -> Call {
     Call::new("ADD", &pod.uid, &pod.netns())
 }
 

@@ -3,11 +3,9 @@
 use std::path::PathBuf;
 
 use serde_json::json;
+use support::{Call, DataPlane, Double, Node, Pod};
 
-use super::dataplane::DataPlane;
 use super::identity::started;
-use super::libvirt::Double;
-use super::node::{Call, Node, Pod};
 
 /// A cgroup of the machine with the pod's process in it, removed again.
 pub struct Cgroup(PathBuf);
@@ -75,7 +73,7 @@ pub fn hierarchies() -> Vec<&'static str> {
 /// The processes whose network namespace a call asks for by name, `/proc/<pid>/ns/net`, as it does for every process of the
 /// node where it goes through them.
 fn looked_at(call: &Call, node: &Node) -> usize {
-    let trace = std::env::temp_dir().join(format!("vhu-cgroup-trace-{}", super::node::new_uid()));
+    let trace = std::env::temp_dir().join(format!("vhu-cgroup-trace-{}", support::new_uid()));
     let words = ["strace", "-f", "-qq", "-o", trace.to_str().unwrap(), "-e", "trace=readlink,readlinkat"];
     call.clone().through(&words).run(node).succeeded();
     let seen = std::fs::read_to_string(&trace).unwrap();

@@ -4,18 +4,16 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use support::libvirt::{DOMAIN, domain, nics};
+use support::patience::output;
+use support::{Call, DataPlane, Double, INSIDE, Node, Pod, STATE, answer};
 use vhostuser_hotplug::libvirt::Xml;
 
-use super::dataplane::DataPlane;
-use super::libvirt::{DOMAIN, Double, domain, nics};
-use super::node::patience::output;
-use super::node::{Call, INSIDE, Node, Pod, STATE, answer};
-
-fn add(pod: &Pod<'_>) -> Call {
+fn add(pod: &Pod) -> Call {
     Call::new("ADD", &pod.uid, &pod.netns())
 }
 
-fn del(pod: &Pod<'_>) -> Call {
+fn del(pod: &Pod) -> Call {
     add(pod).command("DEL")
 }
 
@@ -106,7 +104,7 @@ fn what_a_domain_that_is_shut_off_has_of_its_own_stays() {
 }
 
 /// Makes of the pod's record one of the share alone, as an ADD with `attach: "never"` leaves it.
-fn record_the_share_alone(node: &Node, pod: &Pod<'_>) {
+fn record_the_share_alone(node: &Node, pod: &Pod) {
     let file = node.sh(&format!("ls {STATE}/pods/{}/net1@*.json", pod.uid));
     let mut record: Value = serde_json::from_str(&node.sh(&format!("cat {file}"))).unwrap();
     assert!(record["nic"].take().is_object());
@@ -175,7 +173,7 @@ fn a_nic_whose_record_is_lost_is_found_though_another_container_has_the_volume_e
     std::io::Read::read_exact(other.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
     // As a conflist of 0.3.1 has it called: without prevResult, so that the MAC address is not told either.
     let answer = del(&pod).without("prevResult").run(&node);
-    super::node::end(&mut other);
+    support::end(&mut other);
     answer.succeeded();
     assert_eq!(detaches(&double), [("detach-alias".to_owned(), 1)]);
     assert!(nics(&pod, Xml::Live).is_empty() && node.is_clean(&pod.uid), "{}", node.left(&pod.uid));
@@ -257,7 +255,7 @@ fn the_guest_is_asked_again_but_not_pressed() {
         (json!({"refuse": {"code": 1, "message": under_way}}), 8, 1, Some("already in the process of unplug")),
     ];
     let node = Node::new();
-    let pods: Vec<Pod<'_>> = rows.iter().map(|_| Pod::new(&node)).collect();
+    let pods: Vec<Pod> = rows.iter().map(|_| Pod::new(&node)).collect();
     let started: Vec<_> = rows
         .iter()
         .zip(&pods)

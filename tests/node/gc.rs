@@ -1,10 +1,7 @@
 //! GC: what the runtime no longer knows, what pods that are gone have left, and nothing else.
 
 use serde_json::json;
-
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::node::{Call, Node, Pod, SOCKETS, STATE, VOLUME, new_uid};
+use support::{Call, DataPlane, Double, Node, Pod, SOCKETS, STATE, VOLUME, new_uid};
 
 /// A GC without a list.
 fn gc() -> Call {
@@ -117,7 +114,7 @@ fn what_is_not_ours_or_may_still_live_is_left_alone() {
 #[test]
 fn an_error_stops_nothing_and_all_are_told() {
     let node = Node::new();
-    let pods: Vec<Pod<'_>> = (0..3).map(|_| Pod::new(&node)).collect();
+    let pods: Vec<Pod> = (0..3).map(|_| Pod::new(&node)).collect();
     let guests = ["never", "obeys", "never"];
     let doubles: Vec<_> = pods
         .iter()

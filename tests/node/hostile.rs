@@ -5,11 +5,9 @@ use std::process::{Child, Stdio};
 use std::time::Instant;
 
 use serde_json::json;
-
-use super::dataplane::DataPlane;
-use super::libvirt::{Double, SOCKET};
-use super::node::patience::{MARGIN, until};
-use super::node::{Answer, Call, INSIDE, Node, Pod, end, new_uid};
+use support::libvirt::SOCKET;
+use support::patience::{MARGIN, until};
+use support::{Answer, Call, DataPlane, Double, INSIDE, Node, Pod, end, new_uid};
 
 /// The call, ended if it hangs.
 fn bounded(call: &Call, node: &Node) -> Answer {
@@ -111,7 +109,7 @@ time.sleep(600)
 "#;
 
 /// Has a file system mounted in the pod, below /run/libvirt, that answers nobody; it ends with this process.
-fn deaf(pod: &Pod<'_>) -> Child {
+fn deaf(pod: &Pod) -> Child {
     let mut deaf = pod.command("python3").args(["-c", DEAF]).stdout(Stdio::piped()).spawn().unwrap();
     deaf.stdout.as_mut().unwrap().read_exact(&mut [0; 2]).expect("a FUSE file system can be mounted");
     deaf

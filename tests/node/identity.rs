@@ -1,19 +1,17 @@
 //! Who the pod is, where the runtime does not say.
 
 use serde_json::json;
+use support::{Call, DataPlane, Double, Node, Pod, STATE, VOLUME};
 
 use super::cgroup::{Cgroup, hierarchies};
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::node::{Call, Node, Pod, STATE, VOLUME};
 
 /// The program that a chain of starters has started in the end.
 pub fn started(by: u32) -> u32 {
-    super::signals::program(by)
+    support::signals::program(by)
 }
 
 /// The seed's own kind of call: no uid, a process' namespace.
-fn by_hand(pod: &Pod<'_>) -> Call {
+fn by_hand(pod: &Pod) -> Call {
     Call::new("ADD", "", &pod.netns()).args("K8S_POD_NAME=vm;K8S_POD_NAMESPACE=default").set("attach", json!("never"))
 }
 
@@ -74,7 +72,7 @@ fn the_pod_is_known_by_its_cgroup_whatever_the_drivers() {
         let (what, path) = cgroups(&pod.uid).swap_remove(at);
         println!("replayed, not run: {what}: {path} in {root}");
         // Without the mount's word for it: the cgroup alone must do.
-        assert!(pod.command("umount").arg(super::node::INSIDE).status().unwrap().success());
+        assert!(pod.command("umount").arg(support::INSIDE).status().unwrap().success());
         let group = Cgroup::below(&[root], &path, pod.machine_pid());
         by_hand(&pod).run(&node).succeeded();
         assert!(node.is_shared(&pod.uid), "{what}: {path}");
@@ -166,7 +164,7 @@ fn a_tenants_directory_that_is_named_like_another_pods_is_not_believed() {
     let (pod, victim) = (Pod::new(&node), Pod::new(&node));
     // In a file system of its own, as a user namespace would let it: the same path as the victim's volume.
     let fake = format!("/run/libvirt/pods/{}/volumes/kubernetes.io~empty-dir/{VOLUME}", victim.uid);
-    let script = format!("umount {0} && mkdir -p {fake} && mount --bind {fake} {0}", super::node::INSIDE);
+    let script = format!("umount {0} && mkdir -p {fake} && mount --bind {fake} {0}", support::INSIDE);
     assert!(pod.command("sh").args(["-ec", &script]).status().unwrap().success());
     by_hand(&pod).run(&node).succeeded();
     assert!(node.is_clean(&victim.uid) && node.is_clean(&pod.uid));

@@ -2,12 +2,9 @@
 //! below 0.4.0. What the ADD did with its keys is found all the same, by every later call and command.
 
 use serde_json::{Value, json};
-
-use super::dataplane::DataPlane;
-use super::libvirt::{Double, SOCKET};
-use super::node::patience::{output, until};
-use super::node::{Call, INSIDE, KUBELET, Node, Pod, STATE, VOLUME, answer, new_uid};
-use super::signals;
+use support::libvirt::SOCKET;
+use support::patience::{output, until};
+use support::{Call, DataPlane, Double, INSIDE, KUBELET, Node, Pod, STATE, VOLUME, answer, new_uid, signals};
 
 /// Other directories than the defaults, and than the tests' own.
 const STATE_DIR: &str = "/run/other/state";
@@ -51,7 +48,7 @@ fn with_keys(call: Call) -> Call {
 }
 
 /// A pod with a VM where only these keys find it, and its data plane.
-fn pod(node: &Node) -> (Pod<'_>, Double, DataPlane) {
+fn pod(node: &Node) -> (Pod, Double, DataPlane) {
     let pod = Pod::new(node);
     node.sh(&format!("mkdir -p {BASE} && ln -sfn {KUBELET} {KUBELET_DIR}"));
     let double = Double::start(&pod, &json!({}));

@@ -5,13 +5,11 @@ use std::io::Read;
 use std::process::{Child, Stdio};
 
 use serde_json::json;
+use support::libvirt::{client, nics};
+use support::patience::until;
+use support::{Answer, Call, DataPlane, Double, INSIDE, KUBELET, Node, Pod, STATE, end};
 use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::{Scope, Xml};
-
-use super::dataplane::DataPlane;
-use super::libvirt::{Double, client, nics};
-use super::node::patience::until;
-use super::node::{Answer, Call, INSIDE, KUBELET, Node, Pod, STATE, end};
 
 /// Listens at a path, under a name.
 const LISTENER: &str = "import socket, sys, time
@@ -26,7 +24,7 @@ time.sleep(1000)";
 pub struct Listener(Child);
 
 impl Listener {
-    pub fn start(pod: &Pod<'_>, name: &str, path: &str) -> Self {
+    pub fn start(pod: &Pod, name: &str, path: &str) -> Self {
         let mut command = pod.command("python3");
         let mut child = command.args(["-c", LISTENER, name, path]).stdout(Stdio::piped()).spawn().unwrap();
         child.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
@@ -40,7 +38,7 @@ impl Drop for Listener {
     }
 }
 
-fn add(pod: &Pod<'_>) -> Call {
+fn add(pod: &Pod) -> Call {
     Call::new("ADD", &pod.uid, &pod.netns())
 }
 
@@ -112,9 +110,9 @@ fn a_nic_of_another_vm_of_the_pod_is_not_taken_for_a_socket_that_was_kept() {
         "<interface type='vhostuser'><mac address='02:00:00:00:00:01'/><source type='unix' path='{path}' mode='server'/>\
          <model type='virtio'/><alias name='ua-other'/></interface>"
     );
-    let xml = super::libvirt::DOMAIN.replace("<devices>", &format!("<devices>{nic}"));
+    let xml = support::libvirt::DOMAIN.replace("<devices>", &format!("<devices>{nic}"));
     let domains =
-        [super::libvirt::domain("one", "1", super::libvirt::DOMAIN), super::libvirt::domain("two", "2", &xml)];
+        [support::libvirt::domain("one", "1", support::libvirt::DOMAIN), support::libvirt::domain("two", "2", &xml)];
     let _double = Double::start(&pod, &json!({"domains": domains}));
     let _listener = Listener::start(&pod, "qemu-system-x86", &path);
     let answer = add(&pod).set("domain", json!("one")).run(&node);

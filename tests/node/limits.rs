@@ -7,13 +7,9 @@ use std::process::Child;
 use std::time::Duration;
 
 use serde_json::json;
-
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::limited::Limited;
-use super::node::patience::{output, until};
-use super::node::{Answer, Call, Node, Pod, answer, end};
-use super::signals;
+use support::limited::Limited;
+use support::patience::{output, until};
+use support::{Answer, Call, DataPlane, Double, Node, Pod, answer, end, signals};
 
 /// Makes cgroups read-only where the plugin looks for them, as on a node where they are not for it to change, and
 /// leaves a way to enter one.
@@ -81,7 +77,7 @@ fn a_call_that_deals_with_a_pod_leaves_the_limits_of_its_caller() {
 fn a_call_for_any_other_pod_stays_where_it_is() {
     let (node, group) = (Node::new(), Limited::new());
     let netns = node.make_netns("other");
-    let answer = limited(&Call::new("ADD", &super::node::new_uid(), &netns), &group, &[]).run(&node);
+    let answer = limited(&Call::new("ADD", &support::new_uid(), &netns), &group, &[]).run(&node);
     answer.succeeded();
     assert!(!answer.log.contains("cgroup"), "{}", answer.log);
 }
@@ -152,7 +148,7 @@ fn nice_values_are_left_and_the_cpus_are_kept() {
 fn the_doctor_leaves_them_too_or_says_why_it_cannot() {
     let (node, group) = (Node::new(), Limited::new());
     let doctor = |entered: [String; 3]| {
-        let words = entered.into_iter().map(PathBuf::from).chain([super::node::BINARY.into(), "doctor".into()]);
+        let words = entered.into_iter().map(PathBuf::from).chain([support::plugin().into(), "doctor".into()]);
         let output = node.command("env").args(["NO_COLOR="]).args(words).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };

@@ -1,10 +1,8 @@
 //! The MTU of a NIC's network, where the guest takes another.
 
 use serde_json::json;
-
-use super::dataplane::DataPlane;
-use super::libvirt::{DOMAIN, Double, domain};
-use super::node::{Call, KUBELET, Node, Pod};
+use support::libvirt::{DOMAIN, domain};
+use support::{Call, DataPlane, Double, KUBELET, Node, Pod};
 
 /// Adds the MTU that kube-ovn tells of a network to the call's prevResult.
 fn with_mtu(call: Call, mtu: u32) -> Call {

@@ -8,12 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::{Value, json};
+use support::{Call, DataPlane, Double, Node, Pod};
 
 use super::cgroup::Cgroup;
-use super::dataplane::DataPlane;
 use super::identity::started;
-use super::libvirt::Double;
-use super::node::{Call, Node, Pod};
 
 /// What a server does with a connection.
 type Conversation = fn(UnixStream);

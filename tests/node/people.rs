@@ -1,10 +1,8 @@
 //! What a person is shown of the node's attachments.
 
 use serde_json::{Value, json};
-
-use super::dataplane::DataPlane;
-use super::libvirt::{DOMAIN, Double, domain};
-use super::node::{Call, INSIDE, KUBELET, Node, Pod, STATE, Told};
+use support::libvirt::{DOMAIN, domain};
+use support::{Call, DataPlane, Double, INSIDE, KUBELET, Node, Pod, STATE, Told};
 
 /// kubelet's directory is not where the defaults say.
 fn list(node: &Node, words: &[&str]) -> Told {
@@ -15,7 +13,7 @@ fn inspect(node: &Node, words: &[&str]) -> Told {
     node.person(&[&["inspect", "--kubelet-dir", KUBELET], words].concat())
 }
 
-fn add(pod: &Pod<'_>) -> Call {
+fn add(pod: &Pod) -> Call {
     Call::new("ADD", &pod.uid, &pod.netns())
 }
 
@@ -37,8 +35,8 @@ fn no_attachments_are_told_apart_from_attachments_that_cannot_be_listed() {
     assert!(!told.ok && told.out.is_empty() && told.err.contains(STATE), "{told:?}");
     // A person who may not look is not told that there is nothing.
     node.sh(&format!("rm {STATE} && mkdir -m 700 {STATE} && mkdir {STATE}/pods"));
-    let nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups", super::node::BINARY, "list"];
-    let told = super::node::told(node.command("setpriv").args(nobody).output().unwrap());
+    let nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups", support::plugin(), "list"];
+    let told = support::told(node.command("setpriv").args(nobody).output().unwrap());
     assert!(!told.ok && told.out.is_empty() && !told.err.contains("No attachments"), "{told:?}");
 }
 

@@ -6,19 +6,15 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use support::patience::{output, until};
+use support::{Call, DataPlane, Double, INSIDE, Node, Pod, answer, end, new_uid, signals};
 use vhostuser_hotplug::privilege::Task;
 use vhostuser_hotplug::privilege::filter::{self, Call as SystemCall};
-
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::node::patience::{output, until};
-use super::node::{Call, INSIDE, Node, Pod, answer, end, new_uid};
-use super::signals;
 
 /// A pod with a VM and its data plane.
 struct Place<'a> {
     node: &'a Node,
-    pod: Pod<'a>,
+    pod: Pod,
     double: Double,
     _plane: DataPlane,
 }
@@ -275,8 +271,8 @@ fn a_persons_look_at_pods_is_confined_as_a_check_is() {
     for words in [&["list"][..], &["list", "--json"], &["inspect", &pod.uid]] {
         let file = std::env::temp_dir().join(format!("vhu-privilege-{}", new_uid()));
         let mut command = node.command("strace");
-        command.args(["-f", "-qq", "-o", file.to_str().unwrap(), super::node::BINARY]).args(words);
-        let told = super::node::told(command.output().unwrap());
+        command.args(["-f", "-qq", "-o", file.to_str().unwrap(), support::plugin()]).args(words);
+        let told = support::told(command.output().unwrap());
         assert!(told.ok && told.out.contains("ua-net1") || told.out.contains("connected"), "{words:?}: {told:?}");
         let trace = std::fs::read_to_string(&file).unwrap();
         std::fs::remove_file(&file).unwrap();
@@ -293,7 +289,7 @@ fn a_persons_look_at_pods_is_confined_as_a_check_is() {
     let libvirt = signals::program(places[0].double.child.id());
     signals::send("STOP", libvirt);
     let inspect =
-        node.command(super::node::BINARY).args(["inspect", &pod.uid]).stdout(std::process::Stdio::piped()).spawn();
+        node.command(support::plugin()).args(["inspect", &pod.uid]).stdout(std::process::Stdio::piped()).spawn();
     let inspect = inspect.unwrap();
     let seen = confined(&inspect, Task::Talk, 1);
     signals::go_on(places[0].double.child.id());

@@ -1,10 +1,7 @@
 //! What the probe asks of a data plane, and what that makes of it.
 
 use serde_json::json;
-
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::node::{Call, Node, Pod};
+use support::{Call, DataPlane, Double, Node, Pod};
 
 /// The double's own features, and others.
 const FEATURES: &str = "features=0xd7c66a7ca ";

@@ -1,8 +1,8 @@
 //! Several shares of one pod, and shares that others made: which of them a call makes, leaves and takes away.
 
 use serde_json::json;
+use support::{Call, Node, Pod, SOCKETS, STATE, VOLUME};
 
-use super::node::{Call, Node, Pod, SOCKETS, STATE, VOLUME};
 use super::share::{created, listener};
 
 /// Another volume of a pod, as a NAD with a `vhost_user_socket_volume_name` of its own names it.
@@ -114,7 +114,7 @@ fn a_del_that_has_no_time_left_to_look_takes_no_share_that_may_be_in_use() {
     let answer = add.clone().command("DEL").set("detach_timeout", json!(1)).through(&late).run(&node);
     assert_eq!(answer.code(), 11, "{answer:?}");
     assert!(node.is_shared(&pod.uid));
-    super::node::end(&mut listener);
+    support::end(&mut listener);
     add.command("DEL").run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
 }

@@ -3,24 +3,23 @@
 use std::time::Duration;
 
 use serde_json::json;
+use support::libvirt::{DOMAIN, client, domain, nics};
+use support::{Call, DataPlane, Double, INSIDE, KUBELET, Node, Pod};
 use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::{Scope, Xml};
 
-use super::dataplane::DataPlane;
 use super::left_over::Listener;
-use super::libvirt::{DOMAIN, Double, client, domain, nics};
-use super::node::{Call, INSIDE, KUBELET, Node, Pod};
 
-fn add(pod: &Pod<'_>) -> Call {
+fn add(pod: &Pod) -> Call {
     Call::new("ADD", &pod.uid, &pod.netns())
 }
 
-fn del(pod: &Pod<'_>) -> Call {
+fn del(pod: &Pod) -> Call {
     add(pod).command("DEL")
 }
 
 /// Makes a link to the volume and a second mount of it in the pod's container.
-fn prepare(pod: &Pod<'_>) {
+fn prepare(pod: &Pod) {
     let script = format!(
         "mkdir /run/second && mount --bind {INSIDE} /run/second && ln -s {INSIDE} /run/link && mkdir /run/another"
     );

@@ -6,12 +6,9 @@ use std::process::Child;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::node::patience::{output, until};
-use super::node::{Answer, Call, KUBELET, Node, Pod, SOCKETS, VOLUME, answer, new_uid};
-use super::signals::{self, go_on, plugin};
+use support::patience::{output, until};
+use support::signals::{self, go_on, plugin};
+use support::{Answer, Call, DataPlane, Double, KUBELET, Node, Pod, SOCKETS, VOLUME, answer, new_uid};
 
 /// Takes the share as kube-ovn does.
 fn take(node: &Node, uid: &str) {
@@ -19,7 +16,7 @@ fn take(node: &Node, uid: &str) {
     node.sh(&format!("umount {target} && rmdir {target}"));
 }
 
-fn add(pod: &Pod<'_>) -> Call {
+fn add(pod: &Pod) -> Call {
     Call::new("ADD", &pod.uid, &pod.netns())
 }
 
@@ -77,7 +74,7 @@ fn is_stopped(pid: u32) -> bool {
 }
 
 /// An ADD that meets a libvirt which stops itself at this step, what `meanwhile` does then, and the ADD's answer.
-fn interrupted(node: &Node, pod: &Pod<'_>, stop: &Value, meanwhile: impl FnOnce(&Child)) -> (Answer, Double) {
+fn interrupted(node: &Node, pod: &Pod, stop: &Value, meanwhile: impl FnOnce(&Child)) -> (Answer, Double) {
     let double = Double::start(pod, &json!({"stop": stop}));
     let call = add(pod).start(node);
     until("libvirtd or QEMU stops", || is_stopped(double.libvirtd) || is_stopped(double.qemu()));
@@ -107,7 +104,7 @@ fn a_share_that_is_taken_during_an_add_is_made_again() {
 }
 
 /// Takes the share while an ADD waits for a data plane.
-fn take_while_it_waits(node: &Node, pod: &Pod<'_>) {
+fn take_while_it_waits(node: &Node, pod: &Pod) {
     let volume = format!("{KUBELET}/pods/{}/volumes/kubernetes.io~empty-dir/{VOLUME}", pod.uid);
     until("the plugin listens", || node.holds(&format!("test -S {volume}/net1")));
     take(node, &pod.uid);

@@ -1,14 +1,11 @@
 //! What a runtime is told of a NIC: its socket in the result, and in the device-information file.
 
 use serde_json::{Value, json};
-
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::node::{Call, INSIDE, KUBELET, Node, Pod, VOLUME, new_uid};
+use support::{Call, DataPlane, Double, INSIDE, KUBELET, Node, Pod, VOLUME, new_uid};
 
 const FILE: &str = "/run/k8s.cni.cncf.io/devinfo/cni/dpdk1-4f3c_net1";
 
-fn add(pod: &Pod<'_>) -> Call {
+fn add(pod: &Pod) -> Call {
     Call::new("ADD", &pod.uid, &pod.netns()).set("runtimeConfig", json!({"CNIDeviceInfoFile": FILE}))
 }
 

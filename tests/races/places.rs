@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use support::libvirt::SOCKET;
+use support::{Call, DataPlane, Double, INSIDE, KUBELET, Node, Pod, SOCKETS, VOLUME};
 
 use super::canary::{CANARY, on};
-use super::dataplane::DataPlane;
-use super::libvirt::{Double, SOCKET};
-use super::node::{Call, INSIDE, KUBELET, Node, Pod, SOCKETS, VOLUME};
 use super::race::Race;
 use super::swap::{Guise, Swap};
 
@@ -15,7 +14,7 @@ use super::swap::{Guise, Swap};
 const DEEP: &str = "/run/libvirt/deep/libvirt-sock";
 
 /// A path of the container's as one of the test's own.
-fn inside(pod: &Pod<'_>, path: impl AsRef<Path>) -> PathBuf {
+fn inside(pod: &Pod, path: impl AsRef<Path>) -> PathBuf {
     PathBuf::from(format!("/proc/{}/root{}", pod.machine_pid(), path.as_ref().display()))
 }
 
@@ -27,7 +26,7 @@ fn links<const N: usize>(to: [&str; N]) -> impl Iterator<Item = Guise> {
     to.map(|to| Guise::Link(to.to_owned())).into_iter()
 }
 
-fn volumes(pod: &Pod<'_>) -> String {
+fn volumes(pod: &Pod) -> String {
     format!("{KUBELET}/pods/{}/volumes/kubernetes.io~empty-dir", pod.uid)
 }
 

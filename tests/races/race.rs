@@ -6,10 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use support::{Answer, Call, Double, Node, Pod};
 
 use super::canary::Canary;
-use super::libvirt::Double;
-use super::node::{Answer, Call, Node, Pod};
 use super::swap::{Dice, Swap, Weather};
 
 /// What ADD and DEL may take as a whole, in seconds.
@@ -43,7 +42,7 @@ const RESTS: [u64; 5] = [60, 200, 1_000, 10_000, 100_000];
 pub struct Race<'a> {
     pub name: &'static str,
     pub node: &'a Node,
-    pub pod: &'a Pod<'a>,
+    pub pod: &'a Pod,
     pub swaps: Vec<Swap>,
     /// Changes the configuration of all calls.
     pub configured: fn(Call) -> Call,

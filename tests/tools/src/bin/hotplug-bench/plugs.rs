@@ -94,7 +94,7 @@ pub fn measure(bench: &Bench, plugs: u32) -> Plugs {
     all
 }
 
-/// The bare calls, made by an example beside this one, in the node.
+/// The bare calls, made by a program in the same directory, in the node.
 fn bare(bench: &Bench) -> Value {
     let program = std::env::current_exe().expect("this program").with_file_name("bare-rpc");
     let root = format!("/proc/{}/root/run", bench.fact("PID"));

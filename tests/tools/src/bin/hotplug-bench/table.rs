@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::common::bars::{Bar, Chart};
-use crate::common::figures::Sorted;
+use tools::bars::{Bar, Chart};
+use tools::figures::Sorted;
 
 /// What is printed in the end.
 pub struct Table {

@@ -4,8 +4,6 @@
 //! Every figure is of whole processes, the start included, as a runtime pays for them. Contenders take turns, so that what
 //! else the machine does falls on all alike, and what counts is their ratio to a static no-op in the same run.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod contenders;
 mod growth;
 mod load;

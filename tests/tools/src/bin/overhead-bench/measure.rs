@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 
-use crate::common::figures::Sorted;
+use tools::figures::Sorted;
 
 /// A call of a plugin.
 #[derive(Clone)]

@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::common::bars::{self, Bar, Chart};
 use crate::contenders::{NOOP, OURS};
 use crate::growth::Point;
 use crate::load::Burden;
 use crate::measure::Row;
+use tools::bars::{self, Bar, Chart};
 
 fn base<'a>(rows: &'a [Row], row: &Row) -> &'a Row {
     let found = rows.iter().find(|other| other.call.name == NOOP && other.call.verb == row.call.verb);

@@ -10,11 +10,11 @@ use std::path::Path;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
-use crate::common::bars::{Bar, Chart};
-use crate::common::crowd::{Mounts, Pods, Processes};
-use crate::common::figures::Sorted;
 use crate::inside::{self, Pod, Took};
 use crate::lab::Bench;
+use tools::bars::{Bar, Chart};
+use tools::crowd::{Mounts, Pods, Processes};
+use tools::figures::Sorted;
 
 /// NICs in the VM, with the one that is measured. OVS-DPDK takes 32 such ports.
 const NICS: [usize; 4] = [1, 8, 16, 32];

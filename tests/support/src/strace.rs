@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill as send};
 use nix::unistd::Pid;
 
-use super::signals::program;
+use crate::signals::program;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::limited::Limited;
+use support::limited::Limited;
 
 /// The NIC's name; kube-ovn's stand-in makes its addresses from that.
 pub const IFNAME: &str = "net1";
@@ -158,7 +158,7 @@ impl Bench {
 
     /// Calls the plugin alone, with this result of those before it in the chain.
     fn call_alone(&self, what: &str, result: &Value) {
-        let mut list: Value = serde_json::from_str(include_str!("../../../conflist/hotplug.conflist")).unwrap();
+        let mut list: Value = serde_json::from_str(include_str!("../../../../../conflist/hotplug.conflist")).unwrap();
         let mut conf = list["plugins"][1].take();
         conf.as_object_mut().unwrap().extend(self.keys.as_object().unwrap().clone());
         for key in ["name", "cniVersion"] {
@@ -178,7 +178,7 @@ impl Bench {
     }
 
     fn call_for(&self, ifname: &str, what: &str, keys: &Value) -> Value {
-        let mut list: Value = serde_json::from_str(include_str!("../../../conflist/hotplug.conflist")).unwrap();
+        let mut list: Value = serde_json::from_str(include_str!("../../../../../conflist/hotplug.conflist")).unwrap();
         for keys in [&self.keys, keys] {
             list["plugins"][1].as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
         }

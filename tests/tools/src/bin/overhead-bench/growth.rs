@@ -1,10 +1,10 @@
 //! Whether a busy node makes the calls dearer.
 
 use crate::Options;
-use crate::common::crowd::{Mounts, Pods, Processes};
-use crate::common::figures::Sorted;
 use crate::contenders::{NOOP, OURS, call};
 use crate::scene::Scene;
+use tools::crowd::{Mounts, Pods, Processes};
+use tools::figures::Sorted;
 
 /// One scene: what there is how much of, and what ADD takes there, in milliseconds.
 pub struct Point {

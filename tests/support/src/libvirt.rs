@@ -10,25 +10,18 @@ use serde_json::{Value, json};
 use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::{Client, Uri, Xml};
 
-use super::node::patience::until;
-use super::node::{Pod, end, new_uid};
-use super::signals::program;
+use crate::node::{children, end, new_uid};
+use crate::patience::until;
+use crate::signals::program;
+use crate::{Pod, tool};
 
 /// A running domain with two free ports, two vCPUs and shared memory.
-pub const DOMAIN: &str = include_str!("../libvirt/domains/plain.xml");
-pub const UNSHARED: &str = include_str!("../libvirt/domains/unshared.xml");
-pub const PORTLESS: &str = include_str!("../libvirt/domains/portless.xml");
+pub const DOMAIN: &str = include_str!("../../libvirt/domains/plain.xml");
+pub const UNSHARED: &str = include_str!("../../libvirt/domains/unshared.xml");
+pub const PORTLESS: &str = include_str!("../../libvirt/domains/portless.xml");
 
 /// Where a container has its daemon's socket.
 pub const SOCKET: &str = "/run/libvirt/libvirt-sock";
-
-/// A program of the tests' own, built as an example beside them.
-pub fn example(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let program = test.parent().and_then(|deps| deps.parent()).unwrap().join("examples").join(name);
-    assert!(program.exists(), "{} is needed: run cargo build --examples", program.display());
-    program
-}
 
 /// A double at work; it ends, and its files go, with this value.
 pub struct Double {
@@ -47,7 +40,7 @@ pub fn domain(name: &str, digit: &str, xml: &str) -> Value {
 
 impl Double {
     /// A double that listens in the pod's container; `changes` go over a script with one domain and a log.
-    pub fn start(pod: &Pod<'_>, changes: &Value) -> Self {
+    pub fn start(pod: &Pod, changes: &Value) -> Self {
         // An earlier double, killed, has left its socket's file.
         pod.command("rm").args(["-f", SOCKET]).status().unwrap();
         Self::through(&mut |program| pod.command(program), changes)
@@ -66,7 +59,7 @@ impl Double {
             script[key] = value.clone();
         }
         std::fs::write(directory.join("script"), script.to_string()).unwrap();
-        let mut child = start(&example("libvirtd-double"))
+        let mut child = start(&tool("libvirtd-double"))
             .args([SOCKET.as_ref(), directory.join("script").as_os_str()])
             .stdout(Stdio::piped())
             .spawn()
@@ -124,13 +117,13 @@ impl Double {
 }
 
 /// A client of the pod's daemon, for a look at what the plugin made of the domain.
-pub fn client(pod: &Pod<'_>) -> Client {
+pub fn client(pod: &Pod) -> Client {
     let stream = UnixStream::connect(format!("/proc/{}/root{SOCKET}", pod.machine_pid())).unwrap();
     Client::open(stream, Uri::System, soon()).unwrap()
 }
 
 /// The aliases of the NICs that the pod's first domain has.
-pub fn nics(pod: &Pod<'_>, which: Xml) -> Vec<String> {
+pub fn nics(pod: &Pod, which: Xml) -> Vec<String> {
     let mut client = client(pod);
     let domain = client.domains(soon()).unwrap().remove(0);
     let xml = client.xml(&domain, which, soon()).unwrap();
@@ -141,12 +134,6 @@ pub fn nics(pod: &Pod<'_>, which: Xml) -> Vec<String> {
 
 fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(30))
-}
-
-/// The processes that a process' first thread has started.
-fn children(of: u32) -> Vec<u32> {
-    let children = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
-    children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
 impl Drop for Double {

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::Options;
-use crate::common::figures::Sorted;
 use crate::contenders::{NOOP, OURS, call};
 use crate::measure::{Call, cpu, millis, spent};
 use crate::scene::Scene;
+use tools::figures::Sorted;
 
 /// What the pods' starts and ends took with one plugin in the chain: milliseconds.
 pub struct Burden {

@@ -1,16 +1,11 @@
 //! How long the VM stands still for a NIC, how long until that NIC carries a packet, how long plugging and unplugging take,
 //! what that costs OVS's main loop, and what a busy node adds to that. Run by `tests/bench/hotplug`, in a lab that is up.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod control;
 mod gaps;
 mod growth;
 mod inside;
 mod lab;
-#[path = "../../node/limited.rs"]
-#[allow(dead_code, reason = "shared with the group tests/node, which uses the rest")]
-mod limited;
 mod ovs_log;
 mod pings;
 mod plugs;
@@ -21,11 +16,11 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use common::bars;
 use control::Control;
 use gaps::{Kind, Plan};
 use lab::Bench;
 use table::Table;
+use tools::bars;
 
 /// Measures plugging and unplugging NICs in the lab.
 #[derive(Parser)]

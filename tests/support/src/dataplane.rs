@@ -5,33 +5,33 @@ use std::process::{Child, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::libvirt::example;
-use super::node::patience::until;
-use super::node::{Node, Pod, end};
-use super::signals::{self, program};
+use crate::node::end;
+use crate::patience::until;
+use crate::signals::{self, program};
+use crate::{Node, Pod, tool};
 
 /// A data plane that keeps trying a NIC's socket; it ends with this value.
 pub struct DataPlane(Child);
 
 impl DataPlane {
     /// For the NIC whose socket has this name; `options` are the double's own.
-    pub fn with(node: &Node, pod: &Pod<'_>, socket: &str, options: &[&str]) -> Self {
+    pub fn with(node: &Node, pod: &Pod, socket: &str, options: &[&str]) -> Self {
         Self::writing(node, pod, socket, options, Stdio::null())
     }
 
     /// The same, which writes what came of each connection.
-    pub fn writing(node: &Node, pod: &Pod<'_>, socket: &str, options: &[&str], to: impl Into<Stdio>) -> Self {
+    pub fn writing(node: &Node, pod: &Pod, socket: &str, options: &[&str], to: impl Into<Stdio>) -> Self {
         let path = format!("{}/{socket}", node.target(&pod.uid));
-        let mut command = node.command(example("dataplane-double"));
+        let mut command = node.command(tool("dataplane-double"));
         // Twenty times as often as DPDK: these tests are not about its patience.
         command.args([&path, "--round", "50"]).args(options).stdout(to);
         Self(command.spawn().unwrap())
     }
 
     /// One that answers as OVS-DPDK does and runs as this user, with no group of the pod's and no capability.
-    pub fn as_user(node: &Node, pod: &Pod<'_>, socket: &str, uid: u32) -> Self {
+    pub fn as_user(node: &Node, pod: &Pod, socket: &str, uid: u32) -> Self {
         // The machine's directories may be closed to that user.
-        node.sh(&format!("cp -n {} /run/dataplane-double", example("dataplane-double").display()));
+        node.sh(&format!("cp -n {} /run/dataplane-double", tool("dataplane-double").display()));
         let path = format!("{}/{socket}", node.target(&pod.uid));
         let mut command = node.command("setpriv");
         command.args([format!("--reuid={uid}"), format!("--regid={uid}")]);
@@ -41,12 +41,10 @@ impl DataPlane {
     }
 
     /// One that answers as OVS-DPDK does.
-    pub fn start(node: &Node, pod: &Pod<'_>, socket: &str) -> Self {
+    pub fn start(node: &Node, pod: &Pod, socket: &str) -> Self {
         Self::with(node, pod, socket, &[])
     }
-}
 
-impl DataPlane {
     /// Waits until it has stopped itself.
     pub fn until_stopped(&self) {
         // The command that took it into the node stops along with it.

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
 
-use crate::common::crowd::{make_pod, wait_for_word};
+use tools::crowd::{make_pod, wait_for_word};
 
 /// The pod that is started and ended: it has a directory, as every pod, and no volume for sockets.
 pub const UID: &str = "8f3a1c52-0b6e-4a7d-9c41-5a0f4de9b7c1";

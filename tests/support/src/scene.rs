@@ -6,11 +6,11 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use vhostuser_hotplug::libvirt::Xml;
 
-use super::dataplane::DataPlane;
-use super::libvirt::{Double, nics};
-use super::node::patience::output;
-use super::node::{Call, INSIDE, KUBELET, Node, Pod, SOCKETS, STATE, VOLUME};
-use super::strace::Run;
+use crate::libvirt::{Double, nics};
+use crate::node::{INSIDE, KUBELET, SOCKETS, STATE, VOLUME};
+use crate::patience::output;
+use crate::strace::Run;
+use crate::{Call, DataPlane, Node, Pod};
 
 /// With `all` in this variable a call that is hit at every step of its meets there all that may hit it and follow; else some
 /// of it in turn.
@@ -22,24 +22,24 @@ pub fn every_way() -> bool {
 }
 
 /// The pod and its daemon.
-pub struct Scene<'a> {
-    pub node: &'a Node,
-    pub pod: Pod<'a>,
+pub struct Scene {
+    pub node: Node,
+    pub pod: Pod,
     pub double: Double,
     pub plane: DataPlane,
 }
 
-impl<'a> Scene<'a> {
-    pub fn new(node: &'a Node) -> Self {
+impl Scene {
+    pub fn new(node: &Node) -> Self {
         Self::with(node, &json!({}))
     }
 
     /// With a daemon of its own ways.
-    pub fn with(node: &'a Node, changes: &Value) -> Self {
+    pub fn with(node: &Node, changes: &Value) -> Self {
         let pod = Pod::new(node);
         let double = Double::start(&pod, changes);
         let plane = DataPlane::start(node, &pod, "net1");
-        Self { node, pod, double, plane }
+        Self { node: node.clone(), pod, double, plane }
     }
 
     /// Ends the data plane.
@@ -53,17 +53,17 @@ impl<'a> Scene<'a> {
     }
 
     pub fn call(&self, command: &'static str) -> Call {
-        let call = Call::new(command, &self.pod.uid, &self.pod.netns());
+        let call = self.pod.call(command);
         call.set("runtimeConfig", json!({"CNIDeviceInfoFile": self.device_info()}))
     }
 
     /// The call as a program to put faults into.
     pub fn traced(&self, command: &'static str) -> impl Run {
-        move |words: &[&str]| output(self.call(command).through(words).start(self.node))
+        move |words: &[&str]| output(self.call(command).through(words).start(&self.node))
     }
 
     pub fn run(&self, command: &'static str) {
-        self.call(command).run(self.node).succeeded();
+        self.call(command).run(&self.node).succeeded();
     }
 
     /// Removes what calls for any pod leave: the plugin's and kube-ovn's own directories, which must be empty.
@@ -75,7 +75,7 @@ impl<'a> Scene<'a> {
     pub fn gc(&self) {
         let call = self.call("GC").args("").container("").ifname("").netns("").without("prevResult");
         let call = call.set("cniVersion", json!("1.1.0")).set("cni.dev/valid-attachments", json!([]));
-        call.run(self.node).succeeded();
+        call.run(&self.node).succeeded();
     }
 
     /// The NIC is there once, with all that belongs to it, as an ADD that nothing disturbed would have left it.

@@ -140,7 +140,7 @@ impl Pod {
 
     /// A call of a plugin of the list: what it printed, and how long its process took.
     fn call(&self, plugin: &str, verb: &str, ifname: &str, name: &str, result: &Value) -> (String, f64) {
-        let list: Value = serde_json::from_str(include_str!("../../../conflist/hotplug.conflist")).unwrap();
+        let list: Value = serde_json::from_str(include_str!("../../../../../conflist/hotplug.conflist")).unwrap();
         let plugins = list["plugins"].as_array().unwrap();
         let mut object = plugins.iter().find(|object| object["type"] == plugin).unwrap().clone();
         for key in ["name", "cniVersion"] {
