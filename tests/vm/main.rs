@@ -20,7 +20,7 @@ mod migrate;
 mod native;
 mod order;
 mod ovs;
-mod people;
+mod cli;
 mod plug;
 mod refuse;
 mod spelling;
