@@ -23,7 +23,7 @@ impl<'a> Place<'a> {
     }
 
     fn call(&self, command: &'static str) -> Call {
-        Call::new(command, &self.pod.uid, &self.pod.netns())
+        self.pod.call(command)
     }
 
     fn short(&self, command: &'static str) -> Call {

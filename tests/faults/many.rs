@@ -45,8 +45,7 @@ fn many_pods() {
 
 #[test]
 fn many_nics_of_one_pod() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let ports: String = (3..=MANY + 8)
         .map(|index| format!("<controller type='pci' index='{index}' model='pcie-root-port'/>"))
         .collect();
@@ -54,7 +53,7 @@ fn many_nics_of_one_pod() {
     let double = Double::start(&pod, &json!({"domains": [domain]}));
     let _planes: Vec<DataPlane> = (0..MANY).map(|n| DataPlane::start(&node, &pod, &format!("net{n}"))).collect();
     let calls = |command: &'static str| {
-        let call = patient(Call::new(command, &pod.uid, &pod.netns()));
+        let call = patient(pod.call(command));
         (0..MANY).map(move |n| call.clone().ifname(&format!("net{n}")).mac(&format!("00:00:00:00:01:{n:02x}")))
     };
     println!("{MANY} ADDs of one pod: {:?}", all(&node, calls("ADD")));
@@ -87,21 +86,18 @@ fn add_and_del_of_the_same_nic() {
 
 /// A call that holds its pod's lock: its guest never lets go of the NIC.
 fn holder(node: &Node, pod: &Pod, double: &Double) -> Child {
-    Call::new("ADD", &pod.uid, &pod.netns()).run(node).succeeded();
-    let child = patient(Call::new("DEL", &pod.uid, &pod.netns())).start(node);
+    pod.add().run(node).succeeded();
+    let child = patient(pod.del()).start(node);
     until("the guest is asked", || double.count("detach-alias") == 1);
     child
 }
 
 #[test]
 fn a_holder_of_the_lock_that_is_killed_lets_go_of_it() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let double = Double::start(&pod, &json!({"detach": {"guest": "second-ask"}}));
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, double, _plane) = Node::with_libvirt(&json!({"detach": {"guest": "second-ask"}}));
     let mut holder = holder(&node, &pod, &double);
     let began = Instant::now();
-    let waiting = patient(Call::new("DEL", &pod.uid, &pod.netns())).start(&node);
+    let waiting = patient(pod.del()).start(&node);
     std::thread::sleep(Duration::from_millis(100));
     support::end(&mut holder);
     end(waiting).succeeded();
@@ -111,14 +107,11 @@ fn a_holder_of_the_lock_that_is_killed_lets_go_of_it() {
 
 #[test]
 fn a_holder_of_the_lock_that_hangs_keeps_its_own_pod_alone() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let double = Double::start(&pod, &json!({"detach": {"guest": "second-ask"}}));
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, double, _plane) = Node::with_libvirt(&json!({"detach": {"guest": "second-ask"}}));
     let other = Scene::new(&node);
     let mut holder = holder(&node, &pod, &double);
     signals::send("STOP", plugin(&holder));
-    let calls = ["ADD", "DEL"].map(|command| Call::new(command, &pod.uid, &pod.netns()));
+    let calls = ["ADD", "DEL"].map(|command| pod.call(command));
     let mut waiting = patient(calls[1].clone()).start(&node);
     other.run("ADD");
     other.run("DEL");

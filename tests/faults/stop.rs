@@ -529,9 +529,9 @@ fn a_check_that_cannot_look_at_the_vm_does_not_say_that_the_nic_is_missing() {
         let count = |pod: &Pod| {
             let double = support::Double::start(pod, &json!({}));
             let _plane = support::DataPlane::start(&node, pod, "net1");
-            Call::new("ADD", &pod.uid, &pod.netns()).run(&node).succeeded();
+            pod.add().run(&node).succeeded();
             let count = double.count(at);
-            Call::new("DEL", &pod.uid, &pod.netns()).run(&node).succeeded();
+            pod.del().run(&node).succeeded();
             count
         };
         let nth = count(&Pod::new(&node)) + 1;

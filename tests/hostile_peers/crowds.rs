@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::json;
 use support::patience::until;
-use support::{Call, DataPlane, Double, Node, Pod};
+use support::{DataPlane, Double, Node, Pod};
 
 use super::row::{PEAK_MAX, measured};
 
@@ -80,15 +80,14 @@ impl Drop for Crowd {
 /// says so.
 fn plugged_in_a_crowd(sockets: u32, mounts: u32, processes: u32) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     // As a pod begins: what it makes later has higher pids.
     let _double = Double::start(&pod, &json!({}));
     let crowds =
         [(SOCKETS, sockets), (MOUNTS, mounts), (PROCESSES, processes)].into_iter().filter(|(_, size)| *size > 0);
     let crowds: Vec<Crowd> = crowds.map(|(script, size)| Crowd::new(&pod, script, size)).collect();
     let _plane = DataPlane::start(&node, &pod, "net1");
-    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let add = pod.add();
     let add = add.set("attach_timeout", json!(60)).set("detach_timeout", json!(60));
     for command in ["ADD", "CHECK", "DEL"] {
         let (answer, outcome) = measured(add.clone().command(command), &node);

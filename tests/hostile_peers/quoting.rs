@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use support::fields::{own_words, parse};
 use support::libvirt::{DOMAIN, domain};
-use support::{Answer, Call, DataPlane, Double, INSIDE, Node, Pod};
+use support::{Answer, DataPlane, Double, INSIDE, Node, Pod};
 use vhostuser_hotplug::vm::xml::Element;
 
 /// Part of each hostile text; it must never stand among the plugin's own words.
@@ -99,22 +99,17 @@ fn sent(double: &Double) -> String {
     args["device"].as_str().unwrap().to_owned()
 }
 
-fn add(pod: &Pod) -> Call {
-    Call::new("ADD", &pod.uid, &pod.netns())
-}
-
 #[test]
 fn names_of_a_pod_are_quoted_in_the_log() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     for name in nasty() {
         // All three are in one variable, which Linux bounds by 128 KiB.
         let name: String = name.chars().take(20_000).collect();
         let args = format!("K8S_POD_NAMESPACE={name};K8S_POD_NAME={name};K8S_POD_UID={name}");
-        for call in [add(&pod).args(&args), add(&pod).args(&args).netns(&format!("/nowhere/{name}"))] {
+        for call in [pod.add().args(&args), pod.add().args(&args).netns(&format!("/nowhere/{name}"))] {
             sound(&call.set("attach", json!("always")).run(&node), &name);
         }
-        let answer = add(&pod).args(&format!("K8S_POD_NAME={name};K8S_POD_UID={}", pod.uid)).run(&node);
+        let answer = pod.add().args(&format!("K8S_POD_NAME={name};K8S_POD_UID={}", pod.uid)).run(&node);
         assert_eq!(answer.code(), 11, "there is no libvirt: {answer:?}");
         sound(&answer, &name);
     }
@@ -128,7 +123,7 @@ fn an_interfaces_name_is_sent_as_it_is_and_quoted_elsewhere() {
         let pod = Pod::new(&node);
         let _plane = DataPlane::start(&node, &pod, &name);
         let double = Double::start(&pod, &json!({}));
-        let call = add(&pod).ifname(&name);
+        let call = pod.add().ifname(&name);
         let answer = call.run(&node);
         answer.succeeded();
         sound(&answer, &name);
@@ -161,7 +156,7 @@ fn a_mount_point_of_the_pod_is_sent_as_it_is_or_refused() {
         remount(&pod, &path);
         let _plane = DataPlane::start(&node, &pod, "net1");
         let double = Double::start(&pod, &json!({}));
-        let answer = add(&pod).run(&node);
+        let answer = pod.add().run(&node);
         sound(&answer, &path);
         if path.contains(char::is_control) {
             assert_eq!(answer.code(), 103, "{path:?}: {answer:?}");
@@ -170,9 +165,9 @@ fn a_mount_point_of_the_pod_is_sent_as_it_is_or_refused() {
         }
         answer.succeeded();
         is_the_nic(&sent(&double), "ua-net1", &format!("{path}/net1"));
-        let check = add(&pod).command("CHECK").run(&node);
+        let check = pod.call("CHECK").run(&node);
         check.succeeded();
-        let answer = add(&pod).command("DEL").run(&node);
+        let answer = pod.del().run(&node);
         answer.succeeded();
         sound(&answer, &path);
     }
@@ -180,21 +175,19 @@ fn a_mount_point_of_the_pod_is_sent_as_it_is_or_refused() {
 
 #[test]
 fn a_mount_point_that_is_too_long_is_told_in_quotes() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     remount(&pod, &format!("/run/v/FORGED uid=1: {}", "x".repeat(120)));
     let _double = Double::start(&pod, &json!({}));
-    let answer = add(&pod).run(&node);
+    let answer = pod.add().run(&node);
     assert_eq!(answer.code(), 7, "{answer:?}");
     sound(&answer, "a long path");
 }
 
 #[test]
 fn a_mac_address_that_is_none_is_told_in_quotes() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     for mac in nasty() {
-        let answer = add(&pod).mac(&mac).run(&node);
+        let answer = pod.add().mac(&mac).run(&node);
         assert_eq!(answer.code(), 7, "{answer:?}");
         sound(&answer, &mac);
     }
@@ -215,14 +208,13 @@ fn with_nic(alias: &str, path: &str, mac: &str) -> Value {
 
 #[test]
 fn what_libvirt_names_is_told_in_quotes() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let (mac, path) = ("00:00:00:24:65:f4", format!("{INSIDE}/net1"));
     for text in nasty() {
         let others = json!({"domains": [domain(&text, "1", DOMAIN), domain("b", "2", DOMAIN)]});
         for (script, code) in [(others, 7), (with_nic(&text, "/x", mac), 100), (with_nic("ua-x", &path, &text), 100)] {
             let _double = Double::start(&pod, &script);
-            let answer = add(&pod).run(&node);
+            let answer = pod.add().run(&node);
             assert_eq!(answer.code(), code, "{answer:?}");
             sound(&answer, &text);
         }
@@ -237,14 +229,14 @@ fn an_alias_of_any_length_does_not_spoil_the_record() {
         let pod = Pod::new(&node);
         let _double = Double::start(&pod, &with_nic(&text, &path, mac));
         // A double has no socket for what its VM had at the start; the NIC is recorded all the same.
-        let answer = add(&pod).set("attach_timeout", json!(4)).run(&node);
+        let answer = pod.add().set("attach_timeout", json!(4)).run(&node);
         assert_eq!(answer.code(), 11, "{answer:?}");
         assert!(answer.text().contains("plugged already, and no data plane"), "{answer:?}");
         sound(&answer, &text);
-        let answer = add(&pod).command("CHECK").run(&node);
+        let answer = pod.call("CHECK").run(&node);
         assert!(!answer.log.contains("broken") && answer.code() == 104, "{answer:?}");
         assert!(answer.text().contains("data plane: nobody") && !answer.text().contains("NIC:"), "{answer:?}");
-        let answer = add(&pod).command("DEL").run(&node);
+        let answer = pod.del().run(&node);
         answer.succeeded();
         sound(&answer, &text);
         assert!(node.is_clean(&pod.uid), "{text}");

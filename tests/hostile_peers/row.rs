@@ -87,7 +87,7 @@ impl Row {
                 (Double::start(&pod, &json!({})), DataPlane::with(node, &pod, "net1", &["--lie", lie]))
             }
         };
-        let add = Call::new("ADD", &pod.uid, &pod.netns());
+        let add = pod.add();
         if self.command == "DEL" {
             add.run(node).succeeded();
         }

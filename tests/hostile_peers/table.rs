@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
-use support::{Call, DataPlane, Double, Node, Pod};
+use support::{DataPlane, Double, Node};
 
 use super::peers;
 use super::row::{PEAK_MAX, measured};
@@ -43,14 +43,13 @@ fn every_lie_ends_in_time_with_bounded_memory_and_clear_words() {
 /// Each peer sends hundreds with all that it says, and the process may have no more than some dozens.
 #[test]
 fn descriptors_that_come_along_are_not_kept() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let calls = ["auth-list", "open", "list", "xml", "attach", "persistent", "subscribe", "detach-alias"];
     let gifts = calls.map(|call| json!({"at": call, "lie": {"gift": 250}}));
     let attach = json!({"data_plane": "wait", "qemu": "gift"});
     let _double = Double::start(&pod, &json!({"lies": gifts, "attach": attach}));
     let _plane = DataPlane::with(&node, &pod, "net1", &["--lie", "gift"]);
-    let add = Call::new("ADD", &pod.uid, &pod.netns()).through(&["prlimit", "--nofile=48:48"]);
+    let add = pod.add().through(&["prlimit", "--nofile=48:48"]);
     let answer = add.run(&node);
     answer.succeeded();
     assert!(answer.log.contains("stand-in: 100 messages"), "{}", answer.log);
@@ -60,11 +59,8 @@ fn descriptors_that_come_along_are_not_kept() {
 
 #[test]
 fn an_honest_call_is_measured_too() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _double = Double::start(&pod, &json!({}));
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let (node, pod, _double, _plane) = Node::with_vm();
+    let add = pod.add();
     for call in [add.clone(), add.command("DEL")] {
         let (answer, outcome) = measured(call, &node);
         answer.succeeded();

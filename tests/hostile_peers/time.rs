@@ -9,12 +9,11 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::json;
 use support::patience::MARGIN;
-use support::{Call, DataPlane, Double, Node, Pod, STATE};
+use support::{Call, DataPlane, Double, Node, STATE};
 
 #[test]
 fn a_fifo_for_a_namespace_is_not_waited_for() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     node.sh("mkfifo /run/fifo");
     let began = Instant::now();
     let answer = Call::new("ADD", &pod.uid, "/run/fifo").run(&node);
@@ -44,10 +43,8 @@ fn mount_mute(process: impl Display, path: &str) -> File {
 
 #[test]
 fn a_file_system_of_the_pod_that_does_not_answer_is_waited_for_until_the_deadline() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let add = Call::new("ADD", &pod.uid, &pod.netns()).set("attach_timeout", json!(1)).set("detach_timeout", json!(1));
+    let (node, pod, _plane) = Node::with_plane();
+    let add = pod.add().set("attach_timeout", json!(1)).set("detach_timeout", json!(1));
     let held_up = |command: &'static str| {
         let mute = mount_mute(pod.machine_pid(), "/run/libvirt");
         let began = Instant::now();
@@ -60,7 +57,7 @@ fn a_file_system_of_the_pod_that_does_not_answer_is_waited_for_until_the_deadlin
     };
     held_up("ADD");
     let _double = Double::start(&pod, &json!({}));
-    let call = |command| Call::new(command, &pod.uid, &pod.netns());
+    let call = |command| pod.call(command);
     call("ADD").run(&node).succeeded();
     held_up("DEL");
     assert!(node.is_shared(&pod.uid), "whether the VM has the NIC is not known");
@@ -71,12 +68,11 @@ fn a_file_system_of_the_pod_that_does_not_answer_is_waited_for_until_the_deadlin
 
 #[test]
 fn a_file_system_of_the_node_that_does_not_answer_ends_the_call_and_no_more() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     node.sh(&format!("mkdir -p {STATE}"));
     let mute = mount_mute(node.machine_pid(), STATE);
     let began = Instant::now();
-    let add = Call::new("ADD", &pod.uid, &pod.netns()).set("attach_timeout", json!(1));
+    let add = pod.add().set("attach_timeout", json!(1));
     let answer = add.run(&node);
     assert_eq!(answer.code(), 11, "{answer:?}");
     assert!(answer.text().contains("given up after its deadline"), "{answer:?}");
@@ -89,17 +85,14 @@ fn a_file_system_of_the_node_that_does_not_answer_ends_the_call_and_no_more() {
 
 #[test]
 fn the_nics_of_one_pod_hold_up_a_gc_once() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let _planes = ["net1", "net2"].map(|name| DataPlane::start(&node, &pod, name));
     let _double = Double::start(&pod, &json!({"detach": {"guest": "never"}}));
-    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let add = pod.add();
     add.run(&node).succeeded();
     add.clone().ifname("net2").mac("00:00:00:24:65:f5").run(&node).succeeded();
-    let gc = add.command("GC").args("").container("").netns("").ifname("").without("prevResult");
-    let gc = gc.set("cniVersion", json!("1.1.0")).set("cni.dev/valid-attachments", json!([]));
     let began = Instant::now();
-    let answer = gc.set("detach_timeout", json!(10)).run(&node);
+    let answer = add.gc().set("detach_timeout", json!(10)).run(&node);
     assert_eq!(answer.code(), 11, "{answer:?}");
     assert!(answer.text().contains("2 leftovers"), "{answer:?}");
     assert!(began.elapsed() < Duration::from_secs(20), "each on its own: {:?}", began.elapsed());

@@ -101,7 +101,7 @@ fn the_nodes_processes_are_left_alone_where_the_pods_cgroup_tells_its_own() {
             let group = Cgroup::below(&[root], &path, pod.machine_pid());
             let double = Double::start(&pod, &json!({}));
             group.add(started(double.child.id()));
-            let add = Call::new("ADD", &pod.uid, &pod.netns());
+            let add = pod.add();
             for call in [&add, &add.clone().command("CHECK"), &add.clone().command("DEL")] {
                 assert_eq!(looked_at(call, &node), 0, "{root}/{path}");
             }
@@ -113,6 +113,6 @@ fn the_nodes_processes_are_left_alone_where_the_pods_cgroup_tells_its_own() {
     let pod = Pod::new(&node);
     let _plane = DataPlane::start(&node, &pod, "net1");
     let _double = Double::start(&pod, &json!({}));
-    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let add = pod.add();
     assert!(looked_at(&add, &node) >= 2, "without a cgroup of its own every process is looked at");
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use support::libvirt::{DOMAIN, domain};
-use support::{Call, DataPlane, Double, INSIDE, KUBELET, Node, Pod, STATE, Told};
+use support::{Double, INSIDE, KUBELET, Node, Pod, STATE, Told};
 
 /// kubelet's directory is not where the defaults say.
 fn list(node: &Node, words: &[&str]) -> Told {
@@ -11,10 +11,6 @@ fn list(node: &Node, words: &[&str]) -> Told {
 
 fn inspect(node: &Node, words: &[&str]) -> Told {
     node.person(&[&["inspect", "--kubelet-dir", KUBELET], words].concat())
-}
-
-fn add(pod: &Pod) -> Call {
-    Call::new("ADD", &pod.uid, &pod.netns())
 }
 
 /// The cells of a line, which are three blanks apart.
@@ -42,12 +38,9 @@ fn no_attachments_are_told_apart_from_attachments_that_cannot_be_listed() {
 
 #[test]
 fn an_attachment_is_shown_with_what_is_there_of_it() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({}));
-    add(&pod).run(&node).succeeded();
-    add(&pod).ifname("eth0").set("attach", json!("never")).run(&node).succeeded();
+    let (node, pod, double, plane) = Node::with_vm();
+    pod.add().run(&node).succeeded();
+    pod.add().ifname("eth0").set("attach", json!("never")).run(&node).succeeded();
 
     let calls = double.calls().len();
     let told = list(&node, &[]);
@@ -109,7 +102,7 @@ fn an_attachment_is_shown_with_what_is_there_of_it() {
         opens.map(|(_, args)| args["flags"].as_i64().unwrap()).collect::<Vec<_>>()
     };
     assert_eq!(flags(&double), [0, 1, 1], "ADD, and two who inspect");
-    add(&pod).command("CHECK").run(&node).succeeded();
+    pod.call("CHECK").run(&node).succeeded();
     assert_eq!(flags(&double), [0, 1, 1, 1]);
 
     // Each part can be missing.
@@ -138,12 +131,10 @@ fn an_attachment_is_shown_with_what_is_there_of_it() {
 
 #[test]
 fn a_vm_without_the_nic_is_told_by_its_name() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     {
         let _double = Double::start(&pod, &json!({}));
-        add(&pod).run(&node).succeeded();
+        pod.add().run(&node).succeeded();
     }
     let _restarted = Double::start(&pod, &json!({}));
     let told = inspect(&node, &["default/vm"]);
@@ -157,7 +148,7 @@ fn a_pod_is_meant_by_name_uid_or_the_beginning_of_one() {
     let (one, other) = (Pod::new(&node), Pod::new(&node));
     for (pod, name) in [(&one, "a"), (&other, "b")] {
         let args = format!("K8S_POD_NAMESPACE=ns;K8S_POD_NAME={name};K8S_POD_UID={}", pod.uid);
-        add(pod).args(&args).set("attach", json!("never")).run(&node).succeeded();
+        pod.add().args(&args).set("attach", json!("never")).run(&node).succeeded();
     }
     for (words, found) in [
         (&["ns/a"][..], true),
@@ -181,9 +172,8 @@ fn a_pod_is_meant_by_name_uid_or_the_beginning_of_one() {
 
 #[test]
 fn records_that_cannot_be_read_are_shown_as_such() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    add(&pod).set("attach", json!("never")).run(&node).succeeded();
+    let (node, pod) = Node::with_pod();
+    pod.add().set("attach", json!("never")).run(&node).succeeded();
     let directory = format!("{STATE}/pods/{}", pod.uid);
     node.sh(&format!("echo '{{' > {directory}/a@b.json; echo '{{\"format\":99}}' > {directory}/c@d.json"));
     let told = list(&node, &[]);
@@ -198,13 +188,11 @@ fn records_that_cannot_be_read_are_shown_as_such() {
 
 #[test]
 fn nothing_that_a_pod_is_called_steers_the_terminal() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     let evil = "vm\u{1b}]0owned\u{7}\u{1b}[2J\r\n\u{9b}31m\u{202e}";
     let _double = Double::start(&pod, &json!({"domains": [domain(evil, "1", DOMAIN)]}));
     let args = format!("K8S_POD_NAMESPACE=ns;K8S_POD_NAME={evil};K8S_POD_UID={}", pod.uid);
-    add(&pod).args(&args).run(&node).succeeded();
+    pod.add().args(&args).run(&node).succeeded();
     for told in [
         list(&node, &[]),
         list(&node, &["--json"]),
@@ -223,11 +211,8 @@ fn nothing_that_a_pod_is_called_steers_the_terminal() {
 
 #[test]
 fn a_libvirt_that_does_not_answer_is_not_waited_for_long() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({}));
-    add(&pod).run(&node).succeeded();
+    let (node, pod, double, _plane) = Node::with_vm();
+    pod.add().run(&node).succeeded();
     let machine = format!("/proc/{0}/task/{0}/children", double.child.id());
     let stopped = std::fs::read_to_string(machine).unwrap().trim().parse().unwrap();
     let signal = |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(stopped), signal).unwrap();

@@ -6,7 +6,7 @@ use support::{Call, DataPlane, Double, INSIDE, KUBELET, Node, Pod, VOLUME, new_u
 const FILE: &str = "/run/k8s.cni.cncf.io/devinfo/cni/dpdk1-4f3c_net1";
 
 fn add(pod: &Pod) -> Call {
-    Call::new("ADD", &pod.uid, &pod.netns()).set("runtimeConfig", json!({"CNIDeviceInfoFile": FILE}))
+    pod.add().set("runtimeConfig", json!({"CNIDeviceInfoFile": FILE}))
 }
 
 fn device_info(node: &Node) -> Value {
@@ -15,10 +15,7 @@ fn device_info(node: &Node) -> Value {
 
 #[test]
 fn the_socket_is_in_the_result_of_a_version_that_has_a_place_for_it() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let _double = Double::start(&pod, &json!({}));
+    let (node, pod, _double, _plane) = Node::with_vm();
     for version in ["0.3.1", "1.0.0", "1.1.0", "1.1.0"] {
         let mut before = add(&pod).prev_result().clone();
         before["cniVersion"] = json!(version);
@@ -48,10 +45,7 @@ fn the_socket_is_in_the_result_of_a_version_that_has_a_place_for_it() {
 
 #[test]
 fn the_file_that_the_runtime_names_tells_of_the_nic_until_del() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let _double = Double::start(&pod, &json!({}));
+    let (node, pod, _double, _plane) = Node::with_vm();
     let expected = json!({
         "type": "vhost-user", "version": "1.1.0",
         "vhost-user": {"mode": "server", "path": format!("{INSIDE}/net1")},
@@ -76,8 +70,7 @@ fn the_file_that_the_runtime_names_tells_of_the_nic_until_del() {
 
 #[test]
 fn the_file_goes_with_a_pod_that_is_gone() {
-    let node = Node::new();
-    let mut pod = Pod::new(&node);
+    let (node, mut pod) = Node::with_pod();
     {
         let _plane = DataPlane::start(&node, &pod, "net1");
         let _double = Double::start(&pod, &json!({}));
@@ -94,10 +87,7 @@ fn the_file_goes_with_a_pod_that_is_gone() {
 
 #[test]
 fn what_another_has_told_stays() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let _double = Double::start(&pod, &json!({}));
+    let (node, pod, _double, _plane) = Node::with_vm();
     node.sh(&format!("mkdir -p $(dirname {FILE}) && echo '{{\"type\":\"pci\"}}' > {FILE}"));
     let answer = add(&pod).run(&node);
     answer.succeeded();
@@ -109,8 +99,7 @@ fn what_another_has_told_stays() {
 
 #[test]
 fn no_nic_no_file_and_a_file_that_cannot_be_is_told() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let there = |what: &str| node.holds(&format!("test -e {what}"));
     add(&pod).set("attach", json!("never")).run(&node).succeeded();
     assert!(!there(FILE), "a mount alone is no device");

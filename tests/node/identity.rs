@@ -17,8 +17,7 @@ fn by_hand(pod: &Pod) -> Call {
 
 #[test]
 fn the_pod_is_known_by_its_mounts() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     by_hand(&pod).run(&node).succeeded();
     assert!(node.is_shared(&pod.uid));
     by_hand(&pod).command("DEL").run(&node).succeeded();
@@ -142,8 +141,7 @@ fn a_node_in_another_clusters_pod_is_not_taken_for_that() {
 
 #[test]
 fn a_form_of_cgroup_that_nobody_knows_is_made_up_for_by_the_mount() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let group = Cgroup::new(&format!("units/of-{}/1", &pod.uid[..8]), pod.machine_pid());
     by_hand(&pod).run(&node).succeeded();
     assert!(node.is_shared(&pod.uid));
@@ -184,8 +182,7 @@ fn a_namespace_that_nobody_lives_in_tells_no_pod() {
 
 #[test]
 fn a_uid_that_is_none_is_passed_over_and_the_processes_asked() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let uids = ["x", "../../etc", "..", "0b2fd2c3-1b3e-4c0a-8f5e-6a1d3f2e9c7", "0b2fd2c3/1b3e/4c0a/8f5e/6a1d3f2e9c77"];
     for uid in uids {
         let call = Call::new("ADD", uid, &pod.netns()).set("attach", json!("never"));
@@ -200,13 +197,11 @@ fn a_uid_that_is_none_is_passed_over_and_the_processes_asked() {
 
 #[test]
 fn a_daemon_that_is_in_none_of_the_pods_cgroups_is_not_the_pods() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     let group = Cgroup::new(&format!("kubepods/pod{}/1", pod.uid), pod.machine_pid());
     // In the pod's namespaces, but as if the host's root had started it there.
     let double = Double::start(&pod, &json!({}));
-    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let add = pod.add();
     let answer = add.run(&node);
     assert_eq!(answer.code(), 103, "{answer:?}");
     assert!(answer.text().contains("in none of the pod's cgroups"), "{answer:?}");
@@ -226,15 +221,12 @@ fn a_daemon_that_is_in_none_of_the_pods_cgroups_is_not_the_pods() {
 
 #[test]
 fn a_daemon_whose_pid_may_be_anothers_by_now_is_not_spoken_to() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({}));
+    let (node, pod, double, _plane) = Node::with_vm();
     let add = |errno: &str| {
         // The second question about the peer, for its pidfd, of a kernel that has none for a process that has ended.
         let fault = format!("inject=getsockopt:error={errno}:when=2");
         let words = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=getsockopt", "-e", &fault];
-        Call::new("ADD", &pod.uid, &pod.netns()).through(&words).run(&node)
+        pod.add().through(&words).run(&node)
     };
     for errno in ["EINVAL", "ESRCH"] {
         let answer = add(errno);
@@ -258,9 +250,7 @@ fn a_recorded_path_that_names_another_namespace_by_now_is_not_believed() {
 }
 
 fn a_recorded_path_names_another_namespace_by_now(root: &str) {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     let group = Cgroup::new(&format!("{root}/pod{}/1", pod.uid), pod.machine_pid());
     let double = Double::start(&pod, &json!({}));
     group.add(started(double.child.id()));
@@ -284,13 +274,11 @@ fn a_late_del_of_an_old_sandbox_takes_no_nic_of_the_new_one_though_the_records_a
 }
 
 fn a_late_del_of_an_old_sandbox_without_records(root: &str) {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     let group = Cgroup::new(&format!("{root}/pod{}/1", pod.uid), pod.machine_pid());
     let double = Double::start(&pod, &json!({}));
     group.add(started(double.child.id()));
-    let add = Call::new("ADD", &pod.uid, &pod.netns()).container("new");
+    let add = pod.add().container("new");
     add.run(&node).succeeded();
     node.sh(&format!("rm -r {STATE}"));
     // The namespace that it names has gone with its sandbox, and the pod's cgroups lead to the new one.

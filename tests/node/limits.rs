@@ -56,7 +56,7 @@ fn a_call_that_deals_with_a_pod_leaves_the_limits_of_its_caller() {
     let pod = Pod::new(&node);
     let double = Double::start(&pod, &json!({}));
     let _plane = DataPlane::start(&node, &pod, "net1");
-    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let add = pod.add();
     for before in [&[][..], &["unshare", "--cgroup", "--mount", "--"]] {
         for command in ["ADD", "CHECK", "DEL"] {
             let call = limited(&add.clone().command(command), &group, before);
@@ -89,7 +89,7 @@ fn a_caller_without_limits_is_not_left() {
     let double = Double::start(&pod, &json!({}));
     let _plane = DataPlane::start(&node, &pod, "net1");
     signals::send("STOP", signals::program(double.child.id()));
-    let mut call = limited(&Call::new("ADD", &pod.uid, &pod.netns()), &group, &[]).start(&node);
+    let mut call = limited(&pod.add(), &group, &[]).start(&node);
     let pid = plugin(&mut call);
     // It speaks with libvirt: what it does before is done.
     let threads = format!("/proc/{pid}/task");
@@ -107,7 +107,7 @@ fn what_cannot_be_left_is_told_and_the_call_goes_on() {
     let _plane = DataPlane::start(&node, &pod, "net1");
     node.sh(READ_ONLY);
     let entered = group.enter_below(ELSEWHERE);
-    let call = Call::new("ADD", &pod.uid, &pod.netns()).through(&entered.each_ref().map(String::as_str));
+    let call = pod.add().through(&entered.each_ref().map(String::as_str));
     let answer = call.run(&node);
     answer.succeeded();
     for limit in group.limits() {
@@ -126,7 +126,7 @@ fn nice_values_are_left_and_the_cpus_are_kept() {
     let _plane = DataPlane::start(&node, &pod, "net1");
     signals::send("STOP", signals::program(double.child.id()));
     let before = ["taskset", "--cpu-list", "0", "nice", "-n", "10"];
-    let mut call = limited(&Call::new("ADD", &pod.uid, &pod.netns()), &group, &before).start(&node);
+    let mut call = limited(&pod.add(), &group, &before).start(&node);
     let pid = plugin(&mut call);
     let field = |number: usize| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

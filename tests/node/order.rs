@@ -8,7 +8,7 @@ use super::cgroup::Cgroup;
 use super::identity::started;
 
 fn add(pod: &Pod, ifname: &str) -> Call {
-    Call::new("ADD", &pod.uid, &pod.netns()).ifname(ifname)
+    pod.add().ifname(ifname)
 }
 
 /// It was passed through: the NIC is left to later, and the share is there.

@@ -28,7 +28,7 @@ impl<'a> Place<'a> {
     }
 
     fn call(&self, command: &'static str) -> Call {
-        let call = Call::new(command, &self.pod.uid, &self.pod.netns());
+        let call = self.pod.call(command);
         // The runtime also wants to be told of the NIC.
         call.set("runtimeConfig", json!({"CNIDeviceInfoFile": "/run/devinfo/net1"}))
     }
@@ -126,8 +126,7 @@ fn what_is_not_needed_is_gone_before_libvirt_is_spoken_to() {
 
 #[test]
 fn it_suffices_for_a_pod_whose_files_and_processes_are_another_users() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     pod.command("sh")
         .args(["-ec", &format!("chown 107:107 /run/libvirt {INSIDE}; chmod 1700 {INSIDE}")])
         .status()
@@ -142,9 +141,7 @@ fn it_suffices_for_a_pod_whose_files_and_processes_are_another_users() {
     };
     let double = Double::through(&mut start, &json!({}));
     let call = |command: &'static str, ifname: &str| {
-        Call::new(command, &pod.uid, &pod.netns())
-            .ifname(ifname)
-            .set("attach", json!(if ifname == "eth0" { "never" } else { "auto" }))
+        pod.call(command).ifname(ifname).set("attach", json!(if ifname == "eth0" { "never" } else { "auto" }))
     };
     call("ADD", "eth0").run(&node).succeeded();
     for command in ["ADD", "ADD", "CHECK", "DEL", "DEL", "ADD"] {
@@ -230,8 +227,7 @@ fn names(lists: &[&[SystemCall]]) -> BTreeSet<String> {
 fn the_lists_hold_what_is_used_and_nothing_else() {
     let node = Node::new();
     let place = Place::new(&node);
-    let gc = place.call("GC").args("").container("").ifname("").netns("").without("prevResult");
-    let gc = gc.set("cniVersion", json!("1.1.0")).set("cni.dev/valid-attachments", json!([]));
+    let gc = place.call("GC").gc();
     let mut used = BTreeSet::new();
     for (call, calls) in [
         ("ADD", place.call("ADD")),

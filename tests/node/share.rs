@@ -158,9 +158,8 @@ fn from_a_mount_namespace_that_only_receives_the_share_still_reaches_the_host() 
 
 #[test]
 fn the_share_stays_until_the_pods_last_attachment_is_gone() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let first = Call::new("ADD", &pod.uid, &pod.netns()).set("attach", json!("never"));
+    let (node, pod) = Node::with_pod();
+    let first = pod.add().set("attach", json!("never"));
     let second = first.clone().ifname("net2");
     first.run(&node).succeeded();
     second.run(&node).succeeded();
@@ -226,8 +225,7 @@ fn a_del_after_a_reboot_finds_nothing_to_undo() {
 
 #[test]
 fn kubelets_directory_may_be_a_link() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     node.sh("ln -s kubelet /run/link");
     for args in [format!("K8S_POD_UID={}", pod.uid), "K8S_POD_NAME=vm".to_owned()] {
         let add = Call::new("ADD", "", &pod.netns()).args(&args).set("attach", json!("never"));
@@ -269,9 +267,8 @@ pub fn listener(pod: &Pod, name: &str) -> std::process::Child {
 
 #[test]
 fn sockets_in_use_keep_the_share_and_dead_ones_do_not() {
-    let node = Node::new();
-    let mut pod = Pod::new(&node);
-    let add = Call::new("ADD", &pod.uid, &pod.netns()).set("attach", json!("never"));
+    let (node, mut pod) = Node::with_pod();
+    let add = pod.add().set("attach", json!("never"));
     add.run(&node).succeeded();
     let mut listener = listener(&pod, "cold");
     add.clone().command("DEL").run(&node).succeeded();

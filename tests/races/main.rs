@@ -3,6 +3,6 @@
 //! outside the pod's tree, the canary, must never be touched. `RACE_SECONDS` says how long each race lasts.
 
 mod canary;
-mod targets;
 mod race;
 mod swap;
+mod targets;

@@ -148,16 +148,10 @@ impl Race<'_> {
     }
 
     fn call(&self, command: &'static str) -> Call {
-        let call = Call::new(command, &self.pod.uid, &self.pod.netns());
+        let call = self.pod.call(command);
         let call = call.set("attach_timeout", json!(TIMEOUT)).set("detach_timeout", json!(TIMEOUT));
         let call = (self.configured)(call);
-        match command {
-            "GC" => {
-                let call = call.args("").container("").ifname("").netns("").without("prevResult");
-                call.set("cniVersion", json!("1.1.0")).set("cni.dev/valid-attachments", json!([]))
-            }
-            _ => call,
-        }
+        if command == "GC" { call.gc() } else { call }
     }
 }
 

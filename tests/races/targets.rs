@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use support::libvirt::SOCKET;
-use support::{Call, DataPlane, Double, INSIDE, KUBELET, Node, Pod, SOCKETS, VOLUME};
+use support::{Call, Double, INSIDE, KUBELET, Node, Pod, SOCKETS, VOLUME};
 
 use super::canary::{CANARY, on};
 use super::race::Race;
@@ -32,9 +32,7 @@ fn volumes(pod: &Pod) -> String {
 
 #[test]
 fn the_volume() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     let links = links([CANARY, "../../../../../canary", "/proc/1/root/run/canary", "/"]);
     let guises = links.chain([Guise::Fifo, Guise::File, Guise::Directory, Guise::Socket, Guise::Nothing]).collect();
     let swaps = vec![Swap::new(on(&node, volumes(&pod)), VOLUME, guises)];
@@ -48,9 +46,7 @@ fn the_volume() {
 
 #[test]
 fn the_nics_socket() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     // Not by the way of /proc/1: the daemon itself, which is root here, would follow it.
     let links = links(["/run/canary/net1", "../../../../../../canary/net1", CANARY, "net1"]);
     let guises = links.chain([Guise::Fifo, Guise::File, Guise::Directory, Guise::Socket, Guise::Nothing]).collect();
@@ -70,9 +66,7 @@ fn the_nics_socket() {
 
 #[test]
 fn libvirts_socket() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     let deep = inside(&pod, DEEP);
     std::fs::create_dir(deep.parent().unwrap()).unwrap();
     // The daemon makes its socket beside, and it is moved to its place, whatever is there.
@@ -107,8 +101,7 @@ fn on_fd(path: &Path) -> PathBuf {
 
 #[test]
 fn the_share() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     // As kube-ovn leaves it.
     node.sh(&format!("mkdir -p {SOCKETS}/{} && chmod -R 0777 {SOCKETS}", pod.uid));
     let ways = [CANARY, "../../canary", "/proc/1/root/run/canary"];
@@ -133,9 +126,7 @@ fn free_of_mounts(node: &Node) {
 
 #[test]
 fn the_mount_in_the_container() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     let parent = Path::new(INSIDE).parent().unwrap();
     let (directory, name) = (parent.parent().unwrap(), parent.file_name().unwrap().to_str().unwrap());
     // Not by the way of /proc/1: the daemon itself, which is root here, would follow it.

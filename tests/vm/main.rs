@@ -3,6 +3,7 @@
 //! `tests/run` brings the lab up and runs these one after another; alone: `tests/lab/lab up`, `tests/lab/lab cni-install …`,
 //! then `LAB=tests/lab/lab cargo test --test vm -- --ignored --test-threads=1`.
 
+mod cli;
 mod containerd;
 mod dataplane;
 mod examples;
@@ -20,7 +21,6 @@ mod migrate;
 mod native;
 mod order;
 mod ovs;
-mod cli;
 mod plug;
 mod refuse;
 mod spelling;

@@ -70,6 +70,12 @@ impl Call {
         }
     }
 
+    /// Makes it a GC of a runtime that knows no attachment.
+    pub fn gc(self) -> Self {
+        let call = self.command("GC").args("").container("").netns("").ifname("").without("prevResult");
+        call.set("cniVersion", json!("1.1.0")).set("cni.dev/valid-attachments", json!([]))
+    }
+
     pub fn command(mut self, command: &'static str) -> Self {
         self.command = command;
         self

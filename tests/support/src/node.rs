@@ -91,16 +91,22 @@ impl Node {
         (node, pod)
     }
 
-    /// A node with a pod whose VM runs, and the data plane of its NIC `net1`.
+    /// A node with a pod, and the data plane of its NIC `net1`.
+    pub fn with_plane() -> (Self, Pod, DataPlane) {
+        let (node, pod) = Self::with_pod();
+        let plane = DataPlane::start(&node, &pod, "net1");
+        (node, pod, plane)
+    }
+
+    /// The same, with a VM in the pod.
     pub fn with_vm() -> (Self, Pod, Double, DataPlane) {
         Self::with_libvirt(&json!({}))
     }
 
     /// The same; `changes` go over the script of libvirt's double.
     pub fn with_libvirt(changes: &Value) -> (Self, Pod, Double, DataPlane) {
-        let (node, pod) = Self::with_pod();
+        let (node, pod, plane) = Self::with_plane();
         let double = Double::start(&pod, changes);
-        let plane = DataPlane::start(&node, &pod, "net1");
         (node, pod, double, plane)
     }
 

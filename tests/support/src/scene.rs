@@ -73,9 +73,7 @@ impl Scene {
 
     /// A GC of a runtime that knows no attachment.
     pub fn gc(&self) {
-        let call = self.call("GC").args("").container("").ifname("").netns("").without("prevResult");
-        let call = call.set("cniVersion", json!("1.1.0")).set("cni.dev/valid-attachments", json!([]));
-        call.run(&self.node).succeeded();
+        self.call("GC").gc().run(&self.node).succeeded();
     }
 
     /// The NIC is there once, with all that belongs to it, as an ADD that nothing disturbed would have left it.
