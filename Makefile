@@ -25,7 +25,7 @@ test: ## all tests that need no lab (root)
 	tests/run --fast
 
 test-one: ## one group, or one test of it: GROUP=node NAME=part_of_a_name (root)
-	cargo build --locked --examples
+	cargo build --locked --workspace --bins
 	cargo test --locked --test $(GROUP) -- $(NAME)
 
 lab: ## every test, those on real OVS-DPDK, libvirt and QEMU too (root, Debian 12)

@@ -1,5 +1,5 @@
 //! What must hold of any bytes whatever: one property for each group of parsers, each a function that panics where it
-//! does not hold. The fuzz targets are these functions and nothing else; the stable tests (`tests/bytes`) run them on the
+//! does not hold. The fuzz targets are these functions and nothing else; the stable tests (`tests/parsers`) run them on the
 //! seed corpus and on what comes of it by chance.
 
 pub mod cni_call;

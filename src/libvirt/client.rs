@@ -12,8 +12,8 @@ use super::error::Error;
 use super::events::{Arrival, Event, EventKind, Subscribe};
 use super::jobs::{GetJobStats, Operation};
 use super::procedures::{
-    AuthList, AuthPolkit, AuthType, Call, Domain, DomainState, GetState, GetXml, IsPersistent, LibraryVersion, ListDomains,
-    Open,
+    AuthList, AuthPolkit, AuthType, Call, Domain, DomainState, GetState, GetXml, IsPersistent, LibraryVersion,
+    ListDomains, Open,
 };
 use crate::deadline::Deadline;
 

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+
+use support::tool;
 
 use crate::plugin::{BINARY, Call};
 use crate::scene::Scene;
@@ -40,19 +41,13 @@ fn syscalls(scene: &Scene, call: &Call, program: &str) -> BTreeMap<String, usize
     counts
 }
 
-fn noop() -> PathBuf {
-    let program = Path::new(BINARY).parent().unwrap().join("examples/noop");
-    assert!(program.exists(), "{} is needed: run cargo build --examples", program.display());
-    program
-}
-
 #[test]
 fn an_add_for_a_pod_without_the_volume_makes_a_handful_of_system_calls() {
     let scene = Scene::new();
     let volumes = "pods/8f3a1c52-0b6e-4a7d-9c41-5a0f4de9b7c1/volumes/kubernetes.io~empty-dir";
     std::fs::create_dir_all(scene.path("kubelet").join(volumes)).unwrap();
     let call = Call::new("ADD", "1.0.0", &scene);
-    let (ours, least) = (syscalls(&scene, &call, BINARY), syscalls(&scene, &call, noop().to_str().unwrap()));
+    let (ours, least) = (syscalls(&scene, &call, BINARY), syscalls(&scene, &call, tool("noop").to_str().unwrap()));
 
     let more = |name: &str| ours.get(name).unwrap_or(&0).saturating_sub(*least.get(name).unwrap_or(&0));
     for name in ours.keys().filter(|name| !BUFFERS.contains(&name.as_str())) {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 
-use crate::fields::parse;
 use crate::plugin::Call;
 use crate::scene::{Scene, in_new_namespaces};
+use support::fields::parse;
 
 /// Runs `act` with a /dev that holds a log socket and nothing else.
 fn with_log<T: Send>(act: impl FnOnce(&UnixDatagram) -> T + Send) -> T {

@@ -38,9 +38,6 @@ mod conventions;
 mod cost;
 mod del_check;
 mod environment;
-#[path = "../lies/fields.rs"]
-#[allow(dead_code, reason = "shared with the group tests/lies, which uses the rest")]
-mod fields;
 mod json;
 mod logs;
 mod own_keys;

@@ -3,18 +3,15 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use support::libvirt::nics;
+use support::patience::{MARGIN, output, until};
+use support::scene::short;
+use support::{Answer, Call, DataPlane, Double, Node, Pod, answer, signals};
 use vhostuser_hotplug::libvirt::Xml;
-
-use super::dataplane::DataPlane;
-use super::libvirt::{Double, nics};
-use super::node::patience::{MARGIN, output, until};
-use super::node::{Answer, Call, Node, Pod, answer};
-use super::scene::short;
-use super::signals;
 
 struct Place<'a> {
     node: &'a Node,
-    pod: Pod<'a>,
+    pod: Pod,
     _plane: DataPlane,
 }
 
@@ -26,7 +23,7 @@ impl<'a> Place<'a> {
     }
 
     fn call(&self, command: &'static str) -> Call {
-        Call::new(command, &self.pod.uid, &self.pod.netns())
+        self.pod.call(command)
     }
 
     fn short(&self, command: &'static str) -> Call {

@@ -1,9 +1,9 @@
 //! System calls that fail: the disk is full, a file system has an error. The answer is an error in JSON, and what is left
 //! is nothing, or what the next call completes or undoes.
 
-use super::node::{Node, answer};
-use super::scene::{Scene, Told};
-use super::strace::{fail, points};
+use support::scene::{Scene, Told};
+use support::strace::{fail, points};
+use support::{Node, answer};
 
 /// System calls on the host's files, and how they fail.
 const FAULTS: [(&str, &[&str]); 4] = [

@@ -3,9 +3,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
-
-use super::node::Node;
-use super::scene::Scene;
+use support::Node;
+use support::scene::Scene;
 
 /// From the moment that libvirt says that the guest has let go to the plugin's exit. It prints; what it may be on a busy
 /// machine is nobody's promise, but a plugin that polled, once in a second, would never be as quick as the best.

@@ -1,11 +1,8 @@
 //! A kernel, or a filter of system calls, without openat2(2). What a pod's files need it for is refused, and pods that the
 //! plugin has nothing to do with do not notice.
 
-use serde_json::{Value, json};
-
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::node::{Answer, Call, KUBELET, Node, Pod, SOCKETS, STATE, new_uid};
+use serde_json::Value;
+use support::{Answer, Call, KUBELET, Node, SOCKETS, STATE, new_uid};
 
 /// How the call is refused.
 const ERRORS: [&str; 2] = ["ENOSYS", "EPERM"];
@@ -17,16 +14,12 @@ fn run(node: &Node, call: &Call, errno: &str) -> Answer {
 }
 
 fn gc() -> Call {
-    let call = Call::new("GC", "", "").args("").container("").ifname("").without("prevResult");
-    call.set("cniVersion", json!("1.1.0")).set("cni.dev/valid-attachments", json!([]))
+    Call::new("GC", "", "").gc()
 }
 
 #[test]
 fn without_openat2_nothing_is_done_for_a_pod_with_the_volume() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({}));
+    let (node, pod, double, _plane) = Node::with_vm();
     // As kube-ovn leaves it, before this plugin is called.
     node.sh(&format!("mkdir -p {}", node.target(&pod.uid)));
     let seen = || node.sh("find /run -not -path '*/libvirt*' | sort; cat /proc/self/mountinfo");
@@ -40,7 +33,7 @@ fn without_openat2_nothing_is_done_for_a_pod_with_the_volume() {
         assert_eq!(before, seen());
         assert!(double.calls().is_empty(), "{:?}", double.calls());
         // The pod can go all the same, and the node is not NotReady.
-        run(&node, &Call::new("DEL", &pod.uid, &pod.netns()), errno).succeeded();
+        run(&node, &pod.del(), errno).succeeded();
         run(&node, &gc(), errno).succeeded();
         run(&node, &gc().command("STATUS").without("cni.dev/valid-attachments"), errno).succeeded();
         assert!(node.holds(&format!("! test -e {STATE}/pods && test -d {}", node.target(&pod.uid))));

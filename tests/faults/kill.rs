@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::node::Node;
-use super::scene::{STEPS, Scene, Told, every_way};
-use super::strace::{Point, kill, points};
+use support::Node;
+use support::scene::{STEPS, Scene, Told, every_way};
+use support::strace::{Point, kill, points};
 
 /// How many pods are worked on at once.
 const WORKERS: usize = 3;
@@ -15,7 +15,7 @@ const WAITING: &str = "poll";
 /// What follows a call that was killed. An ADD is repeated until it is whole, and undone.
 const NEXT: [&str; 3] = ["ADD", "DEL", "GC"];
 
-fn follow(scene: &Scene<'_>, next: &str) {
+fn follow(scene: &Scene, next: &str) {
     match next {
         "ADD" => {
             scene.run("ADD");
@@ -31,7 +31,7 @@ fn follow(scene: &Scene<'_>, next: &str) {
 
 /// Kills `command` at every point, before a repeated ADD, a DEL or a GC in turn, or before each of them. `ready` prepares the
 /// pod for it.
-fn at_every_step(command: &'static str, ready: fn(&Scene<'_>)) {
+fn at_every_step(command: &'static str, ready: fn(&Scene)) {
     let found: Vec<Point> = {
         let node = Node::new();
         let scene = Scene::new(&node);

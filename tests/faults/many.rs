@@ -4,14 +4,12 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use support::libvirt::{DOMAIN, domain, nics};
+use support::patience::{MARGIN, output, until};
+use support::scene::Scene;
+use support::signals::{self, plugin};
+use support::{Answer, Call, DataPlane, Double, Node, Pod, answer};
 use vhostuser_hotplug::libvirt::Xml;
-
-use super::dataplane::DataPlane;
-use super::libvirt::{DOMAIN, Double, domain, nics};
-use super::node::patience::{MARGIN, output, until};
-use super::node::{Answer, Call, Node, Pod, answer};
-use super::scene::Scene;
-use super::signals::{self, plugin};
 
 /// Calls at once.
 const MANY: usize = 64;
@@ -36,7 +34,7 @@ fn all(node: &Node, calls: impl Iterator<Item = Call>) -> Duration {
 #[test]
 fn many_pods() {
     let node = Node::new();
-    let scenes: Vec<Scene<'_>> = (0..MANY).map(|_| Scene::new(&node)).collect();
+    let scenes: Vec<Scene> = (0..MANY).map(|_| Scene::new(&node)).collect();
     let calls = |command: &'static str| scenes.iter().map(move |scene| patient(scene.call(command)));
     println!("{MANY} ADDs of as many pods: {:?}", all(&node, calls("ADD")));
     scenes.iter().for_each(Scene::is_whole);
@@ -47,8 +45,7 @@ fn many_pods() {
 
 #[test]
 fn many_nics_of_one_pod() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let ports: String = (3..=MANY + 8)
         .map(|index| format!("<controller type='pci' index='{index}' model='pcie-root-port'/>"))
         .collect();
@@ -56,7 +53,7 @@ fn many_nics_of_one_pod() {
     let double = Double::start(&pod, &json!({"domains": [domain]}));
     let _planes: Vec<DataPlane> = (0..MANY).map(|n| DataPlane::start(&node, &pod, &format!("net{n}"))).collect();
     let calls = |command: &'static str| {
-        let call = patient(Call::new(command, &pod.uid, &pod.netns()));
+        let call = patient(pod.call(command));
         (0..MANY).map(move |n| call.clone().ifname(&format!("net{n}")).mac(&format!("00:00:00:00:01:{n:02x}")))
     };
     println!("{MANY} ADDs of one pod: {:?}", all(&node, calls("ADD")));
@@ -88,24 +85,21 @@ fn add_and_del_of_the_same_nic() {
 }
 
 /// A call that holds its pod's lock: its guest never lets go of the NIC.
-fn holder(node: &Node, pod: &Pod<'_>, double: &Double) -> Child {
-    Call::new("ADD", &pod.uid, &pod.netns()).run(node).succeeded();
-    let child = patient(Call::new("DEL", &pod.uid, &pod.netns())).start(node);
+fn holder(node: &Node, pod: &Pod, double: &Double) -> Child {
+    pod.add().run(node).succeeded();
+    let child = patient(pod.del()).start(node);
     until("the guest is asked", || double.count("detach-alias") == 1);
     child
 }
 
 #[test]
 fn a_holder_of_the_lock_that_is_killed_lets_go_of_it() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let double = Double::start(&pod, &json!({"detach": {"guest": "second-ask"}}));
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, double, _plane) = Node::with_libvirt(&json!({"detach": {"guest": "second-ask"}}));
     let mut holder = holder(&node, &pod, &double);
     let began = Instant::now();
-    let waiting = patient(Call::new("DEL", &pod.uid, &pod.netns())).start(&node);
+    let waiting = patient(pod.del()).start(&node);
     std::thread::sleep(Duration::from_millis(100));
-    super::node::end(&mut holder);
+    support::end(&mut holder);
     end(waiting).succeeded();
     assert!(began.elapsed() < MARGIN, "not at the deadline: {:?}", began.elapsed());
     assert!(node.is_clean(&pod.uid));
@@ -113,19 +107,16 @@ fn a_holder_of_the_lock_that_is_killed_lets_go_of_it() {
 
 #[test]
 fn a_holder_of_the_lock_that_hangs_keeps_its_own_pod_alone() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let double = Double::start(&pod, &json!({"detach": {"guest": "second-ask"}}));
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, double, _plane) = Node::with_libvirt(&json!({"detach": {"guest": "second-ask"}}));
     let other = Scene::new(&node);
     let mut holder = holder(&node, &pod, &double);
     signals::send("STOP", plugin(&holder));
-    let calls = ["ADD", "DEL"].map(|command| Call::new(command, &pod.uid, &pod.netns()));
+    let calls = ["ADD", "DEL"].map(|command| pod.call(command));
     let mut waiting = patient(calls[1].clone()).start(&node);
     other.run("ADD");
     other.run("DEL");
     assert!(waiting.try_wait().unwrap().is_none(), "another pod has waited until the call was given up");
-    super::node::end(&mut waiting);
+    support::end(&mut waiting);
     for call in &calls {
         let began = Instant::now();
         let answer = call.clone().set("attach_timeout", json!(2)).set("detach_timeout", json!(2)).run(&node);
@@ -133,7 +124,7 @@ fn a_holder_of_the_lock_that_hangs_keeps_its_own_pod_alone() {
         assert!(answer.text().contains("still at work"), "{answer:?}");
         assert!(began.elapsed() < MARGIN, "bounded by its deadline: {:?}", began.elapsed());
     }
-    super::node::end(&mut holder);
+    support::end(&mut holder);
     calls[1].run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
 }

@@ -1,19 +1,18 @@
 //! Records of other versions of the plugin, as they lie on a node whose plugin is exchanged between ADD and DEL.
 
 use serde_json::{Value, json};
-
-use super::node::{INSIDE, Node, STATE};
-use super::scene::Scene;
+use support::scene::Scene;
+use support::{INSIDE, Node, STATE};
 
 /// What the first version of format 1 wrote, to the letter. Not to be changed: it is what nodes have.
 const FORMAT_1: &str = r#"{"format":1,"network":"kube-ovn","container_id":"4f3c2b1a09876543","ifname":"net1","uid":"@UID@","pod":"default/vm","netns":"@NETNS@","volume":"vhostuser-sockets","socket_base_dir":"/run/openvswitch/vhost_sockets","nic":{"alias":"ua-net1","mac":"00:00:00:24:65:f4","path":"/run/vm/sockets/net1","socket":"net1","domain":"11111111222233334444555555555555","attached":true},"created":1763888000}"#;
 
-fn path(scene: &Scene<'_>) -> String {
+fn path(scene: &Scene) -> String {
     format!("{STATE}/pods/{}/net1@4f3c2b1a09876543.json", scene.pod.uid)
 }
 
 /// What another version would have written of this pod's attachment, `change`d.
-fn put(scene: &Scene<'_>, change: impl FnOnce(&mut Value)) {
+fn put(scene: &Scene, change: impl FnOnce(&mut Value)) {
     let text = FORMAT_1.replace("@UID@", &scene.pod.uid).replace("@NETNS@", &scene.pod.netns());
     let mut record: Value = serde_json::from_str(&text).unwrap();
     change(&mut record);

@@ -17,14 +17,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use support::libvirt::{client, nics};
+use support::patience::{output, until};
+use support::scene::{STEPS, Scene, every_way, short};
+use support::signals::{go_on, send};
+use support::strace::{Point, Stopping, points};
+use support::{Call, Node, Pod, answer};
 use vhostuser_hotplug::libvirt::Xml;
-
-use super::libvirt::{client, nics};
-use super::node::patience::{output, until};
-use super::node::{Call, Node, Pod, answer};
-use super::scene::{STEPS, Scene, every_way, short};
-use super::signals::{go_on, send};
-use super::strace::{Point, Stopping, points};
 
 /// How many pods are worked on at once: a trial waits for a deadline most of its time.
 const WORKERS: usize = 24;
@@ -68,7 +67,7 @@ struct Trial<'a> {
 }
 
 impl Victim {
-    fn stop(self, scene: &Scene<'_>) {
+    fn stop(self, scene: &Scene) {
         let pid = match self {
             Self::Libvirtd => scene.double.libvirtd,
             Self::Qemu => scene.double.qemu(),
@@ -78,7 +77,7 @@ impl Victim {
         until("the victim stops", || is_stopped(pid));
     }
 
-    fn go_on(self, scene: &Scene<'_>) {
+    fn go_on(self, scene: &Scene) {
         match self {
             Self::Libvirtd => go_on(scene.double.child.id()),
             Self::Qemu => send("CONT", scene.double.qemu()),
@@ -98,7 +97,7 @@ fn within(call: Call, seconds: u64) -> Call {
 
 /// Waits until libvirtd and QEMU have done all that any call has asked of them. False if the VM waits for a back end, and no
 /// end of that is in sight.
-fn settled(scene: &Scene<'_>) -> bool {
+fn settled(scene: &Scene) -> bool {
     // A client that comes last is accepted last: whoever connected before it is in the log then.
     drop(client(&scene.pod));
     let log = scene.double.log();
@@ -123,7 +122,7 @@ fn settled(scene: &Scene<'_>) -> bool {
 }
 
 /// What was said last holds, and goes on to hold.
-fn holds(scene: &Scene<'_>, command: &str) {
+fn holds(scene: &Scene, command: &str) {
     match command {
         "ADD" => {
             assert_eq!(nics(&scene.pod, Xml::Live), ["ua-net1"], "ADD said that the NIC is there");
@@ -134,19 +133,19 @@ fn holds(scene: &Scene<'_>, command: &str) {
 }
 
 /// Once all go on: nothing waits, what was said is so, and DEL ends it.
-fn ends_well(scene: &Scene<'_>, claim: Option<&str>) {
+fn ends_well(scene: &Scene, claim: Option<&str>) {
     assert!(settled(scene), "the VM stands still after {claim:?} {:?}", tail(scene));
     if let Some(claim) = claim {
         holds(scene, claim);
     }
-    let dels = (1..=DELS).find(|_| within(scene.call("DEL"), 5 * short()).run(scene.node).ok);
+    let dels = (1..=DELS).find(|_| within(scene.call("DEL"), 5 * short()).run(&scene.node).ok);
     assert!(dels.is_some(), "{DELS} DELs, and none succeeds");
     assert!(settled(scene), "the VM stands still after DEL: {:?}", tail(scene));
     scene.is_clean();
 }
 
 /// The end of the double's log.
-fn tail(scene: &Scene<'_>) -> Vec<String> {
+fn tail(scene: &Scene) -> Vec<String> {
     let log = scene.double.log();
     let said =
         |line: &Value| line["call"].as_str().or(line["qemu"].as_str()).or(line["vm"].as_str()).map(str::to_owned);
@@ -162,7 +161,7 @@ fn tried(node: &Node, command: &'static str, trial: &Trial<'_>) -> bool {
         scene.forget_the_node();
     }
     let call = within(scene.call(command), short());
-    let mut stopping = Stopping::start(|words| call.through(words).start(scene.node), trial.point);
+    let mut stopping = Stopping::start(|words| call.through(words).start(&scene.node), trial.point);
     let reached = stopping.reaches_it();
     if reached {
         trial.victim.stop(&scene);
@@ -316,7 +315,7 @@ fn an_attach_of_an_add_that_was_killed_is_not_forgotten() {
         let scene = Scene::with(node, &json!({"lib_version": libvirt, "stop": {"qemu": "chardev-add"}}));
         let mut add = scene.call("ADD").start(node);
         until("QEMU has the attach", || is_stopped(scene.double.qemu()));
-        super::node::end(&mut add);
+        support::end(&mut add);
         let claim = follow(&scene, *then);
         send("CONT", scene.double.qemu());
         ends_well(&scene, claim);
@@ -357,13 +356,13 @@ fn a_partner_that_stops_in_the_middle_of_a_removal() {
 }
 
 /// Makes the call that follows; what it said, if it succeeded.
-fn follow(scene: &Scene<'_>, then: Then) -> Option<&'static str> {
+fn follow(scene: &Scene, then: Then) -> Option<&'static str> {
     let command = match then {
         Then::Del => "DEL",
         Then::Add => "ADD",
         Then::Nothing => return None,
     };
-    within(scene.call(command), shorter()).run(scene.node).ok.then_some(command)
+    within(scene.call(command), shorter()).run(&scene.node).ok.then_some(command)
 }
 
 /// An ADD whose attach QEMU has yet to begin leaves a directory at the socket's name, which QEMU cannot unlink: the attach
@@ -407,11 +406,11 @@ fn a_qemu_that_wants_more_than_the_data_plane_has_is_freed() {
 }
 
 /// A QEMU that waits for a back end at the NIC's socket, since both the ADD and the data plane were killed.
-fn waiting<'a>(node: &'a Node) -> Scene<'a> {
+fn waiting(node: &Node) -> Scene {
     let mut scene = Scene::with(node, &json!({"stop": {"qemu": "netdev-add"}}));
     let mut add = scene.call("ADD").start(node);
     until("QEMU listens", || is_stopped(scene.double.qemu()));
-    super::node::end(&mut add);
+    support::end(&mut add);
     scene.lose_plane();
     send("CONT", scene.double.qemu());
     until("the VM waits", || scene.double.vm_waits());
@@ -445,7 +444,7 @@ struct Guest {
 
 impl Guest {
     fn new() -> Self {
-        let file = std::env::temp_dir().join(format!("vhu-guest-{}", super::node::new_uid()));
+        let file = std::env::temp_dir().join(format!("vhu-guest-{}", support::new_uid()));
         Self { file }
     }
 
@@ -465,7 +464,7 @@ impl Drop for Guest {
 }
 
 /// The guest has released everything that it was asked to release, and libvirt knows.
-fn removal_is_over(scene: &Scene<'_>, removals: usize) {
+fn removal_is_over(scene: &Scene, removals: usize) {
     until("the pending removal is carried out", || scene.double.times(&json!(333)).len() >= removals);
     assert!(settled(scene));
 }
@@ -500,7 +499,7 @@ fn an_add_after_a_del_that_was_killed_once_it_had_asked_the_guest() {
     guest.is_deaf();
     let mut del = scene.call("DEL").start(&node);
     until("the guest is asked", || scene.double.count("detach-alias") == 1);
-    super::node::end(&mut del);
+    support::end(&mut del);
     let add = scene.call("ADD").start(&node);
     // Whether it has come to look at the NIC by then or not: both must end well.
     std::thread::sleep(Duration::from_millis(300));
@@ -527,12 +526,12 @@ fn a_check_that_cannot_look_at_the_vm_does_not_say_that_the_nic_is_missing() {
     drop(scene);
     // The connection ends in the middle of the look, as with a daemon that is restarted. ADD makes each call at least once.
     for at in ["connect", "auth-list", "open", "list", "xml"] {
-        let count = |pod: &Pod<'_>| {
-            let double = super::libvirt::Double::start(pod, &json!({}));
-            let _plane = super::dataplane::DataPlane::start(&node, pod, "net1");
-            Call::new("ADD", &pod.uid, &pod.netns()).run(&node).succeeded();
+        let count = |pod: &Pod| {
+            let double = support::Double::start(pod, &json!({}));
+            let _plane = support::DataPlane::start(&node, pod, "net1");
+            pod.add().run(&node).succeeded();
             let count = double.count(at);
-            Call::new("DEL", &pod.uid, &pod.netns()).run(&node).succeeded();
+            pod.del().run(&node).succeeded();
             count
         };
         let nth = count(&Pod::new(&node)) + 1;

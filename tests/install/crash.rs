@@ -2,7 +2,7 @@
 //! plugin that runs if the list names it; the next run completes what was begun.
 
 use super::machine::{CHAINED, Machine, SHIPPED};
-use super::strace::{Run, fail, kill, points};
+use support::strace::{Run, fail, kill, points};
 
 /// A run of the installer, what is on the node before it, and what must be there after it.
 struct Deed {

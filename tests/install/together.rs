@@ -4,8 +4,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use support::strace::{Stopping, points};
+
 use super::machine::{BINARY, CHAINED, Machine, SHIPPED, told};
-use super::strace::{Stopping, points};
 
 /// Ends and waits, also where the test fails.
 pub struct Running(pub Child);

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use support::tool;
 use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::{Access, Client, Domain, Error, Uri};
 
@@ -59,13 +60,12 @@ impl Double {
             script[key] = value.clone();
         }
         std::fs::write(dir.join("script"), script.to_string()).expect("the script can be written");
-        let program = program();
-        let mut child = Command::new(&program)
+        let mut child = Command::new(tool("libvirtd-double"))
             .args([dir.join("socket"), dir.join("script")])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|error| panic!("{} is needed ({error}): run cargo build --examples", program.display()));
+            .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n", "the double did not start");
@@ -111,13 +111,6 @@ impl Drop for Double {
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.dir);
     }
-}
-
-/// The double, built as an example beside this test: …/debug/deps/libvirt-… and …/debug/examples/libvirtd-double.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its own path");
-    let debug = test.parent().and_then(Path::parent).expect("a test is built two directories down");
-    debug.join("examples/libvirtd-double")
 }
 
 /// Our interface.

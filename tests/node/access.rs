@@ -1,16 +1,13 @@
 //! A data plane that isn't root, and QEMU's socket, which only its owner may write to.
 
 use serde_json::json;
-
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::node::{Call, KUBELET, Node, Pod, VOLUME};
+use support::{DataPlane, Double, KUBELET, Node, Pod, VOLUME};
 
 /// OVS's user where it isn't root.
 const NOBODY: u32 = 65534;
 
 /// Whether a user may write to the NIC's socket in the share.
-fn may_write(node: &Node, pod: &Pod<'_>, uid: u32) -> bool {
+fn may_write(node: &Node, pod: &Pod, uid: u32) -> bool {
     let socket = format!("{}/net1", node.target(&pod.uid));
     assert!(node.holds(&format!("test -S {socket}")));
     node.holds(&format!("setpriv --reuid={uid} --regid={uid} --clear-groups test -w {socket}"))
@@ -18,11 +15,10 @@ fn may_write(node: &Node, pod: &Pod<'_>, uid: u32) -> bool {
 
 #[test]
 fn a_data_plane_that_is_not_root_is_let_in_and_nobody_else() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let _double = Double::start(&pod, &json!({}));
     let _plane = DataPlane::as_user(&node, &pod, "net1", NOBODY);
-    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let add = pod.add();
     let answer = add.run(&node);
     answer.succeeded();
     assert!(answer.log.contains("uid 65534 may write to QEMU's socket"), "{}", answer.log);
@@ -34,11 +30,8 @@ fn a_data_plane_that_is_not_root_is_let_in_and_nobody_else() {
 
 #[test]
 fn roots_data_plane_is_given_nothing() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _double = Double::start(&pod, &json!({}));
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let answer = Call::new("ADD", &pod.uid, &pod.netns()).run(&node);
+    let (node, pod, _double, _plane) = Node::with_vm();
+    let answer = pod.add().run(&node);
     answer.succeeded();
     assert!(!answer.log.contains("may write to QEMU's socket"), "{}", answer.log);
     assert!(!may_write(&node, &pod, NOBODY));
@@ -57,7 +50,7 @@ fn a_data_plane_that_cannot_be_let_in_is_told_of_and_the_nic_is_unplugged() {
     )));
     let double = Double::start(&pod, &json!({}));
     let _plane = DataPlane::as_user(&node, &pod, "net1", NOBODY);
-    let answer = Call::new("ADD", &pod.uid, &pod.netns()).run(&node);
+    let answer = pod.add().run(&node);
     assert_eq!(answer.code(), 11, "{answer:?}");
     for word in
         ["uid 65534", "may not write to QEMU's socket (owner 0:0, mode 0775)", "unplugged again", "CAP_DAC_OVERRIDE"]

@@ -4,23 +4,12 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-
-use super::dataplane::DataPlane;
-use super::libvirt::{DOMAIN, Double, PORTLESS, UNSHARED, domain};
-use super::node::patience::MARGIN;
-use super::node::{Answer, Call, INSIDE, Node, Pod, STATE};
-
-/// The ADD that plugs: by hand, into a pod whose VM runs.
-fn add(pod: &Pod<'_>) -> Call {
-    Call::new("ADD", &pod.uid, &pod.netns())
-}
-
-fn del(pod: &Pod<'_>) -> Call {
-    add(pod).command("DEL")
-}
+use support::libvirt::{DOMAIN, PORTLESS, UNSHARED, domain};
+use support::patience::MARGIN;
+use support::{Answer, Call, DataPlane, Double, INSIDE, Node, Pod, STATE};
 
 /// It failed with this code, its words hold that, and nothing is left.
-fn failed(node: &Node, pod: &Pod<'_>, answer: &Answer, code: u64, word: &str) {
+fn failed(node: &Node, pod: &Pod, answer: &Answer, code: u64, word: &str) {
     assert_eq!(answer.code(), code, "{answer:?}");
     assert!(answer.text().contains(word), "{word:?} is not in {answer:?}");
     assert!(node.is_clean(&pod.uid), "{answer:?}");
@@ -28,13 +17,10 @@ fn failed(node: &Node, pod: &Pod<'_>, answer: &Answer, code: u64, word: &str) {
 
 #[test]
 fn the_nic_is_asked_for_as_it_must_be_and_let_go_by_its_alias() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({}));
-    let answer = add(&pod).run(&node);
+    let (node, pod, double, _plane) = Node::with_vm();
+    let answer = pod.add().run(&node);
     answer.succeeded();
-    assert_eq!(&answer.json, add(&pod).prev_result());
+    assert_eq!(&answer.json, pod.add().prev_result());
     let (_, asked) = double.calls().into_iter().find(|(call, _)| call == "attach").unwrap();
     let xml = asked["device"].as_str().unwrap_or_else(|| panic!("{asked}"));
     for part in [
@@ -50,25 +36,25 @@ fn the_nic_is_asked_for_as_it_must_be_and_let_go_by_its_alias() {
     assert!(!xml.contains("mtu"), "{xml}");
     assert_eq!(asked["flags"], 1, "live only: {asked}");
 
-    add(&pod).run(&node).succeeded();
+    pod.add().run(&node).succeeded();
     assert_eq!(double.count("attach"), 1, "a repeated ADD does not touch the VM");
-    add(&pod).command("CHECK").run(&node).succeeded();
+    pod.call("CHECK").run(&node).succeeded();
 
-    del(&pod).run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
     let (_, asked) = double.calls().into_iter().find(|(call, _)| call == "detach-alias").unwrap();
     assert_eq!(asked["device"], "ua-net1");
-    del(&pod).run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     assert_eq!(double.count("detach-alias"), 1);
 }
 
 #[test]
 fn what_is_configured_reaches_the_vm() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let _plane = DataPlane::start(&node, &pod, "sock");
     let double = Double::start(&pod, &json!({}));
-    let call = add(&pod)
+    let call = pod
+        .add()
         .ifname("eth0.100")
         .set("model", json!("virtio"))
         .set("rx_queue_size", json!(1024))
@@ -99,12 +85,10 @@ fn what_is_configured_reaches_the_vm() {
 
 #[test]
 fn refusals_are_told_in_words_and_leave_nothing() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     let run = |changes: &Value| {
         let double = Double::start(&pod, changes);
-        (add(&pod).run(&node), double)
+        (pod.add().run(&node), double)
     };
     let one = |xml| json!({"domains": [domain("ns_vm", "1", xml)]});
     for (changes, code, word, attaches) in [
@@ -132,7 +116,7 @@ fn refusals_are_told_in_words_and_leave_nothing() {
         failed(&node, &pod, &answer, code, word);
         assert_eq!(double.count("attach"), attaches, "{changes}");
     }
-    assert_eq!(add(&pod).run(&node).code(), 11, "no daemon at all");
+    assert_eq!(pod.add().run(&node).code(), 11, "no daemon at all");
     assert!(node.is_clean(&pod.uid));
 }
 
@@ -140,9 +124,7 @@ fn refusals_are_told_in_words_and_leave_nothing() {
 /// language in which libvirt refuses.
 #[test]
 fn a_refusal_is_explained_by_the_vm_and_not_by_libvirts_words() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     let rng = |bus: u32, alias: &str| {
         format!(
             "<rng model='virtio'><backend model='random'>/dev/urandom</backend><alias name='{alias}'/><address type='pci' \
@@ -171,7 +153,7 @@ fn a_refusal_is_explained_by_the_vm_and_not_by_libvirts_words() {
                 &pod,
                 &json!({"foreign": foreign, "domains": [domain("ns_vm", "1", domains)], "attach": {"meanwhile": meanwhile}}),
             );
-            let answer = add(&pod).run(&node);
+            let answer = pod.add().run(&node);
             failed(&node, &pod, &answer, code, word);
             assert_eq!(
                 answer.text().contains("möglich"),
@@ -186,8 +168,7 @@ fn a_refusal_is_explained_by_the_vm_and_not_by_libvirts_words() {
 /// A guest whose memory is encrypted drives the NIC only if it is shown VIRTIO_F_ACCESS_PLATFORM.
 #[test]
 fn an_encrypted_vm_gets_a_nic_that_it_can_use_or_none() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let start = |call: &Call, kind: &str| {
         let xml = DOMAIN.replace("<devices>", &format!("<launchSecurity type='{kind}'/><devices>"));
         let double = Double::start(&pod, &json!({"domains": [domain("ns_vm", "1", &xml)]}));
@@ -197,37 +178,35 @@ fn an_encrypted_vm_gets_a_nic_that_it_can_use_or_none() {
     let with = ["--features", "0xfd7c667ca", "--protocol-features", "0x10cbf"];
     let plane = DataPlane::with(&node, &pod, "net1", &with);
     for kind in ["sev", "sev-snp", "tdx", "s390-pv"] {
-        let (answer, double) = start(&add(&pod), kind);
+        let (answer, double) = start(&pod.add(), kind);
         answer.succeeded();
         let (_, asked) = double.calls().into_iter().find(|(call, _)| call == "attach").unwrap();
         assert!(asked["device"].as_str().unwrap().contains("queues=\"2\" iommu=\"on\"/>"), "{asked}");
-        add(&pod).command("CHECK").run(&node).succeeded();
-        del(&pod).run(&node).succeeded();
+        pod.call("CHECK").run(&node).succeeded();
+        pod.del().run(&node).succeeded();
         assert!(node.is_clean(&pod.uid));
     }
-    let transitional = add(&pod).set("model", json!("virtio-transitional"));
+    let transitional = pod.add().set("model", json!("virtio-transitional"));
     let (answer, double) = start(&transitional, "sev");
     failed(&node, &pod, &answer, 102, "use model virtio-non-transitional");
     assert_eq!(double.count("attach"), 0, "the VM is not touched");
     drop(plane);
     let _plane = DataPlane::start(&node, &pod, "net1");
     for kind in ["sev", "sev-snp", "tdx"] {
-        let (answer, double) = start(&add(&pod), kind);
+        let (answer, double) = start(&pod.add(), kind);
         failed(&node, &pod, &answer, 102, "vhost-iommu-support");
         assert_eq!(double.count("attach"), 0, "the VM is not touched");
     }
     // Its virtio devices are no PCI devices.
-    let (answer, _double) = start(&add(&pod), "s390-pv");
+    let (answer, _double) = start(&pod.add(), "s390-pv");
     answer.succeeded();
-    del(&pod).run(&node).succeeded();
+    pod.del().run(&node).succeeded();
 }
 
 /// Every decision about a daemon's refusals, with one that speaks another language.
 #[test]
 fn a_daemon_in_another_language_is_dealt_with_as_any() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     for (changes, code, word) in [
         (json!({"foreign": true, "domains": [domain("ns_vm", "1", UNSHARED)]}), 102, "access mode='shared'"),
         (json!({"foreign": true, "domains": [domain("ns_vm", "1", PORTLESS)]}), 102, "pcie-root-port"),
@@ -238,68 +217,61 @@ fn a_daemon_in_another_language_is_dealt_with_as_any() {
         (json!({"foreign": true, "auth": "polkit-refused"}), 102, "möglich"),
     ] {
         let _double = Double::start(&pod, &changes);
-        failed(&node, &pod, &add(&pod).run(&node), code, word);
+        failed(&node, &pod, &pod.add().run(&node), code, word);
     }
     // The session's daemon, a guest that must be asked twice, and a NIC that is gone when it is asked for again.
     let refuse = json!({"code": 1, "message": "その操作", "once": true});
     for detach in [json!({}), json!({"guest": "second-ask"}), json!({"refuse": refuse})] {
         let double = Double::start(&pod, &json!({"foreign": true, "uris": ["qemu:///session"], "detach": detach}));
-        add(&pod).run(&node).succeeded();
-        del(&pod).set("detach_timeout", json!(60)).run(&node).succeeded();
+        pod.add().run(&node).succeeded();
+        pod.del().set("detach_timeout", json!(60)).run(&node).succeeded();
         assert!(node.is_clean(&pod.uid) && double.count("detach-alias") >= 1);
-        del(&pod).run(&node).succeeded();
+        pod.del().run(&node).succeeded();
     }
 }
 
 #[test]
 fn one_of_several_vms_is_named_by_the_configuration() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({"domains": [domain("a", "1", UNSHARED), domain("b", "2", DOMAIN)]}));
-    add(&pod).set("domain", json!("b")).run(&node).succeeded();
+    let (node, pod, double, _plane) =
+        Node::with_libvirt(&json!({"domains": [domain("a", "1", UNSHARED), domain("b", "2", DOMAIN)]}));
+    pod.add().set("domain", json!("b")).run(&node).succeeded();
     assert_eq!(double.count("attach"), 1);
-    let answer = add(&pod).ifname("net2").set("domain", json!("c")).run(&node);
+    let answer = pod.add().ifname("net2").set("domain", json!("c")).run(&node);
     assert_eq!(answer.code(), 11);
     assert!(answer.text().contains("a, b"), "{answer:?}");
     // The record knows which VM it was, whatever the configuration says by now.
-    del(&pod).run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
 }
 
 #[test]
 fn what_is_there_but_different_is_not_touched() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({}));
-    add(&pod).run(&node).succeeded();
+    let (node, pod, double, _plane) = Node::with_vm();
+    pod.add().run(&node).succeeded();
     for (call, word) in [
-        (add(&pod).ifname("net2"), "MAC"),
-        (add(&pod).mac("00:00:00:00:00:02"), "lias"),
-        (add(&pod).set("queues", json!(1)), "queues"),
-        (add(&pod).set("model", json!("virtio")), "model"),
-        (add(&pod).set("rx_queue_size", json!(512)), "rx_queue_size=QEMU's default; requested 512"),
+        (pod.add().ifname("net2"), "MAC"),
+        (pod.add().mac("00:00:00:00:00:02"), "lias"),
+        (pod.add().set("queues", json!(1)), "queues"),
+        (pod.add().set("model", json!("virtio")), "model"),
+        (pod.add().set("rx_queue_size", json!(512)), "rx_queue_size=QEMU's default; requested 512"),
     ] {
         let answer = call.run(&node);
         assert_eq!(answer.code(), 100, "{answer:?}");
         assert!(answer.text().contains(word), "{answer:?}");
     }
     assert_eq!(double.count("attach"), 1);
-    add(&pod).command("CHECK").run(&node).succeeded();
-    del(&pod).run(&node).succeeded();
+    pod.call("CHECK").run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
 }
 
 #[test]
 fn a_guest_that_needs_time_is_waited_for_and_one_that_refuses_keeps_its_nic() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     for detach in [json!({"after_ms": 700}), json!({"after_ms": 300, "event": false}), json!({"leave_socket": true})] {
         let _double = Double::start(&pod, &json!({"detach": detach}));
-        add(&pod).run(&node).succeeded();
-        del(&pod).run(&node).succeeded();
+        pod.add().run(&node).succeeded();
+        pod.del().run(&node).succeeded();
         assert!(node.is_clean(&pod.uid), "{detach}");
         assert!(node.holds(&format!(
             "! test -e /run/kubelet/pods/{}/volumes/kubernetes.io~empty-dir/vhostuser-sockets/net1",
@@ -308,39 +280,37 @@ fn a_guest_that_needs_time_is_waited_for_and_one_that_refuses_keeps_its_nic() {
     }
 
     let double = Double::start(&pod, &json!({"detach": {"guest": "second-ask"}}));
-    add(&pod).run(&node).succeeded();
+    pod.add().run(&node).succeeded();
     let began = Instant::now();
-    let answer = del(&pod).set("detach_timeout", json!(2)).run(&node);
+    let answer = pod.del().set("detach_timeout", json!(2)).run(&node);
     assert_eq!(answer.code(), 11, "{answer:?}");
     assert!(answer.text().contains("has not released"), "{answer:?}");
     assert!(began.elapsed() >= Duration::from_secs(2));
     assert!(node.is_shared(&pod.uid) && node.holds(&format!("test -e {STATE}/pods/{}", pod.uid)), "it all stays");
     assert_eq!(double.count("detach-alias"), 1, "a guest is not pressed");
-    del(&pod).run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     assert!(node.is_clean(&pod.uid), "the next DEL goes on from there");
 }
 
 #[test]
 fn an_attach_that_is_no_success_is_none() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     for attach in [json!({"ignore": true}), json!({"data_plane": "none"})] {
         let _double = Double::start(&pod, &json!({"attach": attach}));
-        let answer = add(&pod).set("attach_timeout", json!(1)).run(&node);
+        let answer = pod.add().set("attach_timeout", json!(1)).run(&node);
         failed(&node, &pod, &answer, 11, "data plane");
     }
 }
 
 #[test]
 fn a_data_plane_that_stops_while_it_is_connected_is_none() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let wait = json!({"attach": {"data_plane": "wait"}});
     // The first connection is the probe's; QEMU asks nothing on the second, so that nobody waits for an answer.
     let stops = |node| DataPlane::with(node, &pod, "net1", &["--stop", "3"]);
     {
         let (double, _plane) = (Double::start(&pod, &wait), stops(&node));
-        let answer = add(&pod).set("attach_timeout", json!(4)).run(&node);
+        let answer = pod.add().set("attach_timeout", json!(4)).run(&node);
         failed(&node, &pod, &answer, 11, "did not connect");
         assert!(answer.log.contains("the data plane is stopped, and was cut off"), "{}", answer.log);
         assert_eq!(double.count("detach-alias"), 1);
@@ -353,48 +323,43 @@ fn a_data_plane_that_stops_while_it_is_connected_is_none() {
             std::thread::sleep(Duration::from_millis(500));
             plane.go_on();
         });
-        add(&pod).run(&node)
+        pod.add().run(&node)
     });
     answer.succeeded();
     assert!(answer.log.contains("the data plane is stopped, and was cut off"), "{}", answer.log);
-    del(&pod).run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
 }
 
 #[test]
 fn a_nic_that_is_there_succeeds_only_with_its_data_plane() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let double = Double::start(&pod, &json!({"attach": {"data_plane": "wait"}}));
-    let plane = DataPlane::start(&node, &pod, "net1");
-    add(&pod).run(&node).succeeded();
+    let (node, pod, double, plane) = Node::with_libvirt(&json!({"attach": {"data_plane": "wait"}}));
+    pod.add().run(&node).succeeded();
     drop(plane);
-    let answer = add(&pod).set("attach_timeout", json!(4)).run(&node);
+    let answer = pod.add().set("attach_timeout", json!(4)).run(&node);
     assert_eq!(answer.code(), 11, "{answer:?}");
     assert!(answer.text().contains("plugged already, and no data plane is connected"), "{answer:?}");
     assert!(node.is_shared(&pod.uid), "the NIC and what it needs stay");
     let stopped = DataPlane::with(&node, &pod, "net1", &["--stop", "1"]);
     stopped.until_stopped();
-    let answer = add(&pod).set("attach_timeout", json!(4)).run(&node);
+    let answer = pod.add().set("attach_timeout", json!(4)).run(&node);
     assert_eq!(answer.code(), 11, "{answer:?}");
-    let answer = add(&pod).command("CHECK").run(&node);
+    let answer = pod.call("CHECK").run(&node);
     assert_eq!(answer.code(), 104, "{answer:?}");
     assert!(answer.text().contains("is stopped"), "{answer:?}");
     stopped.go_on();
-    add(&pod).run(&node).succeeded();
-    add(&pod).command("CHECK").run(&node).succeeded();
+    pod.add().run(&node).succeeded();
+    pod.call("CHECK").run(&node).succeeded();
     assert_eq!((double.count("attach"), double.count("detach-alias")), (1, 0));
-    del(&pod).run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
 }
 
 #[test]
 fn a_nic_that_cannot_be_unplugged_again_is_not_told_to_be() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let _double = Double::start(&pod, &json!({"attach": {"socket": false}, "detach": {"guest": "never"}}));
-    let answer = add(&pod).set("attach_timeout", json!(2)).run(&node);
+    let (node, pod, _double, _plane) =
+        Node::with_libvirt(&json!({"attach": {"socket": false}, "detach": {"guest": "never"}}));
+    let answer = pod.add().set("attach_timeout", json!(2)).run(&node);
     assert_eq!(answer.code(), 11, "{answer:?}");
     assert!(answer.text().contains("could not be unplugged again"), "{answer:?}");
     assert!(!answer.log.contains(": detach ("), "{}", answer.log);
@@ -403,70 +368,61 @@ fn a_nic_that_cannot_be_unplugged_again_is_not_told_to_be() {
 
 #[test]
 fn an_attach_without_an_answer_keeps_what_it_needs_and_the_next_call_mends_it() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({"lies": [{"at": "attach", "nth": 1, "lie": "done-but-close"}]}));
-    let answer = add(&pod).run(&node);
+    let (node, pod, double, _plane) =
+        Node::with_libvirt(&json!({"lies": [{"at": "attach", "nth": 1, "lie": "done-but-close"}]}));
+    let answer = pod.add().run(&node);
     assert_eq!(answer.code(), 11, "{answer:?}");
     assert!(node.is_shared(&pod.uid), "the NIC may be there, and then it needs its share");
-    add(&pod).run(&node).succeeded();
+    pod.add().run(&node).succeeded();
     assert_eq!(double.count("attach"), 1);
-    del(&pod).run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
 }
 
 #[test]
 fn a_new_sandbox_takes_the_nic_over_from_the_old_one() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({}));
-    add(&pod).container("old").run(&node).succeeded();
-    add(&pod).container("new").run(&node).succeeded();
+    let (node, pod, double, _plane) = Node::with_vm();
+    pod.add().container("old").run(&node).succeeded();
+    pod.add().container("new").run(&node).succeeded();
     for late in [
-        del(&pod).container("old"),
-        del(&pod).container("old").netns("").without("prevResult"),
-        del(&pod).container("older"),
+        pod.del().container("old"),
+        pod.del().container("old").netns("").without("prevResult"),
+        pod.del().container("older"),
     ] {
         late.run(&node).succeeded();
     }
     assert_eq!(double.count("detach-alias"), 0);
     assert!(node.is_shared(&pod.uid));
-    add(&pod).container("new").command("CHECK").run(&node).succeeded();
-    del(&pod).container("new").run(&node).succeeded();
+    pod.add().container("new").command("CHECK").run(&node).succeeded();
+    pod.del().container("new").run(&node).succeeded();
     assert_eq!(double.count("detach-alias"), 1);
     assert!(node.is_clean(&pod.uid));
 }
 
 #[test]
 fn del_without_a_record_finds_the_nic_and_del_without_libvirt_is_no_error() {
-    let node = Node::new();
-    let mut pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({}));
-    add(&pod).run(&node).succeeded();
+    let (node, mut pod, double, _plane) = Node::with_vm();
+    pod.add().run(&node).succeeded();
     node.sh(&format!("rm -rf {STATE}"));
-    del(&pod).run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     assert_eq!(double.count("detach-alias"), 1);
     assert!(node.is_clean(&pod.uid));
 
-    add(&pod).run(&node).succeeded();
+    pod.add().run(&node).succeeded();
     drop(double);
-    del(&pod).run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     assert!(node.is_clean(&pod.uid), "libvirt is gone, and nobody has the socket");
 
     let _double = Double::start(&pod, &json!({}));
-    add(&pod).run(&node).succeeded();
+    pod.add().run(&node).succeeded();
     pod.die();
-    del(&pod).netns("").without("prevResult").run(&node).succeeded();
+    pod.del().netns("").without("prevResult").run(&node).succeeded();
     assert!(node.is_clean(&pod.uid), "the pod is gone");
 }
 
 #[test]
 fn a_daemon_that_is_not_the_pods_own_is_not_spoken_to() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     // In the container's file system, but of the node's network namespace: as if a tenant had got hold of a host's socket.
     let start = &mut |program: &std::path::PathBuf| {
         let mut command = node.command("nsenter");
@@ -474,7 +430,7 @@ fn a_daemon_that_is_not_the_pods_own_is_not_spoken_to() {
         command
     };
     let double = Double::through(start, &json!({}));
-    let answer = add(&pod).run(&node);
+    let answer = pod.add().run(&node);
     failed(&node, &pod, &answer, 103, "network namespace");
     assert!(double.calls().iter().all(|(call, _)| call == "connect"), "not a word: {:?}", double.calls());
     drop(double);
@@ -486,13 +442,12 @@ fn a_daemon_that_is_not_the_pods_own_is_not_spoken_to() {
             .unwrap()
             .success()
     );
-    failed(&node, &pod, &add(&pod).run(&node), 103, "not a socket");
+    failed(&node, &pod, &pod.add().run(&node), 103, "not a socket");
 }
 
 #[test]
 fn lies_end_in_an_error_within_the_deadline() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     for lie in [
         json!("silence"),
         json!({"trickle": 200}),
@@ -510,7 +465,7 @@ fn lies_end_in_an_error_within_the_deadline() {
     ] {
         let _double = Double::start(&pod, &json!({"lies": [{"at": "xml", "lie": lie}]}));
         let began = Instant::now();
-        let answer = add(&pod).set("attach_timeout", json!(1)).run(&node);
+        let answer = pod.add().set("attach_timeout", json!(1)).run(&node);
         assert!([11, 102].contains(&answer.code()), "{lie}: {answer:?}");
         assert!(began.elapsed() < MARGIN, "{lie}: {:?}", began.elapsed());
         assert!(node.is_clean(&pod.uid), "{lie}");
@@ -520,11 +475,10 @@ fn lies_end_in_an_error_within_the_deadline() {
 
 #[test]
 fn a_hostile_description_of_the_vm_is_an_error() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let deep = format!("<domain>{}{}</domain>", "<a>".repeat(10_000), "</a>".repeat(10_000));
     for xml in ["", "<domain", "<!DOCTYPE a [<!ENTITY b 'c'>]><domain>&b;</domain>", "<a/><b/>", &deep] {
         let _double = Double::start(&pod, &json!({"domains": [domain("ns_vm", "1", xml)]}));
-        failed(&node, &pod, &add(&pod).run(&node), 102, "cannot be read");
+        failed(&node, &pod, &pod.add().run(&node), 102, "cannot be read");
     }
 }

@@ -3,11 +3,9 @@
 use std::path::PathBuf;
 
 use serde_json::json;
+use support::{Call, DataPlane, Double, Node, Pod};
 
-use super::dataplane::DataPlane;
 use super::identity::started;
-use super::libvirt::Double;
-use super::node::{Call, Node, Pod};
 
 /// A cgroup of the machine with the pod's process in it, removed again.
 pub struct Cgroup(PathBuf);
@@ -75,7 +73,7 @@ pub fn hierarchies() -> Vec<&'static str> {
 /// The processes whose network namespace a call asks for by name, `/proc/<pid>/ns/net`, as it does for every process of the
 /// node where it goes through them.
 fn looked_at(call: &Call, node: &Node) -> usize {
-    let trace = std::env::temp_dir().join(format!("vhu-cgroup-trace-{}", super::node::new_uid()));
+    let trace = std::env::temp_dir().join(format!("vhu-cgroup-trace-{}", support::new_uid()));
     let words = ["strace", "-f", "-qq", "-o", trace.to_str().unwrap(), "-e", "trace=readlink,readlinkat"];
     call.clone().through(&words).run(node).succeeded();
     let seen = std::fs::read_to_string(&trace).unwrap();
@@ -103,7 +101,7 @@ fn the_nodes_processes_are_left_alone_where_the_pods_cgroup_tells_its_own() {
             let group = Cgroup::below(&[root], &path, pod.machine_pid());
             let double = Double::start(&pod, &json!({}));
             group.add(started(double.child.id()));
-            let add = Call::new("ADD", &pod.uid, &pod.netns());
+            let add = pod.add();
             for call in [&add, &add.clone().command("CHECK"), &add.clone().command("DEL")] {
                 assert_eq!(looked_at(call, &node), 0, "{root}/{path}");
             }
@@ -115,6 +113,6 @@ fn the_nodes_processes_are_left_alone_where_the_pods_cgroup_tells_its_own() {
     let pod = Pod::new(&node);
     let _plane = DataPlane::start(&node, &pod, "net1");
     let _double = Double::start(&pod, &json!({}));
-    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let add = pod.add();
     assert!(looked_at(&add, &node) >= 2, "without a cgroup of its own every process is looked at");
 }

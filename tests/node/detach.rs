@@ -4,20 +4,10 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use support::libvirt::{DOMAIN, domain, nics};
+use support::patience::output;
+use support::{DataPlane, Double, INSIDE, Node, Pod, STATE, answer};
 use vhostuser_hotplug::libvirt::Xml;
-
-use super::dataplane::DataPlane;
-use super::libvirt::{DOMAIN, Double, domain, nics};
-use super::node::patience::output;
-use super::node::{Call, INSIDE, Node, Pod, STATE, answer};
-
-fn add(pod: &Pod<'_>) -> Call {
-    Call::new("ADD", &pod.uid, &pod.netns())
-}
-
-fn del(pod: &Pod<'_>) -> Call {
-    add(pod).command("DEL")
-}
 
 /// A domain that is stored too: with the plugin's NIC in it, under this alias if any, and with somebody's else.
 fn persistent(alias: Option<&str>) -> Value {
@@ -42,14 +32,12 @@ fn detaches(double: &Double) -> Vec<(String, u64)> {
 
 #[test]
 fn a_nic_that_was_made_persistent_is_forgotten_before_it_is_unplugged() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     for (alias, call) in [(Some("ua-net1"), "detach-alias"), (None, "detach")] {
         let double = Double::start(&pod, &persistent(alias));
-        add(&pod).run(&node).succeeded();
+        pod.add().run(&node).succeeded();
         assert_eq!(detaches(&double), []);
-        del(&pod).run(&node).succeeded();
+        pod.del().run(&node).succeeded();
         assert_eq!(detaches(&double), [(call.to_owned(), 2), ("detach-alias".to_owned(), 1)]);
         assert_eq!(nics(&pod, Xml::Persistent), ["ua-other"], "and nothing else is");
         assert!(nics(&pod, Xml::Live).is_empty() && node.is_clean(&pod.uid));
@@ -65,15 +53,13 @@ fn shut_off(alias: Option<&str>) -> Value {
 
 #[test]
 fn a_persistent_nic_of_a_domain_that_is_shut_off_is_forgotten() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     for (alias, call) in [(Some("ua-net1"), "detach-alias"), (None, "detach")] {
         let running = Double::start(&pod, &json!({}));
-        add(&pod).run(&node).succeeded();
+        pod.add().run(&node).succeeded();
         drop(running);
         let double = Double::start(&pod, &shut_off(alias));
-        del(&pod).run(&node).succeeded();
+        pod.del().run(&node).succeeded();
         assert_eq!(detaches(&double), [(call.to_owned(), 2)], "there is no guest to ask");
         assert_eq!(nics(&pod, Xml::Persistent), ["ua-other"], "and nothing else is");
         assert!(node.is_clean(&pod.uid));
@@ -82,9 +68,7 @@ fn a_persistent_nic_of_a_domain_that_is_shut_off_is_forgotten() {
 
 #[test]
 fn what_a_domain_that_is_shut_off_has_of_its_own_stays() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     let mut other_domain = shut_off(Some("ua-net1"));
     other_domain["domains"][0]["uuid"] = json!("22222222-2222-3333-4444-555555555555");
     let mut other_nic = shut_off(None);
@@ -92,21 +76,21 @@ fn what_a_domain_that_is_shut_off_has_of_its_own_stays() {
     other_nic["domains"][0]["stored"] = json!(stored);
     for (script, lost) in [(other_domain, false), (other_nic, false), (shut_off(Some("ua-net1")), true)] {
         let running = Double::start(&pod, &json!({}));
-        add(&pod).run(&node).succeeded();
+        pod.add().run(&node).succeeded();
         drop(running);
         if lost {
             // What no record tells to have been plugged may be what the VM is to be started with.
             node.sh(&format!("rm -r {STATE}"));
         }
         let double = Double::start(&pod, &script);
-        del(&pod).run(&node).succeeded();
+        pod.del().run(&node).succeeded();
         assert_eq!((detaches(&double), nics(&pod, Xml::Persistent).len()), (vec![], 2), "{script}");
         assert!(node.is_clean(&pod.uid));
     }
 }
 
 /// Makes of the pod's record one of the share alone, as an ADD with `attach: "never"` leaves it.
-fn record_the_share_alone(node: &Node, pod: &Pod<'_>) {
+fn record_the_share_alone(node: &Node, pod: &Pod) {
     let file = node.sh(&format!("ls {STATE}/pods/{}/net1@*.json", pod.uid));
     let mut record: Value = serde_json::from_str(&node.sh(&format!("cat {file}"))).unwrap();
     assert!(record["nic"].take().is_object());
@@ -115,27 +99,21 @@ fn record_the_share_alone(node: &Node, pod: &Pod<'_>) {
 
 #[test]
 fn a_nic_that_a_vm_has_brought_along_is_unplugged_though_the_share_alone_is_recorded() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({}));
-    add(&pod).run(&node).succeeded();
+    let (node, pod, double, _plane) = Node::with_vm();
+    pod.add().run(&node).succeeded();
     record_the_share_alone(&node, &pod);
-    del(&pod).run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     assert_eq!(detaches(&double), [("detach-alias".to_owned(), 1)]);
     assert!(nics(&pod, Xml::Live).is_empty() && node.is_clean(&pod.uid));
 }
 
 #[test]
 fn a_nic_of_the_vms_definition_stays_where_the_share_alone_is_recorded() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({}));
+    let (node, pod, double, _plane) = Node::with_vm();
     let own = json!({"cni": {"vhostuser-hotplug": {"alias": "ua-own"}}});
-    add(&pod).set("args", own).run(&node).succeeded();
+    pod.add().set("args", own).run(&node).succeeded();
     record_the_share_alone(&node, &pod);
-    del(&pod).run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     assert_eq!(detaches(&double), []);
     assert_eq!(nics(&pod, Xml::Live), ["ua-own"]);
     assert!(node.is_shared(&pod.uid), "its socket is in use");
@@ -143,15 +121,12 @@ fn a_nic_of_the_vms_definition_stays_where_the_share_alone_is_recorded() {
 
 #[test]
 fn a_nic_of_the_vms_definition_stays_however_often_del_comes_for_what_never_plugs() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({}));
+    let (node, pod, double, _plane) = Node::with_vm();
     let own = json!({"cni": {"vhostuser-hotplug": {"alias": "ua-own"}}});
-    add(&pod).set("args", own).run(&node).succeeded();
+    pod.add().set("args", own).run(&node).succeeded();
     record_the_share_alone(&node, &pod);
     for _ in 0..3 {
-        del(&pod).set("attach", json!("never")).run(&node).succeeded();
+        pod.del().set("attach", json!("never")).run(&node).succeeded();
         assert_eq!((detaches(&double), nics(&pod, Xml::Live)), (vec![], vec!["ua-own".to_owned()]));
         assert!(node.holds(&format!("test -S {}/net1", node.target(&pod.uid))));
     }
@@ -159,11 +134,8 @@ fn a_nic_of_the_vms_definition_stays_however_often_del_comes_for_what_never_plug
 
 #[test]
 fn a_nic_whose_record_is_lost_is_found_though_another_container_has_the_volume_elsewhere() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({}));
-    add(&pod).run(&node).succeeded();
+    let (node, pod, double, _plane) = Node::with_vm();
+    pod.add().run(&node).succeeded();
     node.sh(&format!("rm -r {STATE}"));
     // A path that sorts before libvirt's, in a mount namespace that only its own process has.
     let script = format!(
@@ -174,8 +146,8 @@ fn a_nic_whose_record_is_lost_is_found_though_another_container_has_the_volume_e
     let mut other = other.spawn().unwrap();
     std::io::Read::read_exact(other.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
     // As a conflist of 0.3.1 has it called: without prevResult, so that the MAC address is not told either.
-    let answer = del(&pod).without("prevResult").run(&node);
-    super::node::end(&mut other);
+    let answer = pod.del().without("prevResult").run(&node);
+    support::end(&mut other);
     answer.succeeded();
     assert_eq!(detaches(&double), [("detach-alias".to_owned(), 1)]);
     assert!(nics(&pod, Xml::Live).is_empty() && node.is_clean(&pod.uid), "{}", node.left(&pod.uid));
@@ -183,13 +155,10 @@ fn a_nic_whose_record_is_lost_is_found_though_another_container_has_the_volume_e
 
 #[test]
 fn a_domain_that_is_not_stored_is_asked_that_once_and_no_more() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({}));
-    add(&pod).run(&node).succeeded();
+    let (node, pod, double, _plane) = Node::with_vm();
+    pod.add().run(&node).succeeded();
     assert_eq!(double.count("persistent"), 0);
-    del(&pod).run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     assert_eq!(double.count("persistent"), 1);
     let stored = |(call, args): &(String, Value)| call == "xml" && args["flags"] == 2;
     assert!(!double.calls().iter().any(stored), "nothing is stored: {:?}", double.calls());
@@ -198,38 +167,34 @@ fn a_domain_that_is_not_stored_is_asked_that_once_and_no_more() {
 
 #[test]
 fn a_nic_that_cannot_be_forgotten_is_not_unplugged_either() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     let mut changes = persistent(Some("ua-net1"));
     changes["detach"] =
         json!({"refuse": {"code": 38, "message": "cannot write the configuration: No space", "once": true}});
     let double = Double::start(&pod, &changes);
-    add(&pod).run(&node).succeeded();
-    let answer = del(&pod).run(&node);
+    pod.add().run(&node).succeeded();
+    let answer = pod.del().run(&node);
     assert_eq!(answer.code(), 102, "{answer:?}");
     assert!(answer.text().contains("No space"), "{answer:?}");
     assert_eq!(detaches(&double), [("detach-alias".to_owned(), 2)]);
     assert_eq!(nics(&pod, Xml::Live), ["ua-net1"]);
     assert!(node.is_shared(&pod.uid));
-    del(&pod).run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     assert!(node.is_clean(&pod.uid), "the next DEL goes on from there");
 }
 
 #[test]
 fn a_domain_that_ends_has_let_go() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     for changes in [json!({}), persistent(Some("ua-net1"))] {
         let mut changes = changes;
         changes["detach"] = json!({"guest": "stops", "after_ms": 300});
         // Looks now and then, a second apart, would never be as quick; a busy machine is not always.
         let is_quick = |_| {
             let _double = Double::start(&pod, &changes);
-            add(&pod).run(&node).succeeded();
+            pod.add().run(&node).succeeded();
             let began = Instant::now();
-            del(&pod).run(&node).succeeded();
+            pod.del().run(&node).succeeded();
             let took = began.elapsed();
             assert!(node.is_clean(&pod.uid), "{changes}");
             took < Duration::from_secs(1)
@@ -257,14 +222,14 @@ fn the_guest_is_asked_again_but_not_pressed() {
         (json!({"refuse": {"code": 1, "message": under_way}}), 8, 1, Some("already in the process of unplug")),
     ];
     let node = Node::new();
-    let pods: Vec<Pod<'_>> = rows.iter().map(|_| Pod::new(&node)).collect();
+    let pods: Vec<Pod> = rows.iter().map(|_| Pod::new(&node)).collect();
     let started: Vec<_> = rows
         .iter()
         .zip(&pods)
         .map(|((detach, timeout, ..), pod)| {
             let double = (Double::start(pod, &json!({"detach": detach})), DataPlane::start(&node, pod, "net1"));
-            add(pod).run(&node).succeeded();
-            (double, del(pod).set("detach_timeout", json!(timeout)).start(&node))
+            pod.add().run(&node).succeeded();
+            (double, pod.del().set("detach_timeout", json!(timeout)).start(&node))
         })
         .collect();
     for (((detach, _, asks, words), pod), ((double, _), child)) in rows.iter().zip(&pods).zip(started) {

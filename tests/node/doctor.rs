@@ -4,10 +4,11 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
 use serde_json::Value;
+use support::{KUBELET, Node, Pod, STATE, Told, told};
 
 use super::cgroup::Cgroup;
-use super::node::{BINARY, KUBELET, Node, Pod, STATE, Told, told};
 
+const BINARY: &str = env!("CARGO_BIN_EXE_vhostuser-hotplug");
 const CONF: &str = "/run/cni/net.d";
 const BIN: &str = "/run/cni/bin";
 

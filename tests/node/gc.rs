@@ -1,20 +1,16 @@
 //! GC: what the runtime no longer knows, what pods that are gone have left, and nothing else.
 
 use serde_json::json;
-
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::node::{Call, Node, Pod, SOCKETS, STATE, VOLUME, new_uid};
-
-/// A GC without a list.
-fn gc() -> Call {
-    let call = Call::new("GC", "", "").args("").container("").ifname("").without("prevResult");
-    call.set("cniVersion", json!("1.1.0"))
-}
+use support::{Call, DataPlane, Double, Node, Pod, SOCKETS, STATE, VOLUME, new_uid};
 
 /// A GC of a runtime that knows no attachment.
 fn gc_of_all() -> Call {
-    gc().set("cni.dev/valid-attachments", json!([]))
+    Call::new("GC", "", "").gc()
+}
+
+/// A GC without a list.
+fn gc() -> Call {
+    gc_of_all().without("cni.dev/valid-attachments")
 }
 
 /// A pod whose sandbox is only being created, with its share.
@@ -88,11 +84,7 @@ fn what_is_not_ours_or_may_still_live_is_left_alone() {
     let node = Node::new();
     // kubelet's directory is gone, but a process of the pod is not.
     let pod = Pod::new(&node);
-    Call::new("ADD", &pod.uid, &pod.netns())
-        .set("attach", json!("never"))
-        .set("name", json!("x"))
-        .run(&node)
-        .succeeded();
+    pod.add().set("attach", json!("never")).set("name", json!("x")).run(&node).succeeded();
     // Another plugin's directory and mount of a pod that is gone, and names that are no pod's.
     let uid = new_uid();
     node.sh(&format!(
@@ -117,7 +109,7 @@ fn what_is_not_ours_or_may_still_live_is_left_alone() {
 #[test]
 fn an_error_stops_nothing_and_all_are_told() {
     let node = Node::new();
-    let pods: Vec<Pod<'_>> = (0..3).map(|_| Pod::new(&node)).collect();
+    let pods: Vec<Pod> = (0..3).map(|_| Pod::new(&node)).collect();
     let guests = ["never", "obeys", "never"];
     let doubles: Vec<_> = pods
         .iter()
@@ -125,10 +117,7 @@ fn an_error_stops_nothing_and_all_are_told() {
         .map(|(pod, guest)| {
             let double = Double::start(pod, &json!({"detach": {"guest": guest}}));
             let plane = DataPlane::start(&node, pod, "net1");
-            Call::new("ADD", &pod.uid, &pod.netns())
-                .container(&format!("sandbox-{}", &pod.uid[24..]))
-                .run(&node)
-                .succeeded();
+            pod.add().container(&format!("sandbox-{}", &pod.uid[24..])).run(&node).succeeded();
             (double, plane)
         })
         .collect();

@@ -5,11 +5,9 @@ use std::process::{Child, Stdio};
 use std::time::Instant;
 
 use serde_json::json;
-
-use super::dataplane::DataPlane;
-use super::libvirt::{Double, SOCKET};
-use super::node::patience::{MARGIN, until};
-use super::node::{Answer, Call, INSIDE, Node, Pod, end, new_uid};
+use support::libvirt::SOCKET;
+use support::patience::{MARGIN, until};
+use support::{Answer, Call, DataPlane, Double, INSIDE, Node, Pod, end, new_uid};
 
 /// The call, ended if it hangs.
 fn bounded(call: &Call, node: &Node) -> Answer {
@@ -18,8 +16,7 @@ fn bounded(call: &Call, node: &Node) -> Answer {
 
 #[test]
 fn a_netns_that_is_none_is_refused_without_being_opened() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     node.sh(&format!(
         "mkdir /run/odd; cd /run/odd; mkfifo fifo; touch file; ln -s loop loop; mknod zero c 1 5; \
          ln -s /proc/{}/ns/net link",
@@ -76,8 +73,7 @@ fn a_netns_by_the_way_of_a_pods_files_is_refused() {
 
 #[test]
 fn the_hosts_own_namespace_is_no_pods() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let allowed = ["env", "CNI_NETNS_OVERRIDE=1"];
     for (uid, wrapper) in [(&pod.uid[..], &allowed[..]), ("", &allowed), (&pod.uid, &[]), ("", &[])] {
         for attach in ["auto", "always", "never"] {
@@ -91,7 +87,7 @@ fn the_hosts_own_namespace_is_no_pods() {
     // A DEL that names it finds the pod all the same, and never the host's processes.
     let _plane = DataPlane::start(&node, &pod, "net1");
     let double = Double::start(&pod, &json!({}));
-    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let add = pod.add();
     add.run(&node).succeeded();
     add.command("DEL").netns("/proc/1/ns/net").run(&node).succeeded();
     assert_eq!(double.count("detach-alias"), 1);
@@ -111,7 +107,7 @@ time.sleep(600)
 "#;
 
 /// Has a file system mounted in the pod, below /run/libvirt, that answers nobody; it ends with this process.
-fn deaf(pod: &Pod<'_>) -> Child {
+fn deaf(pod: &Pod) -> Child {
     let mut deaf = pod.command("python3").args(["-c", DEAF]).stdout(Stdio::piped()).spawn().unwrap();
     deaf.stdout.as_mut().unwrap().read_exact(&mut [0; 2]).expect("a FUSE file system can be mounted");
     deaf
@@ -119,8 +115,7 @@ fn deaf(pod: &Pod<'_>) -> Child {
 
 #[test]
 fn a_netns_on_a_file_system_of_the_pods_that_never_answers_is_not_waited_for() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let mut deaf = deaf(&pod);
     for way in ["root", "./root", "ns/../root", "task/{pid}/root", "cwd"] {
         let way = way.replace("{pid}", &pod.pid.to_string());
@@ -139,10 +134,9 @@ fn a_netns_on_a_file_system_of_the_pods_that_never_answers_is_not_waited_for() {
 
 #[test]
 fn a_file_system_of_the_pods_that_never_answers_is_waited_for_until_the_deadline() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let mut deaf = deaf(&pod);
-    let call = Call::new("ADD", &pod.uid, &pod.netns()).set("attach_timeout", json!(1));
+    let call = pod.add().set("attach_timeout", json!(1));
     let call = call.set("libvirt_sockets", json!(["/run/libvirt/deaf/libvirt-sock", SOCKET]));
     let begun = Instant::now();
     let answer = bounded(&call, &node);
@@ -166,11 +160,8 @@ time.sleep(600)
 /// the socket's name into the host's list, where another pod's connections are looked for.
 #[test]
 fn a_sockets_name_with_a_line_break_in_it_is_no_connection_of_anybodys() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let plane = DataPlane::start(&node, &pod, "net1");
-    let _double = Double::start(&pod, &json!({}));
-    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let (node, pod, _double, plane) = Node::with_vm();
+    let add = pod.add();
     let check = add.clone().command("CHECK");
     add.run(&node).succeeded();
     check.run(&node).succeeded();
@@ -201,11 +192,8 @@ fn a_sockets_name_with_a_line_break_in_it_is_no_connection_of_anybodys() {
 
 #[test]
 fn a_list_of_sockets_that_cannot_be_read_does_not_tell_that_the_nic_is_gone() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let mut double = Double::start(&pod, &json!({}));
-    let del = Call::new("DEL", &pod.uid, &pod.netns());
+    let (node, pod, mut double, _plane) = Node::with_vm();
+    let del = pod.del();
     bounded(&del.clone().command("ADD"), &node).succeeded();
     // Of this one the share alone is recorded: a VM that has migrated here may have brought the NIC.
     let brought = del.clone().ifname("net2");
@@ -228,12 +216,11 @@ fn a_list_of_sockets_that_cannot_be_read_does_not_tell_that_the_nic_is_gone() {
 
 #[test]
 fn who_plays_the_data_plane_is_handed_nothing_of_anybodys() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let _double = Double::start(&pod, &json!({}));
     let path = std::env::temp_dir().join(format!("vhu-handed-{}", std::process::id()));
     let plane = DataPlane::writing(&node, &pod, "net1", &[], std::fs::File::create(&path).unwrap());
-    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let add = pod.add();
     add.run(&node).succeeded();
     add.command("DEL").run(&node).succeeded();
     let written = || std::fs::read_to_string(&path).unwrap();

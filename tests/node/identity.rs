@@ -1,26 +1,23 @@
 //! Who the pod is, where the runtime does not say.
 
 use serde_json::json;
+use support::{Call, DataPlane, Double, Node, Pod, STATE, VOLUME};
 
 use super::cgroup::{Cgroup, hierarchies};
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::node::{Call, Node, Pod, STATE, VOLUME};
 
 /// The program that a chain of starters has started in the end.
 pub fn started(by: u32) -> u32 {
-    super::signals::program(by)
+    support::signals::program(by)
 }
 
 /// The seed's own kind of call: no uid, a process' namespace.
-fn by_hand(pod: &Pod<'_>) -> Call {
+fn by_hand(pod: &Pod) -> Call {
     Call::new("ADD", "", &pod.netns()).args("K8S_POD_NAME=vm;K8S_POD_NAMESPACE=default").set("attach", json!("never"))
 }
 
 #[test]
 fn the_pod_is_known_by_its_mounts() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     by_hand(&pod).run(&node).succeeded();
     assert!(node.is_shared(&pod.uid));
     by_hand(&pod).command("DEL").run(&node).succeeded();
@@ -74,7 +71,7 @@ fn the_pod_is_known_by_its_cgroup_whatever_the_drivers() {
         let (what, path) = cgroups(&pod.uid).swap_remove(at);
         println!("replayed, not run: {what}: {path} in {root}");
         // Without the mount's word for it: the cgroup alone must do.
-        assert!(pod.command("umount").arg(super::node::INSIDE).status().unwrap().success());
+        assert!(pod.command("umount").arg(support::INSIDE).status().unwrap().success());
         let group = Cgroup::below(&[root], &path, pod.machine_pid());
         by_hand(&pod).run(&node).succeeded();
         assert!(node.is_shared(&pod.uid), "{what}: {path}");
@@ -144,8 +141,7 @@ fn a_node_in_another_clusters_pod_is_not_taken_for_that() {
 
 #[test]
 fn a_form_of_cgroup_that_nobody_knows_is_made_up_for_by_the_mount() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let group = Cgroup::new(&format!("units/of-{}/1", &pod.uid[..8]), pod.machine_pid());
     by_hand(&pod).run(&node).succeeded();
     assert!(node.is_shared(&pod.uid));
@@ -166,7 +162,7 @@ fn a_tenants_directory_that_is_named_like_another_pods_is_not_believed() {
     let (pod, victim) = (Pod::new(&node), Pod::new(&node));
     // In a file system of its own, as a user namespace would let it: the same path as the victim's volume.
     let fake = format!("/run/libvirt/pods/{}/volumes/kubernetes.io~empty-dir/{VOLUME}", victim.uid);
-    let script = format!("umount {0} && mkdir -p {fake} && mount --bind {fake} {0}", super::node::INSIDE);
+    let script = format!("umount {0} && mkdir -p {fake} && mount --bind {fake} {0}", support::INSIDE);
     assert!(pod.command("sh").args(["-ec", &script]).status().unwrap().success());
     by_hand(&pod).run(&node).succeeded();
     assert!(node.is_clean(&victim.uid) && node.is_clean(&pod.uid));
@@ -186,8 +182,7 @@ fn a_namespace_that_nobody_lives_in_tells_no_pod() {
 
 #[test]
 fn a_uid_that_is_none_is_passed_over_and_the_processes_asked() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let uids = ["x", "../../etc", "..", "0b2fd2c3-1b3e-4c0a-8f5e-6a1d3f2e9c7", "0b2fd2c3/1b3e/4c0a/8f5e/6a1d3f2e9c77"];
     for uid in uids {
         let call = Call::new("ADD", uid, &pod.netns()).set("attach", json!("never"));
@@ -202,13 +197,11 @@ fn a_uid_that_is_none_is_passed_over_and_the_processes_asked() {
 
 #[test]
 fn a_daemon_that_is_in_none_of_the_pods_cgroups_is_not_the_pods() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     let group = Cgroup::new(&format!("kubepods/pod{}/1", pod.uid), pod.machine_pid());
     // In the pod's namespaces, but as if the host's root had started it there.
     let double = Double::start(&pod, &json!({}));
-    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let add = pod.add();
     let answer = add.run(&node);
     assert_eq!(answer.code(), 103, "{answer:?}");
     assert!(answer.text().contains("in none of the pod's cgroups"), "{answer:?}");
@@ -228,15 +221,12 @@ fn a_daemon_that_is_in_none_of_the_pods_cgroups_is_not_the_pods() {
 
 #[test]
 fn a_daemon_whose_pid_may_be_anothers_by_now_is_not_spoken_to() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({}));
+    let (node, pod, double, _plane) = Node::with_vm();
     let add = |errno: &str| {
         // The second question about the peer, for its pidfd, of a kernel that has none for a process that has ended.
         let fault = format!("inject=getsockopt:error={errno}:when=2");
         let words = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=getsockopt", "-e", &fault];
-        Call::new("ADD", &pod.uid, &pod.netns()).through(&words).run(&node)
+        pod.add().through(&words).run(&node)
     };
     for errno in ["EINVAL", "ESRCH"] {
         let answer = add(errno);
@@ -260,9 +250,7 @@ fn a_recorded_path_that_names_another_namespace_by_now_is_not_believed() {
 }
 
 fn a_recorded_path_names_another_namespace_by_now(root: &str) {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     let group = Cgroup::new(&format!("{root}/pod{}/1", pod.uid), pod.machine_pid());
     let double = Double::start(&pod, &json!({}));
     group.add(started(double.child.id()));
@@ -286,13 +274,11 @@ fn a_late_del_of_an_old_sandbox_takes_no_nic_of_the_new_one_though_the_records_a
 }
 
 fn a_late_del_of_an_old_sandbox_without_records(root: &str) {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     let group = Cgroup::new(&format!("{root}/pod{}/1", pod.uid), pod.machine_pid());
     let double = Double::start(&pod, &json!({}));
     group.add(started(double.child.id()));
-    let add = Call::new("ADD", &pod.uid, &pod.netns()).container("new");
+    let add = pod.add().container("new");
     add.run(&node).succeeded();
     node.sh(&format!("rm -r {STATE}"));
     // The namespace that it names has gone with its sandbox, and the pod's cgroups lead to the new one.

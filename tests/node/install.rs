@@ -2,9 +2,9 @@
 //! the chain at once, its files when the last pod is gone.
 
 use serde_json::{Value, json};
+use support::{Call, Node, Pod, SOCKETS, STATE, Told, VOLUME, new_uid, told};
 
-use super::node::{BINARY, Call, Node, Pod, SOCKETS, STATE, Told, VOLUME, new_uid, told};
-
+const BINARY: &str = env!("CARGO_BIN_EXE_vhostuser-hotplug");
 const BIN: &str = "/run/cni/bin";
 const NET_D: &str = "/run/cni/net.d";
 const LIST: &str = "/run/cni/net.d/01-kube-ovn.conflist";

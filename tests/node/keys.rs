@@ -2,12 +2,9 @@
 //! below 0.4.0. What the ADD did with its keys is found all the same, by every later call and command.
 
 use serde_json::{Value, json};
-
-use super::dataplane::DataPlane;
-use super::libvirt::{Double, SOCKET};
-use super::node::patience::{output, until};
-use super::node::{Call, INSIDE, KUBELET, Node, Pod, STATE, VOLUME, answer, new_uid};
-use super::signals;
+use support::libvirt::SOCKET;
+use support::patience::{output, until};
+use support::{Call, DataPlane, Double, INSIDE, KUBELET, Node, Pod, STATE, VOLUME, answer, new_uid, signals};
 
 /// Other directories than the defaults, and than the tests' own.
 const STATE_DIR: &str = "/run/other/state";
@@ -51,7 +48,7 @@ fn with_keys(call: Call) -> Call {
 }
 
 /// A pod with a VM where only these keys find it, and its data plane.
-fn pod(node: &Node) -> (Pod<'_>, Double, DataPlane) {
+fn pod(node: &Node) -> (Pod, Double, DataPlane) {
     let pod = Pod::new(node);
     node.sh(&format!("mkdir -p {BASE} && ln -sfn {KUBELET} {KUBELET_DIR}"));
     let double = Double::start(&pod, &json!({}));
@@ -75,7 +72,7 @@ fn a_del_without_keys_does_what_its_add_did() {
     let node = Node::new();
     for (version, netns, uid) in [("0.3.1", true, true), ("0.4.0", false, true), ("1.0.0", true, false)] {
         let (pod, double, _plane) = pod(&node);
-        let add = with_keys(Call::new("ADD", &pod.uid, &pod.netns())).set("cniVersion", json!("0.3.1"));
+        let add = with_keys(pod.add()).set("cniVersion", json!("0.3.1"));
         let add = add.set(
             "prevResult",
             json!({"cniVersion": "0.3.1", "interfaces": [{"name": "net1", "mac": "00:00:00:24:65:F4"}]}),
@@ -100,7 +97,7 @@ fn a_del_without_keys_does_what_its_add_did() {
 fn check_gc_and_a_persons_commands_need_no_keys_either() {
     let node = Node::new();
     let (pod, double, plane) = pod(&node);
-    with_keys(Call::new("ADD", &pod.uid, &pod.netns())).run(&node).succeeded();
+    with_keys(pod.add()).run(&node).succeeded();
     bare_check(&pod.uid, &pod.netns()).run(&node).succeeded();
     let listed = node.person(&["list", "--json"]).json();
     let one = &listed["attachments"][0];
@@ -129,11 +126,8 @@ fn check_gc_and_a_persons_commands_need_no_keys_either() {
 
 #[test]
 fn timeouts_and_the_logs_level_are_those_of_the_add_unless_the_call_has_its_own() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let stubborn = Double::start(&pod, &json!({"detach": {"guest": "never"}}));
-    let add = Call::new("ADD", &pod.uid, &pod.netns()).set("detach_timeout", json!(1)).set("log_level", json!("error"));
+    let (node, pod, stubborn, _plane) = Node::with_libvirt(&json!({"detach": {"guest": "never"}}));
+    let add = pod.add().set("detach_timeout", json!(1)).set("log_level", json!("error"));
     add.run(&node).succeeded();
     // The usual detach_timeout is longer than this test may take.
     let del = bare("DEL", "1.0.0", &pod.uid, &pod.netns());
@@ -177,11 +171,8 @@ fn networks_of_one_pod_with_different_state_directories_know_of_each_other() {
 
 #[test]
 fn a_pods_calls_take_turns_with_and_without_the_key() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let double = Double::start(&pod, &json!({}));
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let add = Call::new("ADD", &pod.uid, &pod.netns()).set("state_dir", json!(STATE_DIR));
+    let (node, pod, double, _plane) = Node::with_vm();
+    let add = pod.add().set("state_dir", json!(STATE_DIR));
     signals::send("STOP", signals::program(double.child.id()));
     let first = add.start(&node);
     until("the ADD holds the lock", || node.holds(&format!("test -e {STATE}/locks/{}", pod.uid)));

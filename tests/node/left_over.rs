@@ -5,13 +5,11 @@ use std::io::Read;
 use std::process::{Child, Stdio};
 
 use serde_json::json;
+use support::libvirt::{client, nics};
+use support::patience::until;
+use support::{Answer, Double, INSIDE, KUBELET, Node, Pod, STATE, end};
 use vhostuser_hotplug::deadline::Deadline;
 use vhostuser_hotplug::libvirt::{Scope, Xml};
-
-use super::dataplane::DataPlane;
-use super::libvirt::{Double, client, nics};
-use super::node::patience::until;
-use super::node::{Answer, Call, INSIDE, KUBELET, Node, Pod, STATE, end};
 
 /// Listens at a path, under a name.
 const LISTENER: &str = "import socket, sys, time
@@ -26,7 +24,7 @@ time.sleep(1000)";
 pub struct Listener(Child);
 
 impl Listener {
-    pub fn start(pod: &Pod<'_>, name: &str, path: &str) -> Self {
+    pub fn start(pod: &Pod, name: &str, path: &str) -> Self {
         let mut command = pod.command("python3");
         let mut child = command.args(["-c", LISTENER, name, path]).stdout(Stdio::piped()).spawn().unwrap();
         child.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
@@ -38,10 +36,6 @@ impl Drop for Listener {
     fn drop(&mut self) {
         end(&mut self.0);
     }
-}
-
-fn add(pod: &Pod<'_>) -> Call {
-    Call::new("ADD", &pod.uid, &pod.netns())
 }
 
 /// The words hold all of this, and do not say that the VM stands still.
@@ -59,10 +53,7 @@ fn failed(answer: &Answer, code: u64, words: &[&str]) {
 
 #[test]
 fn a_socket_that_qemu_has_kept_is_named_by_all_with_the_way_out() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({}));
+    let (node, pod, double, _plane) = Node::with_vm();
     let path = format!("{INSIDE}/net1");
     let person = |words: &[&str]| node.person(&[words, &["--kubelet-dir", KUBELET]].concat());
     let monitor = "virsh qemu-monitor-command 11111111-2222-3333-4444-555555555555 --hmp";
@@ -74,13 +65,13 @@ fn a_socket_that_qemu_has_kept_is_named_by_all_with_the_way_out() {
         let listener = Listener::start(&pod, name, &path);
         let who = if way_out == commands { "but QEMU (process " } else { " (impostor) listens" };
         let words = [who, &listens, way_out];
-        failed(&add(&pod).run(&node), 11, &words);
+        failed(&pod.add().run(&node), 11, &words);
         assert_eq!(double.count("attach"), 0);
         drop(listener);
         pod.command("rm").args(["-f", &path]).status().unwrap();
     }
     // Once more, with a record of the NIC. Somebody unplugs it, and then it is as above.
-    add(&pod).run(&node).succeeded();
+    pod.add().run(&node).succeeded();
     let mut client = client(&pod);
     let soon = || Deadline::after(std::time::Duration::from_secs(30));
     let domain = client.domains(soon()).unwrap().remove(0);
@@ -88,49 +79,45 @@ fn a_socket_that_qemu_has_kept_is_named_by_all_with_the_way_out() {
     until("the NIC goes", || nics(&pod, Xml::Live).is_empty());
     let listener = Listener::start(&pod, "qemu-system-x86", &path);
     let words = ["but QEMU (process ", &listens, &commands];
-    failed(&add(&pod).command("CHECK").run(&node), 104, &words);
+    failed(&pod.call("CHECK").run(&node), 104, &words);
     let shown = person(&["inspect", "default/vm", "net1"]);
     assert!(!shown.ok, "{shown:?}");
     told(&shown.out, &words);
     let json = person(&["inspect", "default/vm", "net1", "--json"]).json();
     assert_eq!(json["attachments"][0]["nic"]["vm"]["nic"], "left-over", "{json:#}");
-    failed(&add(&pod).command("DEL").run(&node), 11, &words);
-    failed(&add(&pod).run(&node), 11, &words);
+    failed(&pod.del().run(&node), 11, &words);
+    failed(&pod.add().run(&node), 11, &words);
     drop(listener);
-    add(&pod).command("DEL").run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
 }
 
 /// What another client has plugged at the NIC's socket by then is no such thing.
 #[test]
 fn a_nic_of_another_vm_of_the_pod_is_not_taken_for_a_socket_that_was_kept() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     let path = format!("{INSIDE}/net1");
     let nic = format!(
         "<interface type='vhostuser'><mac address='02:00:00:00:00:01'/><source type='unix' path='{path}' mode='server'/>\
          <model type='virtio'/><alias name='ua-other'/></interface>"
     );
-    let xml = super::libvirt::DOMAIN.replace("<devices>", &format!("<devices>{nic}"));
+    let xml = support::libvirt::DOMAIN.replace("<devices>", &format!("<devices>{nic}"));
     let domains =
-        [super::libvirt::domain("one", "1", super::libvirt::DOMAIN), super::libvirt::domain("two", "2", &xml)];
+        [support::libvirt::domain("one", "1", support::libvirt::DOMAIN), support::libvirt::domain("two", "2", &xml)];
     let _double = Double::start(&pod, &json!({"domains": domains}));
     let _listener = Listener::start(&pod, "qemu-system-x86", &path);
-    let answer = add(&pod).set("domain", json!("one")).run(&node);
+    let answer = pod.add().set("domain", json!("one")).run(&node);
     failed(&answer, 100, &["The VM two has a NIC at the socket"]);
 }
 
 /// An attach whose answer never came is not one in which QEMU waits.
 #[test]
 fn a_connection_that_is_lost_in_an_attach_is_not_a_vm_that_stands_still() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
+    let (node, pod, _plane) = Node::with_plane();
     for lie in ["close", "done-but-close"] {
         let double = Double::start(&pod, &json!({"lies": [{"at": "attach", "nth": 1, "lie": lie}]}));
-        failed(&add(&pod).run(&node), 11, &["not known whether libvirt plugs the NIC"]);
-        add(&pod).command("DEL").run(&node).succeeded();
+        failed(&pod.add().run(&node), 11, &["not known whether libvirt plugs the NIC"]);
+        pod.del().run(&node).succeeded();
         assert!(node.is_clean(&pod.uid));
         drop(double);
     }
@@ -138,18 +125,15 @@ fn a_connection_that_is_lost_in_an_attach_is_not_a_vm_that_stands_still() {
 
 #[test]
 fn a_nic_whose_record_and_alias_are_lost_is_told_with_its_alias() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({}));
+    let (node, pod, double, _plane) = Node::with_vm();
     let own = json!({"cni": {"vhostuser-hotplug": {"alias": "ua-data"}}});
-    add(&pod).set("args", own).run(&node).succeeded();
+    pod.add().set("args", own).run(&node).succeeded();
     node.sh(&format!("rm -r {STATE}"));
-    let del = add(&pod).command("DEL").without("prevResult");
+    let del = pod.del().without("prevResult");
     failed(&del.run(&node), 11, &["has a NIC at the socket", "alias ua-data", "detach-device-alias"]);
     assert_eq!(double.count("detach-alias"), 0);
     // With the MAC that the ADD had, it is the plugin's.
-    add(&pod).command("DEL").run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     assert_eq!(double.count("detach-alias"), 1);
     assert!(node.is_clean(&pod.uid));
 }

@@ -7,13 +7,9 @@ use std::process::Child;
 use std::time::Duration;
 
 use serde_json::json;
-
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::limited::Limited;
-use super::node::patience::{output, until};
-use super::node::{Answer, Call, Node, Pod, answer, end};
-use super::signals;
+use support::limited::Limited;
+use support::patience::{output, until};
+use support::{Answer, Call, DataPlane, Double, Node, Pod, answer, end, signals};
 
 /// Makes cgroups read-only where the plugin looks for them, as on a node where they are not for it to change, and
 /// leaves a way to enter one.
@@ -60,7 +56,7 @@ fn a_call_that_deals_with_a_pod_leaves_the_limits_of_its_caller() {
     let pod = Pod::new(&node);
     let double = Double::start(&pod, &json!({}));
     let _plane = DataPlane::start(&node, &pod, "net1");
-    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let add = pod.add();
     for before in [&[][..], &["unshare", "--cgroup", "--mount", "--"]] {
         for command in ["ADD", "CHECK", "DEL"] {
             let call = limited(&add.clone().command(command), &group, before);
@@ -81,7 +77,7 @@ fn a_call_that_deals_with_a_pod_leaves_the_limits_of_its_caller() {
 fn a_call_for_any_other_pod_stays_where_it_is() {
     let (node, group) = (Node::new(), Limited::new());
     let netns = node.make_netns("other");
-    let answer = limited(&Call::new("ADD", &super::node::new_uid(), &netns), &group, &[]).run(&node);
+    let answer = limited(&Call::new("ADD", &support::new_uid(), &netns), &group, &[]).run(&node);
     answer.succeeded();
     assert!(!answer.log.contains("cgroup"), "{}", answer.log);
 }
@@ -93,7 +89,7 @@ fn a_caller_without_limits_is_not_left() {
     let double = Double::start(&pod, &json!({}));
     let _plane = DataPlane::start(&node, &pod, "net1");
     signals::send("STOP", signals::program(double.child.id()));
-    let mut call = limited(&Call::new("ADD", &pod.uid, &pod.netns()), &group, &[]).start(&node);
+    let mut call = limited(&pod.add(), &group, &[]).start(&node);
     let pid = plugin(&mut call);
     // It speaks with libvirt: what it does before is done.
     let threads = format!("/proc/{pid}/task");
@@ -111,7 +107,7 @@ fn what_cannot_be_left_is_told_and_the_call_goes_on() {
     let _plane = DataPlane::start(&node, &pod, "net1");
     node.sh(READ_ONLY);
     let entered = group.enter_below(ELSEWHERE);
-    let call = Call::new("ADD", &pod.uid, &pod.netns()).through(&entered.each_ref().map(String::as_str));
+    let call = pod.add().through(&entered.each_ref().map(String::as_str));
     let answer = call.run(&node);
     answer.succeeded();
     for limit in group.limits() {
@@ -130,7 +126,7 @@ fn nice_values_are_left_and_the_cpus_are_kept() {
     let _plane = DataPlane::start(&node, &pod, "net1");
     signals::send("STOP", signals::program(double.child.id()));
     let before = ["taskset", "--cpu-list", "0", "nice", "-n", "10"];
-    let mut call = limited(&Call::new("ADD", &pod.uid, &pod.netns()), &group, &before).start(&node);
+    let mut call = limited(&pod.add(), &group, &before).start(&node);
     let pid = plugin(&mut call);
     let field = |number: usize| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
@@ -152,7 +148,7 @@ fn nice_values_are_left_and_the_cpus_are_kept() {
 fn the_doctor_leaves_them_too_or_says_why_it_cannot() {
     let (node, group) = (Node::new(), Limited::new());
     let doctor = |entered: [String; 3]| {
-        let words = entered.into_iter().map(PathBuf::from).chain([super::node::BINARY.into(), "doctor".into()]);
+        let words = entered.into_iter().map(PathBuf::from).chain([support::plugin().into(), "doctor".into()]);
         let output = node.command("env").args(["NO_COLOR="]).args(words).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };

@@ -1,10 +1,8 @@
 //! The MTU of a NIC's network, where the guest takes another.
 
 use serde_json::json;
-
-use super::dataplane::DataPlane;
-use super::libvirt::{DOMAIN, Double, domain};
-use super::node::{Call, KUBELET, Node, Pod};
+use support::libvirt::{DOMAIN, domain};
+use support::{Call, Double, KUBELET, Node};
 
 /// Adds the MTU that kube-ovn tells of a network to the call's prevResult.
 fn with_mtu(call: Call, mtu: u32) -> Call {
@@ -34,12 +32,10 @@ fn a_network_whose_packets_are_smaller_than_the_guests_is_told_of() {
         (8900, DOMAIN.to_owned(), "8900", "8900 in the network, 1500 in the guest unless set there", false),
         (1500, DOMAIN.to_owned(), "1500", "1500", false),
     ] {
-        let node = Node::new();
-        let pod = Pod::new(&node);
-        let _plane = DataPlane::start(&node, &pod, "net1");
+        let (node, pod, _plane) = Node::with_plane();
         let person = |words: &[&str]| node.person(&[words, &["--kubelet-dir", KUBELET]].concat());
         let _double = Double::start(&pod, &json!({"domains": [domain("ns_vm", "1", &xml)]}));
-        let answer = with_mtu(Call::new("ADD", &pod.uid, &pod.netns()), mtu).run(&node);
+        let answer = with_mtu(pod.add(), mtu).run(&node);
         answer.succeeded();
         assert_eq!(answer.log.contains(warning), warned, "{answer:?}");
         assert_eq!(answer.json["interfaces"][0]["mtu"], json!(mtu), "the result stays as it is");
@@ -50,6 +46,6 @@ fn a_network_whose_packets_are_smaller_than_the_guests_is_told_of() {
         let told = person(&["inspect", "default/vm", "net1"]);
         assert!(told.ok && told.out.contains(&format!("MTU:         {line}")), "{told:?}");
         assert_eq!(person(&["list", "--json"]).json()["attachments"][0]["nic"]["mtu"]["network"], json!(mtu));
-        Call::new("DEL", &pod.uid, &pod.netns()).run(&node).succeeded();
+        pod.del().run(&node).succeeded();
     }
 }

@@ -5,10 +5,7 @@
 use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
-
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::node::{Answer, Call, Node, Pod, STATE, new_uid};
+use support::{Answer, Call, DataPlane, Double, Node, Pod, STATE, new_uid};
 
 /// A sandbox' id.
 const SANDBOX: &str = "b20edfb1fa2fe8a6db48285df52eaf419e2ce2ba45f73442adcf114a75d6ec2e";
@@ -40,12 +37,12 @@ impl<'a> Multus<'a> {
     }
 
     /// `/delegate`, as the dynamic networks controller asks for it. The NIC's own wishes are sent with ADD only.
-    fn delegate(&self, command: &'static str, ifname: &str, pod: &Pod<'_>) -> Call {
+    fn delegate(&self, command: &'static str, ifname: &str, pod: &Pod) -> Call {
         self.call(command, ifname, &pod.uid, &pod.netns(), "").mac(&mac(ifname))
     }
 
     /// An ADD of the controller's, which undoes it when it fails, as it does.
-    fn add_or_roll_back(&self, ifname: &str, pod: &Pod<'_>) -> Answer {
+    fn add_or_roll_back(&self, ifname: &str, pod: &Pod) -> Answer {
         let answer = self.delegate("ADD", ifname, pod).run(self.node);
         if !answer.ok {
             // Nothing was cached of an ADD that failed, so no prevResult is sent.

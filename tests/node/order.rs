@@ -2,19 +2,17 @@
 //! missed once a container of the pod has had the volume.
 
 use serde_json::json;
+use support::{Answer, Call, DataPlane, Double, Node, Pod, STATE};
 
 use super::cgroup::Cgroup;
-use super::dataplane::DataPlane;
 use super::identity::started;
-use super::libvirt::Double;
-use super::node::{Answer, Call, Node, Pod, STATE};
 
-fn add(pod: &Pod<'_>, ifname: &str) -> Call {
-    Call::new("ADD", &pod.uid, &pod.netns()).ifname(ifname)
+fn add(pod: &Pod, ifname: &str) -> Call {
+    pod.add().ifname(ifname)
 }
 
 /// It was passed through: the NIC is left to later, and the share is there.
-fn passed(node: &Node, pod: &Pod<'_>, call: &Call) {
+fn passed(node: &Node, pod: &Pod, call: &Call) {
     let answer = call.run(node);
     answer.succeeded();
     assert_eq!(&answer.json, call.prev_result());
@@ -23,7 +21,7 @@ fn passed(node: &Node, pod: &Pod<'_>, call: &Call) {
 }
 
 /// The VM is missed, and nothing of the failed ADD is left.
-fn missed(node: &Node, pod: &Pod<'_>, call: &Call) -> Answer {
+fn missed(node: &Node, pod: &Pod, call: &Call) -> Answer {
     let before = records(node, pod);
     let answer = call.run(node);
     assert_eq!(answer.code(), 11, "{answer:?}");
@@ -32,7 +30,7 @@ fn missed(node: &Node, pod: &Pod<'_>, call: &Call) -> Answer {
 }
 
 /// The pod's records: (file, whether containers are recorded to have run).
-fn records(node: &Node, pod: &Pod<'_>) -> Vec<(String, bool)> {
+fn records(node: &Node, pod: &Pod) -> Vec<(String, bool)> {
     let list = format!("cd {STATE}/pods/{} 2>/dev/null || exit 0; grep -c '\"started\":true' * /dev/null", pod.uid);
     let list = node.sh(&format!("({list}) || true"));
     let lines = list.lines().filter(|line| !line.starts_with("/dev/null"));
@@ -43,11 +41,11 @@ fn names(records: &[(String, bool)]) -> Vec<&str> {
     records.iter().map(|(name, _)| name.as_str()).collect()
 }
 
-fn none_is_started(node: &Node, pod: &Pod<'_>) -> bool {
+fn none_is_started(node: &Node, pod: &Pod) -> bool {
     records(node, pod).iter().all(|(_, started)| !started)
 }
 
-fn all_are_started(node: &Node, pod: &Pod<'_>) -> bool {
+fn all_are_started(node: &Node, pod: &Pod) -> bool {
     records(node, pod).iter().all(|(_, started)| *started)
 }
 
@@ -57,7 +55,7 @@ fn a_sandbox_whose_own_process_lives_is_being_made_until_a_container_has_the_vol
     for marked in [false, true] {
         let node = Node::new();
         let mut sandbox = Pod::of_sandbox(&node);
-        let group = |pod: &Pod<'_>, name: &str| {
+        let group = |pod: &Pod, name: &str| {
             marked.then(|| Cgroup::new(&format!("kubepods/pod{}/{name}", pod.uid), pod.machine_pid()))
         };
         let pause = group(&sandbox, "pause");
@@ -128,7 +126,7 @@ fn a_sandbox_whose_own_process_lives_is_being_made_until_a_container_has_the_vol
 }
 
 /// Puts the pod's process into a cgroup, with what a libvirtd of it has started.
-fn with_double(container: &Pod<'_>, group: &Cgroup) -> Double {
+fn with_double(container: &Pod, group: &Cgroup) -> Double {
     let double = Double::start(container, &json!({}));
     group.add(started(double.child.id()));
     double
@@ -178,7 +176,7 @@ fn replayed_cri_dockerds_order() {
 fn replayed_cri_os_order() {
     let node = Node::new();
     for systemd in [false, true] {
-        let uid = super::node::new_uid();
+        let uid = support::new_uid();
         node.make_volume(&uid);
         let netns = node.make_netns(&uid[24..]);
         let slice =
@@ -209,7 +207,7 @@ fn replayed_cri_os_order() {
         let answer = missed(&node, &container, &net1);
         assert!(answer.text().contains("No process of the pod is left"), "{answer:?}");
         net1.command("DEL").run(&node).succeeded();
-        super::node::end(&mut conmon);
+        support::end(&mut conmon);
         eth0.command("DEL").run(&node).succeeded();
         assert!(node.is_clean(&uid), "{}", node.left(&uid));
         drop((container, group, monitor));
@@ -296,7 +294,7 @@ fn a_process_of_the_host_in_the_pods_network_is_no_container() {
         let unnamed = add(&sandbox, "net9").args("");
         unnamed.run(&node).succeeded();
         assert!(names(&records(&node, &sandbox)).iter().all(|name| !name.starts_with("net9")));
-        super::node::end(&mut child);
+        support::end(&mut child);
     }
 }
 

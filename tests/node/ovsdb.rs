@@ -8,12 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::{Value, json};
+use support::{Call, DataPlane, Double, Node};
 
 use super::cgroup::Cgroup;
-use super::dataplane::DataPlane;
 use super::identity::started;
-use super::libvirt::Double;
-use super::node::{Call, Node, Pod};
 
 /// What a server does with a connection.
 type Conversation = fn(UnixStream);
@@ -104,11 +102,8 @@ const HOSTILE: [(&str, Conversation, &str); 9] = [
 
 #[test]
 fn an_ovsdb_that_says_what_none_says_keeps_no_nic_from_its_vm() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let _double = Double::start(&pod, &json!({}));
-    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let (node, pod, _double, _plane) = Node::with_vm();
+    let add = pod.add();
     for (what, conversation, expected) in HOSTILE {
         let server = Server::start(&node, conversation);
         let answer = add.run(&node);
@@ -127,13 +122,10 @@ fn an_ovsdb_that_says_what_none_says_keeps_no_nic_from_its_vm() {
 /// A process that is killed leaves its socket behind.
 #[test]
 fn an_ovsdb_that_was_killed_is_logged_and_keeps_no_nic_from_its_vm() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let _double = Double::start(&pod, &json!({}));
+    let (node, pod, _double, _plane) = Node::with_vm();
     node.sh("mkdir -p /run/openvswitch");
     drop(UnixListener::bind(node.root().join("run/openvswitch/db.sock")).unwrap());
-    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let add = pod.add();
     let answer = add.run(&node);
     answer.succeeded();
     let told = "OVSDB (/run/openvswitch/db.sock) could not be asked about the NIC's port: nothing listens there";
@@ -159,17 +151,14 @@ fn port(name: &str, path: &str) -> Value {
 
 #[test]
 fn names_in_ovsdb_forge_neither_a_line_nor_a_command() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({}));
+    let (node, pod, double, _plane) = Node::with_vm();
     let path = format!("/var/run/openvswitch/vhost_sockets/{}/vhostuser-sockets/net1", pod.uid);
     let own = json!(["map", [["iface-id", "vm.default"]]]);
     let mut sound = port("4f3c2b1a_net1_h", &path);
     sound["external_ids"] = own;
     let reply = answer(&[sound, port("x$(reboot)\n code=0: done", &path)]);
     let _server = Server::start(&node, move |stream| says(stream, &reply));
-    let told = Call::new("ADD", &pod.uid, &pod.netns()).run(&node);
+    let told = pod.add().run(&node);
     assert_eq!(told.code(), 11, "{told:?}");
     let text = told.text();
     assert!(text.contains(r#""x$(reboot)\n code=0: done" (stale: it has no iface-id)"#), "{text}");
@@ -180,11 +169,8 @@ fn names_in_ovsdb_forge_neither_a_line_nor_a_command() {
 
 #[test]
 fn a_node_without_ovs_is_asked_nothing_and_misses_nothing() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let _double = Double::start(&pod, &json!({}));
-    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let (node, pod, _double, _plane) = Node::with_vm();
+    let add = pod.add();
     let answer = add.run(&node);
     answer.succeeded();
     assert!(!answer.log.contains("OVSDB") && !answer.log.contains("OVS asked"), "{}", answer.log);
@@ -194,8 +180,7 @@ fn a_node_without_ovs_is_asked_nothing_and_misses_nothing() {
 
 #[test]
 fn a_del_by_the_name_of_a_process_that_has_ended_leaves_the_ports_of_the_pods_other_nics() {
-    let node = Node::new();
-    let mut pod = Pod::new(&node);
+    let (node, mut pod) = Node::with_pod();
     let group = Cgroup::new(&format!("kubepods/pod{}/1", pod.uid), pod.machine_pid());
     let mut sidecar = pod.start_container(false);
     let double = Double::start(&pod, &json!({}));

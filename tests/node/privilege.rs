@@ -6,19 +6,15 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use support::patience::{output, until};
+use support::{Call, DataPlane, Double, INSIDE, Node, Pod, answer, end, new_uid, signals};
 use vhostuser_hotplug::privilege::Task;
 use vhostuser_hotplug::privilege::filter::{self, Call as SystemCall};
-
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::node::patience::{output, until};
-use super::node::{Call, INSIDE, Node, Pod, answer, end, new_uid};
-use super::signals;
 
 /// A pod with a VM and its data plane.
 struct Place<'a> {
     node: &'a Node,
-    pod: Pod<'a>,
+    pod: Pod,
     double: Double,
     _plane: DataPlane,
 }
@@ -32,7 +28,7 @@ impl<'a> Place<'a> {
     }
 
     fn call(&self, command: &'static str) -> Call {
-        let call = Call::new(command, &self.pod.uid, &self.pod.netns());
+        let call = self.pod.call(command);
         // The runtime also wants to be told of the NIC.
         call.set("runtimeConfig", json!({"CNIDeviceInfoFile": "/run/devinfo/net1"}))
     }
@@ -130,8 +126,7 @@ fn what_is_not_needed_is_gone_before_libvirt_is_spoken_to() {
 
 #[test]
 fn it_suffices_for_a_pod_whose_files_and_processes_are_another_users() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     pod.command("sh")
         .args(["-ec", &format!("chown 107:107 /run/libvirt {INSIDE}; chmod 1700 {INSIDE}")])
         .status()
@@ -146,9 +141,7 @@ fn it_suffices_for_a_pod_whose_files_and_processes_are_another_users() {
     };
     let double = Double::through(&mut start, &json!({}));
     let call = |command: &'static str, ifname: &str| {
-        Call::new(command, &pod.uid, &pod.netns())
-            .ifname(ifname)
-            .set("attach", json!(if ifname == "eth0" { "never" } else { "auto" }))
+        pod.call(command).ifname(ifname).set("attach", json!(if ifname == "eth0" { "never" } else { "auto" }))
     };
     call("ADD", "eth0").run(&node).succeeded();
     for command in ["ADD", "ADD", "CHECK", "DEL", "DEL", "ADD"] {
@@ -234,8 +227,7 @@ fn names(lists: &[&[SystemCall]]) -> BTreeSet<String> {
 fn the_lists_hold_what_is_used_and_nothing_else() {
     let node = Node::new();
     let place = Place::new(&node);
-    let gc = place.call("GC").args("").container("").ifname("").netns("").without("prevResult");
-    let gc = gc.set("cniVersion", json!("1.1.0")).set("cni.dev/valid-attachments", json!([]));
+    let gc = place.call("GC").gc();
     let mut used = BTreeSet::new();
     for (call, calls) in [
         ("ADD", place.call("ADD")),
@@ -275,8 +267,8 @@ fn a_persons_look_at_pods_is_confined_as_a_check_is() {
     for words in [&["list"][..], &["list", "--json"], &["inspect", &pod.uid]] {
         let file = std::env::temp_dir().join(format!("vhu-privilege-{}", new_uid()));
         let mut command = node.command("strace");
-        command.args(["-f", "-qq", "-o", file.to_str().unwrap(), super::node::BINARY]).args(words);
-        let told = super::node::told(command.output().unwrap());
+        command.args(["-f", "-qq", "-o", file.to_str().unwrap(), support::plugin()]).args(words);
+        let told = support::told(command.output().unwrap());
         assert!(told.ok && told.out.contains("ua-net1") || told.out.contains("connected"), "{words:?}: {told:?}");
         let trace = std::fs::read_to_string(&file).unwrap();
         std::fs::remove_file(&file).unwrap();
@@ -293,7 +285,7 @@ fn a_persons_look_at_pods_is_confined_as_a_check_is() {
     let libvirt = signals::program(places[0].double.child.id());
     signals::send("STOP", libvirt);
     let inspect =
-        node.command(super::node::BINARY).args(["inspect", &pod.uid]).stdout(std::process::Stdio::piped()).spawn();
+        node.command(support::plugin()).args(["inspect", &pod.uid]).stdout(std::process::Stdio::piped()).spawn();
     let inspect = inspect.unwrap();
     let seen = confined(&inspect, Task::Talk, 1);
     signals::go_on(places[0].double.child.id());

@@ -1,10 +1,7 @@
 //! What the probe asks of a data plane, and what that makes of it.
 
 use serde_json::json;
-
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::node::{Call, Node, Pod};
+use support::{DataPlane, Double, Node};
 
 /// The double's own features, and others.
 const FEATURES: &str = "features=0xd7c66a7ca ";
@@ -12,13 +9,12 @@ const OTHERS: &str = "0xd7c669fca";
 
 #[test]
 fn a_data_plane_that_starts_no_device_for_the_probe_is_asked_and_told_of() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let _double = Double::start(&pod, &json!({}));
     // SET_MEM_TABLE, SET_VRING_ENABLE.
     for refused in ["5", "18"] {
         let _plane = DataPlane::with(&node, &pod, "net1", &["--refuse", refused]);
-        let add = Call::new("ADD", &pod.uid, &pod.netns());
+        let add = pod.add();
         let answer = add.run(&node);
         answer.succeeded();
         let told = format!("did not start the probe's device, and was only asked: it refused request {refused}");
@@ -30,11 +26,10 @@ fn a_data_plane_that_starts_no_device_for_the_probe_is_asked_and_told_of() {
 
 #[test]
 fn a_data_plane_that_changes_its_offer_after_a_guest_that_failed_has_no_reason_to() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let _double = Double::start(&pod, &json!({}));
     let _plane = DataPlane::with(&node, &pod, "net1", &["--register-anew", OTHERS]);
-    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let add = pod.add();
     for _ in 0..3 {
         let answer = add.run(&node);
         answer.succeeded();
@@ -47,10 +42,9 @@ fn a_data_plane_that_changes_its_offer_after_a_guest_that_failed_has_no_reason_t
 
 #[test]
 fn features_that_change_when_the_probe_leaves_are_not_shown() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let double = Double::start(&pod, &json!({}));
-    let add = Call::new("ADD", &pod.uid, &pod.netns());
+    let add = pod.add();
     {
         // The connection that comes at once ends after its four messages, before it is relied on.
         let _plane = DataPlane::with(&node, &pod, "net1", &["--register-anew", OTHERS, "--stale", "4"]);

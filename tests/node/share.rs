@@ -1,8 +1,7 @@
 //! The share: made, mended, kept as long as it is needed, and taken away.
 
 use serde_json::json;
-
-use super::node::{Call, Node, Pod, SOCKETS, STATE, VOLUME, new_uid};
+use support::{Call, Node, Pod, SOCKETS, STATE, VOLUME, new_uid};
 
 /// What a tenant's files have no business with on the host.
 const RESTRICTIONS: [&str; 4] = ["nosuid", "nodev", "noexec", "nosymfollow"];
@@ -123,7 +122,7 @@ fn whoever_receives_the_share_receives_it_restricted() {
     std::io::BufRead::read_line(&mut std::io::BufReader::new(plane.stdout.take().unwrap()), &mut pid).unwrap();
     Call::new("ADD", &uid, &netns).run(&node).succeeded();
     let seen = node.sh(&format!("grep -F ' {} ' /proc/{}/mountinfo | cut -d ' ' -f 6", node.target(&uid), pid.trim()));
-    super::node::end(&mut plane);
+    support::end(&mut plane);
     assert!(RESTRICTIONS.iter().all(|option| seen.split(',').any(|is| is == *option)), "{seen:?}");
 }
 
@@ -159,9 +158,8 @@ fn from_a_mount_namespace_that_only_receives_the_share_still_reaches_the_host() 
 
 #[test]
 fn the_share_stays_until_the_pods_last_attachment_is_gone() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let first = Call::new("ADD", &pod.uid, &pod.netns()).set("attach", json!("never"));
+    let (node, pod) = Node::with_pod();
+    let first = pod.add().set("attach", json!("never"));
     let second = first.clone().ifname("net2");
     first.run(&node).succeeded();
     second.run(&node).succeeded();
@@ -227,8 +225,7 @@ fn a_del_after_a_reboot_finds_nothing_to_undo() {
 
 #[test]
 fn kubelets_directory_may_be_a_link() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     node.sh("ln -s kubelet /run/link");
     for args in [format!("K8S_POD_UID={}", pod.uid), "K8S_POD_NAME=vm".to_owned()] {
         let add = Call::new("ADD", "", &pod.netns()).args(&args).set("attach", json!("never"));
@@ -253,15 +250,15 @@ fn a_share_that_somebody_works_in_goes_all_the_same() {
     let (mut own, ..) = node.unshared(&["--mount", "--propagation", "private"], &script);
     add.clone().command("DEL").run(&node).succeeded();
     assert!(node.is_clean(&uid), "{}", node.left(&uid));
-    super::node::end(&mut same);
-    super::node::end(&mut own);
+    support::end(&mut same);
+    support::end(&mut own);
 }
 
 /// Starts a process of the pod that listens on a socket of this name in its volume.
-pub fn listener(pod: &Pod<'_>, name: &str) -> std::process::Child {
+pub fn listener(pod: &Pod, name: &str) -> std::process::Child {
     let listen = format!(
         "import socket,time; s=socket.socket(socket.AF_UNIX); s.bind('{}/{name}'); s.listen(); print(1,flush=True); time.sleep(600)",
-        super::node::INSIDE
+        support::INSIDE
     );
     let mut child = pod.command("python3").args(["-c", &listen]).stdout(std::process::Stdio::piped()).spawn().unwrap();
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 2]).unwrap();
@@ -270,14 +267,13 @@ pub fn listener(pod: &Pod<'_>, name: &str) -> std::process::Child {
 
 #[test]
 fn sockets_in_use_keep_the_share_and_dead_ones_do_not() {
-    let node = Node::new();
-    let mut pod = Pod::new(&node);
-    let add = Call::new("ADD", &pod.uid, &pod.netns()).set("attach", json!("never"));
+    let (node, mut pod) = Node::with_pod();
+    let add = pod.add().set("attach", json!("never"));
     add.run(&node).succeeded();
     let mut listener = listener(&pod, "cold");
     add.clone().command("DEL").run(&node).succeeded();
     assert!(node.is_shared(&pod.uid), "a NIC that the VM was started with still needs it");
-    super::node::end(&mut listener);
+    support::end(&mut listener);
     pod.die();
     add.command("DEL").run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
@@ -336,7 +332,7 @@ fn parallel_calls_for_one_pod_take_turns_and_lose_nothing() {
     let all = |command| {
         let started: Vec<_> = calls.iter().map(|call| call.clone().command(command).start(&node)).collect();
         for child in started {
-            super::node::answer(super::node::patience::output(child)).succeeded();
+            support::answer(support::patience::output(child)).succeeded();
         }
     };
     all("ADD");

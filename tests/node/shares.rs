@@ -1,8 +1,8 @@
 //! Several shares of one pod, and shares that others made: which of them a call makes, leaves and takes away.
 
 use serde_json::json;
+use support::{Call, Node, SOCKETS, STATE, VOLUME};
 
-use super::node::{Call, Node, Pod, SOCKETS, STATE, VOLUME};
 use super::share::{created, listener};
 
 /// Another volume of a pod, as a NAD with a `vhost_user_socket_volume_name` of its own names it.
@@ -49,12 +49,11 @@ fn each_share_goes_with_the_last_attachment_of_its_own() {
 
 #[test]
 fn a_failed_add_takes_away_its_own_share_and_no_other() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     make_second(&node, &pod.uid);
     // No libvirt answers in the pod.
-    let fails = Call::new("ADD", &pod.uid, &pod.netns()).ifname("net2");
-    let never = Call::new("ADD", &pod.uid, &pod.netns()).set("attach", json!("never"));
+    let fails = pod.add().ifname("net2");
+    let never = pod.add().set("attach", json!("never"));
     never.run(&node).succeeded();
     assert_eq!(fails.clone().set("vhost_user_socket_volume_name", json!(SECOND)).run(&node).code(), 11);
     assert!(node.is_shared(&pod.uid));
@@ -63,10 +62,9 @@ fn a_failed_add_takes_away_its_own_share_and_no_other() {
 
 #[test]
 fn what_a_dead_nic_left_in_another_volume_goes_along() {
-    let node = Node::new();
-    let mut pod = Pod::new(&node);
+    let (node, mut pod) = Node::with_pod();
     make_second(&node, &pod.uid);
-    let add = Call::new("ADD", &pod.uid, &pod.netns()).set("attach", json!("never"));
+    let add = pod.add().set("attach", json!("never"));
     add.run(&node).succeeded();
     add.clone().ifname("net2").set("vhost_user_socket_volume_name", json!(SECOND)).run(&node).succeeded();
     // As if it had been plugged, and its QEMU been killed.
@@ -104,9 +102,8 @@ fn an_add_that_fails_before_it_has_shared_anything_leaves_a_share_that_was_there
 
 #[test]
 fn a_del_that_has_no_time_left_to_look_takes_no_share_that_may_be_in_use() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let add = Call::new("ADD", &pod.uid, &pod.netns()).set("attach", json!("never"));
+    let (node, pod) = Node::with_pod();
+    let add = pod.add().set("attach", json!("never"));
     add.run(&node).succeeded();
     let mut listener = listener(&pod, "cold");
     // As if another call had had the pod's lock all the time.
@@ -114,7 +111,7 @@ fn a_del_that_has_no_time_left_to_look_takes_no_share_that_may_be_in_use() {
     let answer = add.clone().command("DEL").set("detach_timeout", json!(1)).through(&late).run(&node);
     assert_eq!(answer.code(), 11, "{answer:?}");
     assert!(node.is_shared(&pod.uid));
-    super::node::end(&mut listener);
+    support::end(&mut listener);
     add.command("DEL").run(&node).succeeded();
     assert!(node.is_clean(&pod.uid));
 }

@@ -6,12 +6,9 @@ use std::process::Child;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-
-use super::dataplane::DataPlane;
-use super::libvirt::Double;
-use super::node::patience::{output, until};
-use super::node::{Answer, Call, KUBELET, Node, Pod, SOCKETS, VOLUME, answer, new_uid};
-use super::signals::{self, go_on, plugin};
+use support::patience::{output, until};
+use support::signals::{self, go_on, plugin};
+use support::{Answer, Call, DataPlane, Double, KUBELET, Node, Pod, SOCKETS, VOLUME, answer, new_uid};
 
 /// Takes the share as kube-ovn does.
 fn take(node: &Node, uid: &str) {
@@ -19,23 +16,16 @@ fn take(node: &Node, uid: &str) {
     node.sh(&format!("umount {target} && rmdir {target}"));
 }
 
-fn add(pod: &Pod<'_>) -> Call {
-    Call::new("ADD", &pod.uid, &pod.netns())
-}
-
 #[test]
 fn a_share_that_no_nic_needs_is_not_missing() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let _plane = DataPlane::start(&node, &pod, "net1");
-    let double = Double::start(&pod, &json!({}));
-    let eth0 = add(&pod).ifname("eth0").set("attach", json!("never"));
+    let (node, pod, double, _plane) = Node::with_vm();
+    let eth0 = pod.add().ifname("eth0").set("attach", json!("never"));
     let check = |call: &Call| call.clone().command("CHECK").run(&node);
     eth0.run(&node).succeeded();
-    add(&pod).run(&node).succeeded();
+    pod.add().run(&node).succeeded();
     // While a NIC needs it, it is missing, whoever looks.
     node.sh(&format!("umount {}", node.target(&pod.uid)));
-    assert_eq!((check(&eth0).code(), check(&add(&pod)).code()), (104, 104));
+    assert_eq!((check(&eth0).code(), check(&pod.add()).code()), (104, 104));
     let list = |nic: &str| -> Value {
         let listed = node.person(&["list", "--json"]).json();
         let all = listed["attachments"].as_array().unwrap();
@@ -43,10 +33,10 @@ fn a_share_that_no_nic_needs_is_not_missing() {
     };
     assert_eq!((&list("eth0")["ok"], &list("net1")["ok"]), (&json!(false), &json!(false)));
     assert!(!node.person(&["inspect", "default/vm", "eth0"]).ok);
-    add(&pod).run(&node).succeeded();
+    pod.add().run(&node).succeeded();
     assert!(node.is_shared(&pod.uid), "a repeated ADD makes it again");
 
-    add(&pod).command("DEL").run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     take(&node, &pod.uid);
     check(&eth0).succeeded();
     assert_eq!(list("eth0"), json!({"path": node.target(&pod.uid), "needed": false, "ok": true}));
@@ -55,16 +45,16 @@ fn a_share_that_no_nic_needs_is_not_missing() {
     let told = node.person(&["inspect", "default/vm"]);
     assert!(told.ok && told.out.contains("not needed") && !told.out.contains("MISSING"), "{told:?}");
     // The next NIC has it again.
-    add(&pod).run(&node).succeeded();
+    pod.add().run(&node).succeeded();
     assert!(node.is_shared(&pod.uid) && list("eth0")["ok"] == true && list("eth0")["needed"].is_null());
     assert_eq!(double.count("attach"), 2);
-    add(&pod).command("DEL").run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     take(&node, &pod.uid);
     eth0.command("DEL").run(&node).succeeded();
     assert!(node.is_clean(&pod.uid), "{}", node.left(&pod.uid));
 
     // A volume that is gone is another matter.
-    let eth0 = add(&pod).ifname("eth0").set("attach", json!("never"));
+    let eth0 = pod.add().ifname("eth0").set("attach", json!("never"));
     eth0.run(&node).succeeded();
     node.sh(&format!("umount {} && rm -r {KUBELET}/pods/{}", node.target(&pod.uid), pod.uid));
     let answer = check(&eth0);
@@ -77,9 +67,9 @@ fn is_stopped(pid: u32) -> bool {
 }
 
 /// An ADD that meets a libvirt which stops itself at this step, what `meanwhile` does then, and the ADD's answer.
-fn interrupted(node: &Node, pod: &Pod<'_>, stop: &Value, meanwhile: impl FnOnce(&Child)) -> (Answer, Double) {
+fn interrupted(node: &Node, pod: &Pod, stop: &Value, meanwhile: impl FnOnce(&Child)) -> (Answer, Double) {
     let double = Double::start(pod, &json!({"stop": stop}));
-    let call = add(pod).start(node);
+    let call = pod.add().start(node);
     until("libvirtd or QEMU stops", || is_stopped(double.libvirtd) || is_stopped(double.qemu()));
     meanwhile(&call);
     for pid in [double.libvirtd, double.qemu()] {
@@ -93,21 +83,19 @@ fn interrupted(node: &Node, pod: &Pod<'_>, stop: &Value, meanwhile: impl FnOnce(
 fn a_share_that_is_taken_during_an_add_is_made_again() {
     // Before QEMU makes its socket, and before the NIC is given to the guest.
     for stop in [json!({"libvirtd": "chardev-add"}), json!({"libvirtd": "device-add"})] {
-        let node = Node::new();
-        let pod = Pod::new(&node);
-        let _plane = DataPlane::start(&node, &pod, "net1");
+        let (node, pod, _plane) = Node::with_plane();
         let (answer, double) = interrupted(&node, &pod, &stop, |_| take(&node, &pod.uid));
         answer.succeeded();
         assert!(node.is_shared(&pod.uid), "{stop}");
         assert_eq!((double.count("attach"), double.count("detach-alias")), (1, 0), "{stop}");
-        add(&pod).command("CHECK").run(&node).succeeded();
-        add(&pod).command("DEL").run(&node).succeeded();
+        pod.call("CHECK").run(&node).succeeded();
+        pod.del().run(&node).succeeded();
         assert!(node.is_clean(&pod.uid), "{stop}: {}", node.left(&pod.uid));
     }
 }
 
 /// Takes the share while an ADD waits for a data plane.
-fn take_while_it_waits(node: &Node, pod: &Pod<'_>) {
+fn take_while_it_waits(node: &Node, pod: &Pod) {
     let volume = format!("{KUBELET}/pods/{}/volumes/kubernetes.io~empty-dir/{VOLUME}", pod.uid);
     until("the plugin listens", || node.holds(&format!("test -S {volume}/net1")));
     take(node, &pod.uid);
@@ -115,28 +103,27 @@ fn take_while_it_waits(node: &Node, pod: &Pod<'_>) {
 
 #[test]
 fn a_share_that_is_taken_while_the_data_plane_is_waited_for_is_made_again() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let double = Double::start(&pod, &json!({}));
-    let call = add(&pod).start(&node);
+    let call = pod.add().start(&node);
     take_while_it_waits(&node, &pod);
     let plane = DataPlane::start(&node, &pod, "net1");
     answer(output(call)).succeeded();
     assert!(node.is_shared(&pod.uid));
-    add(&pod).command("DEL").run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     drop(plane);
 
     // One that may not mount says so, and does not wait for a data plane that cannot come.
-    let eth0 = add(&pod).ifname("eth0").set("attach", json!("never"));
+    let eth0 = pod.add().ifname("eth0").set("attach", json!("never"));
     eth0.run(&node).succeeded();
-    let call = add(&pod).start(&node);
+    let call = pod.add().start(&node);
     take_while_it_waits(&node, &pod);
     let told = answer(output(call));
     assert!(told.code() == 11 && told.text().contains("was removed while"), "{told:?}");
     assert_eq!(double.count("attach"), 1);
     let _plane = DataPlane::start(&node, &pod, "net1");
-    add(&pod).run(&node).succeeded();
-    add(&pod).command("DEL").run(&node).succeeded();
+    pod.add().run(&node).succeeded();
+    pod.del().run(&node).succeeded();
     eth0.command("DEL").run(&node).succeeded();
     assert!(node.is_clean(&pod.uid), "{}", node.left(&pod.uid));
 }
@@ -144,11 +131,9 @@ fn a_share_that_is_taken_while_the_data_plane_is_waited_for_is_made_again() {
 #[test]
 fn an_add_that_may_no_longer_mount_says_that_the_share_was_taken_and_the_next_one_makes_it_again() {
     for stop in [json!({"libvirtd": "chardev-add"}), json!({"libvirtd": "device-add"})] {
-        let node = Node::new();
-        let pod = Pod::new(&node);
-        let _plane = DataPlane::start(&node, &pod, "net1");
+        let (node, pod, _plane) = Node::with_plane();
         // With the share there, an ADD gives up the right to mount before it speaks with libvirt.
-        let eth0 = add(&pod).ifname("eth0").set("attach", json!("never"));
+        let eth0 = pod.add().ifname("eth0").set("attach", json!("never"));
         eth0.run(&node).succeeded();
         let (answer, double) = interrupted(&node, &pod, &stop, |_| take(&node, &pod.uid));
         assert_eq!(answer.code(), 11, "{stop}: {answer:?}");
@@ -156,9 +141,9 @@ fn an_add_that_may_no_longer_mount_says_that_the_share_was_taken_and_the_next_on
         assert_eq!((double.count("attach"), double.count("detach-alias")), (1, 1), "{stop}");
         drop(double);
         let _double = Double::start(&pod, &json!({}));
-        add(&pod).run(&node).succeeded();
+        pod.add().run(&node).succeeded();
         assert!(node.is_shared(&pod.uid), "{stop}");
-        add(&pod).command("DEL").run(&node).succeeded();
+        pod.del().run(&node).succeeded();
         eth0.command("DEL").run(&node).succeeded();
         assert!(node.is_clean(&pod.uid), "{stop}: {}", node.left(&pod.uid));
     }
@@ -190,12 +175,11 @@ fn stopped_after(node: &Node, call: &Call, system_call: &str, then: impl FnOnce(
 
 #[test]
 fn a_pods_directory_that_is_renamed_under_the_mount_leads_nobody_astray() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     let other = new_uid();
     // As kube-ovn leaves them, and as a launcher sees them that has them mounted.
     node.sh(&format!("mkdir -p {SOCKETS}/{}/{VOLUME} {SOCKETS}/{other}/{VOLUME} && chmod -R 0777 {SOCKETS}", pod.uid));
-    let never = add(&pod).set("attach", json!("never"));
+    let never = pod.add().set("attach", json!("never"));
     let swap = |_| {
         let script = format!("cd {SOCKETS} && mv {0} x && mv {other} {0}", pod.uid);
         let user = ["--reuid", "107", "--regid", "107", "--clear-groups", "sh", "-ec", &script];
@@ -211,8 +195,7 @@ fn a_pods_directory_that_is_renamed_under_the_mount_leads_nobody_astray() {
 #[test]
 fn a_pods_directory_that_is_renamed_during_the_attach_misleads_no_success() {
     for step in ["chardev-add", "device-add"] {
-        let node = Node::new();
-        let pod = Pod::new(&node);
+        let (node, pod) = Node::with_pod();
         let other = new_uid();
         node.sh(&format!(
             "mkdir -p {SOCKETS}/{}/{VOLUME} {SOCKETS}/{other}/{VOLUME} && chmod -R 0777 {SOCKETS}",
@@ -223,15 +206,14 @@ fn a_pods_directory_that_is_renamed_during_the_attach_misleads_no_success() {
         let (answer, _double) = interrupted(&node, &pod, &json!({"libvirtd": step}), swap);
         answer.succeeded();
         assert!(node.is_shared(&pod.uid) && node.holds(&format!("test -S {}/net1", node.target(&pod.uid))), "{step}");
-        add(&pod).command("CHECK").run(&node).succeeded();
+        pod.call("CHECK").run(&node).succeeded();
     }
 }
 
 #[test]
 fn nobody_but_root_may_rename_what_the_plugin_makes() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
-    let never = add(&pod).set("attach", json!("never"));
+    let (node, pod) = Node::with_pod();
+    let never = pod.add().set("attach", json!("never"));
     // Whatever umask the runtime has.
     for umask in ["0", "0077"] {
         never.clone().through(&["sh", "-c", &format!("umask {umask}; exec \"$@\""), "sh"]).run(&node).succeeded();
@@ -247,10 +229,9 @@ fn nobody_but_root_may_rename_what_the_plugin_makes() {
 
 #[test]
 fn a_call_keeps_no_file_system_of_the_node_busy() {
-    let node = Node::new();
-    let pod = Pod::new(&node);
+    let (node, pod) = Node::with_pod();
     node.sh("mkdir /run/unrelated && mount -t tmpfs unrelated /run/unrelated");
-    let never = add(&pod).set("attach", json!("never"));
+    let never = pod.add().set("attach", json!("never"));
     let answer = stopped_after(&node, &never, "open_tree", |pid| {
         let tables = || {
             let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();

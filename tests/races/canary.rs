@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::libvirt::SOCKET;
-use super::node::{Node, VOLUME};
+use support::libvirt::SOCKET;
+use support::{Node, VOLUME};
 
 /// Where it is on the node. Mounted when the pods are there already: in theirs, the directory is empty.
 pub const CANARY: &str = "/run/canary";

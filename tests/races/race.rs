@@ -6,10 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use support::{Answer, Call, Double, Node, Pod};
 
 use super::canary::Canary;
-use super::libvirt::Double;
-use super::node::{Answer, Call, Node, Pod};
 use super::swap::{Dice, Swap, Weather};
 
 /// What ADD and DEL may take as a whole, in seconds.
@@ -43,7 +42,7 @@ const RESTS: [u64; 5] = [60, 200, 1_000, 10_000, 100_000];
 pub struct Race<'a> {
     pub name: &'static str,
     pub node: &'a Node,
-    pub pod: &'a Pod<'a>,
+    pub pod: &'a Pod,
     pub swaps: Vec<Swap>,
     /// Changes the configuration of all calls.
     pub configured: fn(Call) -> Call,
@@ -149,16 +148,10 @@ impl Race<'_> {
     }
 
     fn call(&self, command: &'static str) -> Call {
-        let call = Call::new(command, &self.pod.uid, &self.pod.netns());
+        let call = self.pod.call(command);
         let call = call.set("attach_timeout", json!(TIMEOUT)).set("detach_timeout", json!(TIMEOUT));
         let call = (self.configured)(call);
-        match command {
-            "GC" => {
-                let call = call.args("").container("").ifname("").netns("").without("prevResult");
-                call.set("cniVersion", json!("1.1.0")).set("cni.dev/valid-attachments", json!([]))
-            }
-            _ => call,
-        }
+        if command == "GC" { call.gc() } else { call }
     }
 }
 

@@ -9,8 +9,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-
-use super::limited::Limited;
+use support::limited::Limited;
 
 /// How long a command of the lab is waited for, before the test is given up: longer than the lab itself waits for anything.
 const PATIENCE: Duration = Duration::from_secs(900);

@@ -1,8 +1,8 @@
 //! Calls in a cgroup with the limits that Multus has as it is shipped, beside a process that computes.
 
 use super::lab::{Pod, lab};
-use super::limited::Limited;
 use super::watch::{Watch, assert_ran_on};
+use support::limited::Limited;
 
 #[test]
 #[ignore = "needs the lab: run tests/run"]

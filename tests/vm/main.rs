@@ -3,8 +3,7 @@
 //! `tests/run` brings the lab up and runs these one after another; alone: `tests/lab/lab up`, `tests/lab/lab cni-install …`,
 //! then `LAB=tests/lab/lab cargo test --test vm -- --ignored --test-threads=1`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
-
+mod cli;
 mod containerd;
 mod dataplane;
 mod examples;
@@ -16,16 +15,12 @@ mod lab;
 mod leaving;
 mod libcni;
 mod life;
-#[path = "../node/limited.rs"]
-#[allow(dead_code, reason = "shared with the group tests/node, which uses the rest")]
-mod limited;
 mod limits;
 mod memory;
 mod migrate;
 mod native;
 mod order;
 mod ovs;
-mod people;
 mod plug;
 mod refuse;
 mod spelling;
