@@ -69,9 +69,15 @@ fn a_dry_run_says_it_all_and_does_nothing() {
     machine.install(&[]);
     let before = machine.snapshot();
     let text = machine.install(&["--dry-run", "--uninstall"]);
-    assert!(text.contains("would be edited: plugin vhostuser-hotplug removed") && text.contains("would be removed"), "{text}");
+    assert!(
+        text.contains("would be edited: plugin vhostuser-hotplug removed") && text.contains("would be removed"),
+        "{text}"
+    );
     let text = machine.install(&["--dry-run", "--mode", "dropin"]);
-    assert!(text.contains("would be made") && text.contains("would be edited: plugin vhostuser-hotplug removed"), "{text}");
+    assert!(
+        text.contains("would be made") && text.contains("would be edited: plugin vhostuser-hotplug removed"),
+        "{text}"
+    );
     assert_eq!(machine.snapshot(), before);
 }
 
