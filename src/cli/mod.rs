@@ -116,7 +116,7 @@ impl Answer {
     }
 }
 
-/// Unlike println!, doesn't panic if nobody reads.
+/// Unlike println!, returns an error if nobody reads.
 fn write(mut stream: impl Write, text: &str) -> io::Result<()> {
     stream.write_all(text.as_bytes())?;
     stream.flush()

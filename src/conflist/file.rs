@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
-use thiserror::Error;
 
 use super::PLUGIN;
 use super::chain::Chain;
@@ -25,7 +24,7 @@ pub const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 const TRIES: usize = 10;
 
 /// Why a list's file was not read or edited. Nothing has changed then.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A system call failed.
     #[error(transparent)]

@@ -1,5 +1,5 @@
 //! Network configuration lists: how a runtime chains their plugins ([`chain`]), and an editor for the plugin's entry
-//! ([`file`], [`text`]). serde_json bounds a list's depth (128), [`file::LIMIT`] its length.
+//! ([`mod@file`], [`text`]). serde_json bounds a list's depth (128), [`file::LIMIT`] its length.
 
 pub mod chain;
 pub mod conf_dir;

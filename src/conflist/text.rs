@@ -4,14 +4,13 @@ use std::ops::Range;
 
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
-use thiserror::Error;
 
 use super::{KUBE_OVN, PLUGIN, SHARED_KEYS};
 use crate::cni::json::{Members, kind, member};
 use crate::quote;
 
 /// Why a list can't be edited, in a sentence.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NotEditable(String);
 

@@ -9,7 +9,7 @@ use super::{ChangeLog, Error, NodePaths, binary, chain};
 pub enum Mode {
     /// As it is in already; otherwise conflist
     Auto,
-    /// By a file in <conf-dir>/<network>, which runtimes with libcni 1.3 read (containerd 2.1)
+    /// By a file in CONF_DIR/NETWORK, which runtimes with libcni 1.3 read (containerd 2.1)
     #[value(name = "dropin")]
     DropIn,
     /// By an entry in kube-ovn's conflist

@@ -161,7 +161,7 @@ fn say(lines: &[String]) {
     let mut text = lines.join("\n");
     if !text.is_empty() {
         text.push('\n');
-        // Not println!, which panics where nobody reads.
+        // println! would panic if nobody reads.
         let _ = stdout().write_all(text.as_bytes());
     }
 }

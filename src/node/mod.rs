@@ -1,8 +1,8 @@
 //! The plugin on a node: its binary where the runtime looks for plugins, and its entry in kube-ovn's chain.
 //!
-//! [`install`] puts the binary in place first and enters the chain then; [`uninstall`] goes the other way round. So no chain
-//! ever names a plugin that isn't there, which would keep every pod of the node from starting and from ending. [`keep`]
-//! repairs what others undo, [`check`] and [`doctor`] only look.
+//! [`mod@install`] puts the binary in place first and enters the chain then; [`uninstall`] goes the other way round. So no
+//! chain ever names a plugin that isn't there, which would keep every pod of the node from starting and from ending.
+//! [`keep`] repairs what others undo, [`check`] and [`doctor`] only look.
 
 pub mod binary;
 pub mod callers;
