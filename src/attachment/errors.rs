@@ -2,6 +2,8 @@
 //!
 //! An error's text contains that of its cause. `source()` is for code that looks for the cause, not for printing.
 
+use nix::errno::Errno;
+
 use crate::cni::Error;
 use crate::cni::error::code;
 use crate::libvirt;
@@ -45,7 +47,13 @@ pub fn system(doing: &str, error: &sys::Error) -> Error {
             "The plugin does nothing for this pod: its files can be touched safely only with the system call openat2.";
         return Error::io(what).with_details(error);
     }
-    Error::io(format!("{} failed.", sentence(doing).trim_end_matches('.'))).with_details(error)
+    let what = sentence(doing);
+    let what = what.trim_end_matches('.');
+    if error.errno() == Errno::ETIMEDOUT {
+        // One of the kernel's lists is long, or the machine is busy: no fault of the files.
+        return Error::try_again(format!("{what} took too long. The next call may succeed.")).with_details(error);
+    }
+    Error::io(format!("{what} failed.")).with_details(error)
 }
 
 /// CNI_NETNS can't be used.

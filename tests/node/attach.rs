@@ -310,7 +310,7 @@ fn a_data_plane_that_stops_while_it_is_connected_is_none() {
     let stops = |node| DataPlane::with(node, &pod, "net1", &["--stop", "3"]);
     {
         let (double, _plane) = (Double::start(&pod, &wait), stops(&node));
-        let answer = pod.add().set("attach_timeout", json!(4)).run(&node);
+        let answer = pod.add().set("attach_timeout", json!(12)).run(&node);
         failed(&node, &pod, &answer, 11, "did not connect");
         assert!(answer.log.contains("the data plane is stopped, and was cut off"), "{}", answer.log);
         assert_eq!(double.count("detach-alias"), 1);
