@@ -17,7 +17,7 @@ help: ## list these commands
 
 check: ## format, lints, rustdoc and the pages: what fails fast
 	cargo fmt --all -- --check
-	cargo clippy --locked --all-targets --quiet -- -D warnings
+	cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 	cargo test --locked --test docs
 

@@ -1,4 +1,5 @@
-//! Maps the errors of the lower modules to CNI codes and messages. Only here an error gets its code.
+//! Maps the errors of the lower modules to CNI codes and messages. What only this module's neighbours find out, such as a NIC
+//! that another client plugged, gets its code where it is found.
 //!
 //! An error's text contains that of its cause. `source()` is for code that looks for the cause, not for printing.
 
@@ -11,26 +12,6 @@ use crate::pod::{daemon, identity, volume};
 use crate::{dataplane, quote, sys, vm};
 
 use super::{hypervisor, record, share};
-
-/// A NIC was not plugged.
-pub struct Failure {
-    /// The error that the runtime gets.
-    pub error: Error,
-    /// The NIC may still be plugged later, so its share and record must stay.
-    pub open: bool,
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self { error, open: false }
-    }
-}
-
-impl From<vm::error::Error> for Failure {
-    fn from(error: vm::error::Error) -> Self {
-        Self { error: self::vm(&error), open: error.is_open() }
-    }
-}
 
 /// Makes a text a sentence: the lower modules write theirs as parts of one.
 pub fn sentence(text: &str) -> String {

@@ -89,4 +89,4 @@ for domain in plain unshared portless; do
 done
 timeout --verbose 120 virsh -q -c "qemu+unix:///system?socket=$VHU_LIBVIRT_SOCKET" define "$here/domains/stored.xml"
 cd "$here/../.."
-cargo test --test libvirt real:: -- --ignored --nocapture --test-threads=1
+cargo test --locked --test libvirt real:: -- --ignored --nocapture --test-threads=1
