@@ -212,3 +212,19 @@ fn refused(error: &libvirt::Error) -> Error {
     }
     Error::libvirt("libvirt refused; its message is in the details.").with_details(error)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_list_that_takes_too_long_may_be_read_by_the_next_call() {
+        let error = |errno: Errno| sys::Error::of("read", Path::new("/proc/1/net/unix"), &errno.into());
+        let timed_out = system("listing the pod's unix sockets", &error(Errno::ETIMEDOUT));
+        assert_eq!(timed_out.code, code::TRY_AGAIN);
+        assert_eq!(timed_out.msg, "Listing the pod's unix sockets took too long. The next call may succeed.");
+        assert_eq!(system("listing the pod's unix sockets", &error(Errno::EIO)).code, code::IO);
+    }
+}
